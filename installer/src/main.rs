@@ -1,0 +1,3 @@
+//! podmotion-installer.
+
+fn main() {}

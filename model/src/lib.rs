@@ -1,0 +1,1 @@
+//! Pure rules of Podmotion: lifecycle, configuration, idle policy, checkpoint manifest.

@@ -1,0 +1,1 @@
+//! ttrpc services of Podmotion.

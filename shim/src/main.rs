@@ -1,0 +1,3 @@
+//! containerd-shim-podmotion-v1.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Commands for working on Podmotion.
+
+fn main() {}
