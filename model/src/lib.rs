@@ -1,1 +1,13 @@
-//! Pure rules of Podmotion: lifecycle, configuration, idle policy, checkpoint manifest.
+//! Pure rules of Podmotion: what a user can set, when a container may sleep, which state it
+//! is in and what follows from an event, and what a checkpoint says about itself.
+//!
+//! Nothing here does I/O, reads a clock or waits: callers bring facts and carry out effects.
+
+#![forbid(unsafe_code)]
+
+pub mod annotations;
+pub mod config;
+pub mod duration;
+pub mod lifecycle;
+pub mod settings;
+pub mod value;
