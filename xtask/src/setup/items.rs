@@ -1,0 +1,124 @@
+//! The table of everything that setup brings, in the order of making.
+
+use super::Item;
+use super::bundle::Bundle;
+use super::host::Packages;
+
+/// Every item; what one needs comes before it.
+pub fn all() -> Vec<Box<dyn Item>> {
+    let mut items: Vec<Box<dyn Item>> = vec![Box::new(Packages)];
+    items.extend(
+        bundles()
+            .into_iter()
+            .map(|bundle| Box::new(bundle) as Box<dyn Item>),
+    );
+    items
+}
+
+const CONTAINERD_PROGRAMS: &[(&str, &str)] = &[
+    ("usr/bin/containerd", "bin/containerd"),
+    ("usr/bin/ctr", "bin/ctr"),
+    (
+        "usr/bin/containerd-shim-runc-v2",
+        "bin/containerd-shim-runc-v2",
+    ),
+];
+
+const RUNC_PROGRAMS: &[(&str, &str)] = &[("usr/sbin/runc", "bin/runc")];
+
+fn bundles() -> [Bundle; 8] {
+    [
+        Bundle {
+            name: "criu",
+            why: "CRIU 4.2 or newer with its own libraries; the machine's own is never used",
+            place: "criu",
+            suite: "forky",
+            packages: &["criu"],
+            programs: &[("usr/sbin/criu", "bin/criu")],
+            data: &[],
+            links: &[],
+            trial: ("bin/criu", &["--version"], "Version: 4.2"),
+        },
+        containerd(
+            "containerd-1.6",
+            "the oldest containerd that is supported",
+            "bookworm",
+            " 1.6.",
+        ),
+        containerd(
+            "containerd-1.7",
+            "the containerd of most clusters",
+            "trixie",
+            " 1.7.",
+        ),
+        containerd("containerd-2", "the newest containerd", "forky", " 2."),
+        runc(
+            "runc-1.1",
+            "the oldest runc that is supported",
+            "bookworm",
+            "runc version 1.1.",
+        ),
+        runc("runc-1.3", "the newest runc", "forky", "runc version 1.3."),
+        Bundle {
+            name: "cni",
+            why: "network plugins of the tests' pods",
+            place: "cni",
+            suite: "forky",
+            packages: &["containernetworking-plugins"],
+            programs: &[("usr/lib/cni/", "")],
+            data: &[],
+            links: &[],
+            trial: ("bridge", &[], "\"supportedVersions\""),
+        },
+        Bundle {
+            name: "wrk",
+            why: "HTTP load for the tests and figures",
+            place: "tools/wrk",
+            suite: "trixie",
+            packages: &["wrk"],
+            programs: &[("usr/bin/wrk", "bin/wrk")],
+            data: &[],
+            links: &[("tools/bin/wrk", "tools/wrk/bin/wrk")],
+            // wrk prints its usage and fails when asked for its version.
+            trial: ("bin/wrk", &["--version"], "wrk"),
+        },
+    ]
+}
+
+const fn containerd(
+    name: &'static str,
+    why: &'static str,
+    suite: &'static str,
+    version: &'static str,
+) -> Bundle {
+    Bundle {
+        name,
+        why,
+        place: name,
+        suite,
+        packages: &["containerd"],
+        programs: CONTAINERD_PROGRAMS,
+        data: &[],
+        links: &[],
+        trial: ("bin/containerd", &["--version"], version),
+    }
+}
+
+const fn runc(
+    name: &'static str,
+    why: &'static str,
+    suite: &'static str,
+    version: &'static str,
+) -> Bundle {
+    Bundle {
+        name,
+        why,
+        place: name,
+        suite,
+        packages: &["runc"],
+        programs: RUNC_PROGRAMS,
+        data: &[],
+        links: &[],
+        trial: ("bin/runc", &["--version"], version),
+    }
+}
