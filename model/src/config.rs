@@ -307,3 +307,6 @@ fn line_of(text: &str, offset: usize) -> usize {
         .filter(|byte| **byte == b'\n')
         .count()
 }
+
+#[cfg(test)]
+mod tests;

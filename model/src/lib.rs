@@ -8,6 +8,8 @@
 pub mod annotations;
 pub mod config;
 pub mod duration;
+pub mod idle;
 pub mod lifecycle;
+pub mod manifest;
 pub mod settings;
 pub mod value;

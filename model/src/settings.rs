@@ -113,3 +113,6 @@ fn read<T: Setting>(
 ) -> Result<Option<T>, AnnotationError> {
     annotation(map, key, T::ACCEPTED, T::parse)
 }
+
+#[cfg(test)]
+mod tests;

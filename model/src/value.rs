@@ -570,3 +570,6 @@ fn parse_port(text: &str) -> Result<u16, ValueError> {
             text: text.to_owned(),
         })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! When a container may sleep, and if not, why not and when to ask again.
+//!
+//! [`decide`] is a function of what was observed; times are durations since an epoch of the
+//! caller's choice on a monotonic clock, the same for all of them.
+//!
+//! Invariants:
+//!
+//! 1. Whatever keeps a container awake has a name; the reasons are checked from what never
+//!    changes to what passes, so the one reported is the one that has to go first.
+//! 2. A recheck is never zero (no busy loop), and where only time is missing it comes at the
+//!    very moment the container could sleep, no earlier.
+//! 3. No recheck means: only an event the caller hears of anyway can change the answer.
+
+mod backoff;
+mod cpu;
+mod reason;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+pub use backoff::{BackOff, Retry};
+pub use cpu::CpuMeter;
+pub use reason::AwakeReason;
+
+use crate::settings::{Ports, Settings};
+
+/// Bounds of the time between two looks at something that changes without an event.
+const POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// What is known about a container at one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observation {
+    /// The moment.
+    pub now: Duration,
+    /// When its process was started or last woke; idle time counts from here at the earliest.
+    pub started_at: Duration,
+    /// The last sign of use: a packet that is no probe, the end of an exec, a detach.
+    pub last_activity: Option<Duration>,
+    /// It is the pod's sandbox (pause) container.
+    pub sandbox: bool,
+    /// It has a terminal.
+    pub terminal: bool,
+    /// It uses the node's network.
+    pub host_network: bool,
+    /// It shares its PID namespace with other containers or the node.
+    pub shared_pid_namespace: bool,
+    /// It is paused.
+    pub paused: bool,
+    /// Execs in progress.
+    pub execs: usize,
+    /// Somebody is attached to it.
+    pub attached: bool,
+    /// Memory of the last restore is not all back.
+    pub filling: bool,
+    /// The CPU cores it used since the last look, `None` when not known yet. See [`CpuMeter`].
+    pub cpu_cores: Option<f64>,
+    /// The ports its sockets listen on, TCP and UDP.
+    pub listening: BTreeSet<u16>,
+    /// Why the gate cannot hold packets for it, when it cannot.
+    pub gate_unavailable: Option<String>,
+    /// Why it cannot be checkpointed, when that is known beforehand.
+    pub not_checkpointable: Option<String>,
+    /// What failed checkpoints say, see [`BackOff::retry`].
+    pub retry: Option<Retry>,
+}
+
+/// The answer of [`decide`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// Nothing keeps it awake.
+    Sleep,
+    /// Something does.
+    StayAwake {
+        /// What.
+        reason: AwakeReason,
+        /// When to ask again, from now on; never zero. `None`: when something happens.
+        recheck: Option<Duration>,
+    },
+}
+
+impl Decision {
+    fn until_event(reason: AwakeReason) -> Self {
+        let recheck = None;
+        Self::StayAwake { reason, recheck }
+    }
+
+    fn ask_again(reason: AwakeReason, after: Duration) -> Self {
+        let recheck = Some(after);
+        Self::StayAwake { reason, recheck }
+    }
+}
+
+/// Whether the container may sleep now.
+pub fn decide(settings: &Settings, seen: &Observation) -> Decision {
+    let scaledown = match never(settings, seen) {
+        Ok(scaledown) => scaledown,
+        Err(reason) => return Decision::until_event(reason),
+    };
+    let poll = scaledown.clamp(POLL.0, POLL.1);
+
+    // What ends with an event.
+    let busy = [
+        (seen.execs > 0, AwakeReason::Exec),
+        (seen.attached, AwakeReason::Attached),
+        (seen.paused, AwakeReason::Paused),
+        (seen.filling, AwakeReason::Filling),
+    ];
+    if let Some((_, reason)) = busy.into_iter().find(|(holds, _)| *holds) {
+        return Decision::until_event(reason);
+    }
+
+    // What may be mended without one.
+    if let Some(cause) = seen.gate_unavailable.clone() {
+        return Decision::ask_again(AwakeReason::GateUnavailable { cause }, poll);
+    }
+    if let Some(cause) = seen.not_checkpointable.clone() {
+        return Decision::ask_again(AwakeReason::NotCheckpointable { cause }, poll);
+    }
+
+    // What only time is missing for.
+    let used = seen.last_activity.filter(|at| *at > seen.started_at);
+    let idle_at = used.unwrap_or(seen.started_at).saturating_add(scaledown);
+    if let Some(missing) = time_until(idle_at, seen.now) {
+        let reason = match used {
+            Some(_) => AwakeReason::Traffic,
+            None => AwakeReason::Starting,
+        };
+        return Decision::ask_again(reason, missing);
+    }
+    if let Some(retry) = &seen.retry
+        && let Some(missing) = time_until(retry.until, seen.now)
+    {
+        return Decision::ask_again(AwakeReason::BackOff(retry.clone()), missing);
+    }
+
+    // What only another look shows.
+    if settings.ports == Ports::Listening && seen.listening.is_empty() {
+        return Decision::ask_again(AwakeReason::NoPorts, poll);
+    }
+    if let Some(limit) = settings.busy_cpu {
+        match seen.cpu_cores {
+            None => return Decision::ask_again(AwakeReason::Starting, poll),
+            Some(cores) if cores > limit => {
+                return Decision::ask_again(AwakeReason::BusyCpu { cores, limit }, poll);
+            }
+            Some(_) => {}
+        }
+    }
+    if settings.dry_run {
+        return Decision::ask_again(AwakeReason::DryRun, poll);
+    }
+    Decision::Sleep
+}
+
+/// The scale-down time, or why this container never sleeps.
+fn never(settings: &Settings, seen: &Observation) -> Result<Duration, AwakeReason> {
+    let reasons = [
+        (seen.sandbox, AwakeReason::Sandbox),
+        (!settings.selected, AwakeReason::NotSelected),
+        (seen.host_network, AwakeReason::HostNetwork),
+        (seen.shared_pid_namespace, AwakeReason::SharedPidNamespace),
+        (seen.terminal, AwakeReason::Terminal),
+    ];
+    match reasons.into_iter().find(|(holds, _)| *holds) {
+        Some((_, reason)) => Err(reason),
+        None => settings.scaledown.ok_or(AwakeReason::Disabled),
+    }
+}
+
+/// The time from `now` to `moment`, `None` when it has come.
+fn time_until(moment: Duration, now: Duration) -> Option<Duration> {
+    moment.checked_sub(now).filter(|missing| !missing.is_zero())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+//! The reasons for which a container stays awake.
+
+use std::fmt;
+
+use super::Retry;
+use crate::duration;
+
+/// Why a container stays awake.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AwakeReason {
+    /// It is the pod's sandbox container.
+    Sandbox,
+    /// The pod's annotation names other containers.
+    NotSelected,
+    /// Its scale-down time is 0.
+    Disabled,
+    /// It uses the node's network, where nothing can be held for it.
+    HostNetwork,
+    /// It shares its PID namespace, so it cannot be checkpointed alone.
+    SharedPidNamespace,
+    /// It has a terminal.
+    Terminal,
+    /// An exec is in progress.
+    Exec,
+    /// Somebody is attached to it.
+    Attached,
+    /// It is paused.
+    Paused,
+    /// Memory of the last restore is not all back.
+    Filling,
+    /// The gate cannot hold packets for it.
+    GateUnavailable {
+        /// Why.
+        cause: String,
+    },
+    /// It cannot be checkpointed.
+    NotCheckpointable {
+        /// Why.
+        cause: String,
+    },
+    /// It was started or woken only just now.
+    Starting,
+    /// It was used only just now.
+    Traffic,
+    /// Its last checkpoint failed, and the next try is not due.
+    BackOff(Retry),
+    /// It has no port on which a packet could wake it.
+    NoPorts,
+    /// It computes.
+    BusyCpu {
+        /// Cores in use.
+        cores: f64,
+        /// The limit it is above.
+        limit: f64,
+    },
+    /// It would sleep now, but is only watched.
+    DryRun,
+}
+
+impl AwakeReason {
+    /// The stable name, for status and metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Sandbox => "sandbox",
+            Self::NotSelected => "not-selected",
+            Self::Disabled => "disabled",
+            Self::HostNetwork => "host-network",
+            Self::SharedPidNamespace => "shared-pid-namespace",
+            Self::Terminal => "terminal",
+            Self::Exec => "exec",
+            Self::Attached => "attached",
+            Self::Paused => "paused",
+            Self::Filling => "filling",
+            Self::GateUnavailable { .. } => "gate-unavailable",
+            Self::NotCheckpointable { .. } => "not-checkpointable",
+            Self::Starting => "starting",
+            Self::Traffic => "traffic",
+            Self::BackOff(_) => "back-off",
+            Self::NoPorts => "no-ports",
+            Self::BusyCpu { .. } => "busy-cpu",
+            Self::DryRun => "dry-run",
+        }
+    }
+}
+
+impl fmt::Display for AwakeReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sandbox => f.write_str("it is the pod's sandbox container"),
+            Self::NotSelected => f.write_str("the pod's annotation names other containers"),
+            Self::Disabled => f.write_str("its scale-down time is 0"),
+            Self::HostNetwork => f.write_str("it uses the node's network"),
+            Self::SharedPidNamespace => f.write_str("it shares its PID namespace"),
+            Self::Terminal => f.write_str("it has a terminal"),
+            Self::Exec => f.write_str("an exec is in progress"),
+            Self::Attached => f.write_str("somebody is attached to it"),
+            Self::Paused => f.write_str("it is paused"),
+            Self::Filling => f.write_str("memory of its last restore is not all back"),
+            Self::GateUnavailable { cause } => {
+                write!(f, "packets cannot be held for it: {cause}")
+            }
+            Self::NotCheckpointable { cause } => write!(f, "it cannot be checkpointed: {cause}"),
+            Self::Starting => f.write_str("it has started or woken only just now"),
+            Self::Traffic => f.write_str("it was used only just now"),
+            Self::BackOff(retry) => write!(
+                f,
+                "checkpoints in a row that failed: {}, the last because {}; the next try comes \
+                 {} after it",
+                retry.failures,
+                retry.cause,
+                duration::format(retry.delay),
+            ),
+            Self::NoPorts => f.write_str("it has no port on which a packet could wake it"),
+            Self::BusyCpu { cores, limit } => {
+                write!(f, "it uses {cores:.2} CPU cores, more than {limit}")
+            }
+            Self::DryRun => f.write_str("it would sleep now, but this is a dry run"),
+        }
+    }
+}

@@ -1,0 +1,307 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::annotations;
+use crate::config::NodeConfig;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn settings(annotations: &[(&str, &str)]) -> Settings {
+    Settings::resolve(annotations.iter().copied(), "web", &NodeConfig::default()).unwrap()
+}
+
+/// Idle for long, with a port and little CPU: sleeps.
+fn idle() -> Observation {
+    Observation {
+        now: 100 * MINUTE,
+        started_at: MINUTE,
+        last_activity: Some(50 * MINUTE),
+        cpu_cores: Some(0.01),
+        listening: BTreeSet::from([8080]),
+        ..Observation::default()
+    }
+}
+
+fn awake(settings: &Settings, seen: &Observation) -> (AwakeReason, Option<Duration>) {
+    match decide(settings, seen) {
+        Decision::StayAwake { reason, recheck } => (reason, recheck),
+        Decision::Sleep => panic!("sleeps: {seen:?}"),
+    }
+}
+
+#[test]
+fn an_idle_container_sleeps() {
+    assert_eq!(decide(&settings(&[]), &idle()), Decision::Sleep);
+    let untouched = Observation {
+        last_activity: None,
+        ..idle()
+    };
+    assert_eq!(decide(&settings(&[]), &untouched), Decision::Sleep);
+}
+
+#[test]
+fn recheck_is_the_moment_it_could_sleep() {
+    let mut seen = idle();
+    seen.last_activity = Some(seen.now - 20 * SECOND);
+    let (reason, recheck) = awake(&settings(&[]), &seen);
+    assert_eq!((reason, recheck), (AwakeReason::Traffic, Some(40 * SECOND)));
+
+    seen.now += recheck.unwrap() - Duration::from_nanos(1);
+    let last = Duration::from_nanos(1);
+    assert_eq!(awake(&settings(&[]), &seen).1, Some(last));
+    seen.now += last;
+    assert_eq!(decide(&settings(&[]), &seen), Decision::Sleep);
+}
+
+#[test]
+fn activity_before_the_wake_does_not_count() {
+    let mut seen = idle();
+    seen.started_at = seen.now - 10 * SECOND;
+    assert_eq!(
+        awake(&settings(&[]), &seen),
+        (AwakeReason::Starting, Some(50 * SECOND))
+    );
+}
+
+#[test]
+fn activity_in_the_future_counts_as_activity() {
+    let mut seen = idle();
+    seen.last_activity = Some(seen.now + SECOND);
+    assert_eq!(awake(&settings(&[]), &seen).1, Some(61 * SECOND));
+}
+
+#[test]
+fn what_never_sleeps_is_not_asked_again() {
+    type Change = fn(&mut Observation);
+    let changes: [(Change, AwakeReason); 8] = [
+        (|seen| seen.sandbox = true, AwakeReason::Sandbox),
+        (|seen| seen.host_network = true, AwakeReason::HostNetwork),
+        (
+            |seen| seen.shared_pid_namespace = true,
+            AwakeReason::SharedPidNamespace,
+        ),
+        (|seen| seen.terminal = true, AwakeReason::Terminal),
+        (|seen| seen.execs = 2, AwakeReason::Exec),
+        (|seen| seen.attached = true, AwakeReason::Attached),
+        (|seen| seen.paused = true, AwakeReason::Paused),
+        (|seen| seen.filling = true, AwakeReason::Filling),
+    ];
+    for (change, reason) in changes {
+        let mut seen = idle();
+        change(&mut seen);
+        assert_eq!(awake(&settings(&[]), &seen), (reason, None));
+    }
+    for (key, value, reason) in [
+        (annotations::SCALEDOWN_DURATION, "0", AwakeReason::Disabled),
+        (
+            annotations::CONTAINER_NAMES,
+            "admin",
+            AwakeReason::NotSelected,
+        ),
+    ] {
+        assert_eq!(awake(&settings(&[(key, value)]), &idle()), (reason, None));
+    }
+}
+
+#[test]
+fn what_can_be_mended_is_looked_at_again() {
+    let mut seen = idle();
+    seen.gate_unavailable = Some("no pins".to_owned());
+    let (reason, recheck) = awake(&settings(&[]), &seen);
+    assert_eq!(reason.as_str(), "gate-unavailable");
+    assert_eq!(reason.to_string(), "packets cannot be held for it: no pins");
+    assert_eq!(recheck, Some(POLL.1));
+
+    let mut seen = idle();
+    seen.not_checkpointable = Some("io_uring".to_owned());
+    let (reason, recheck) = awake(
+        &settings(&[(annotations::SCALEDOWN_DURATION, "1ms")]),
+        &seen,
+    );
+    assert_eq!(reason.as_str(), "not-checkpointable");
+    assert_eq!(recheck, Some(POLL.0));
+}
+
+#[test]
+fn without_a_port_nothing_could_wake_it() {
+    let mut seen = idle();
+    seen.listening.clear();
+    assert_eq!(awake(&settings(&[]), &seen).0, AwakeReason::NoPorts);
+    let fixed = settings(&[(annotations::PORTS_MAP, "web=80")]);
+    assert_eq!(decide(&fixed, &seen), Decision::Sleep);
+}
+
+#[test]
+fn a_computing_container_is_not_idle() {
+    let mut seen = idle();
+    seen.cpu_cores = Some(0.51);
+    let (reason, _) = awake(&settings(&[]), &seen);
+    assert_eq!(reason.to_string(), "it uses 0.51 CPU cores, more than 0.5");
+    seen.cpu_cores = Some(0.5);
+    assert_eq!(decide(&settings(&[]), &seen), Decision::Sleep);
+    seen.cpu_cores = None;
+    assert_eq!(awake(&settings(&[]), &seen).0, AwakeReason::Starting);
+    seen.cpu_cores = Some(64.0);
+    let unlimited = settings(&[(annotations::BUSY_CPU, "0")]);
+    assert_eq!(decide(&unlimited, &seen), Decision::Sleep);
+}
+
+#[test]
+fn a_dry_run_says_when_it_would_have_slept() {
+    let dry = settings(&[(annotations::DRY_RUN, "true")]);
+    assert_eq!(awake(&dry, &idle()).0, AwakeReason::DryRun);
+    let mut seen = idle();
+    seen.execs = 1;
+    assert_eq!(awake(&dry, &seen).0, AwakeReason::Exec);
+}
+
+#[test]
+fn a_failed_checkpoint_is_not_tried_again_at_once() {
+    let mut seen = idle();
+    let mut back_off = BackOff::new(30 * SECOND, 90 * SECOND);
+    let mut delays = vec![];
+    for _ in 0..4 {
+        back_off.failed(seen.now, "Error (criu/files.c:1): no");
+        seen.retry = back_off.retry().cloned();
+        let (reason, recheck) = awake(&settings(&[]), &seen);
+        assert_eq!(reason.as_str(), "back-off");
+        assert!(reason.to_string().contains("criu/files.c:1"), "{reason}");
+        delays.push(recheck.unwrap().as_secs());
+        seen.now += recheck.unwrap();
+        assert_eq!(decide(&settings(&[]), &seen), Decision::Sleep);
+    }
+    assert_eq!(delays, [30, 60, 90, 90]);
+    assert_eq!(back_off.retry().unwrap().failures, 4);
+    back_off.succeeded();
+    assert_eq!(back_off.retry(), None);
+    back_off.failed(seen.now, "again");
+    assert_eq!(back_off.retry().unwrap().delay, 30 * SECOND);
+}
+
+#[test]
+fn a_back_off_of_any_length_does_not_overflow() {
+    let mut back_off = BackOff::new(SECOND, Duration::MAX);
+    for _ in 0..200 {
+        back_off.failed(Duration::MAX, "");
+    }
+    assert_eq!(back_off.retry().unwrap().until, Duration::MAX);
+}
+
+#[test]
+fn cpu_is_measured_between_two_looks() {
+    let mut meter = CpuMeter::default();
+    assert_eq!(meter.note(10 * SECOND, 3 * SECOND), None);
+    assert_eq!(meter.note(20 * SECOND, 8 * SECOND), Some(0.5));
+    assert_eq!(meter.note(20 * SECOND, 9 * SECOND), None);
+    assert_eq!(meter.note(30 * SECOND, SECOND), None, "counter went back");
+    assert_eq!(meter.note(31 * SECOND, 3 * SECOND), Some(2.0));
+}
+
+#[test]
+fn names_are_kebab_case_and_unique() {
+    let retry = Retry {
+        until: SECOND,
+        delay: SECOND,
+        failures: 1,
+        cause: String::new(),
+    };
+    let cause = String::new();
+    let all = [
+        AwakeReason::Sandbox,
+        AwakeReason::NotSelected,
+        AwakeReason::Disabled,
+        AwakeReason::HostNetwork,
+        AwakeReason::SharedPidNamespace,
+        AwakeReason::Terminal,
+        AwakeReason::Exec,
+        AwakeReason::Attached,
+        AwakeReason::Paused,
+        AwakeReason::Filling,
+        AwakeReason::GateUnavailable {
+            cause: cause.clone(),
+        },
+        AwakeReason::NotCheckpointable { cause },
+        AwakeReason::Starting,
+        AwakeReason::Traffic,
+        AwakeReason::BackOff(retry),
+        AwakeReason::NoPorts,
+        AwakeReason::BusyCpu {
+            cores: 1.0,
+            limit: 0.5,
+        },
+        AwakeReason::DryRun,
+    ];
+    let names: BTreeMap<_, _> = all.iter().map(|reason| (reason.as_str(), ())).collect();
+    assert_eq!(names.len(), all.len());
+    for name in names.keys() {
+        assert!(
+            name.bytes().all(|c| c.is_ascii_lowercase() || c == b'-'),
+            "{name}"
+        );
+    }
+}
+
+fn any_observation() -> impl Strategy<Value = Observation> {
+    let times = (0_u32..500, 0_u32..500, prop::option::of(0_u32..500));
+    let flags = prop::collection::vec(prop::bool::weighted(0.1), 9);
+    let retry = prop::option::of(0_u32..500);
+    (times, flags, retry, prop::option::of(0.0..2.0)).prop_map(|(times, flags, retry, cpu)| {
+        Observation {
+            now: times.0 * SECOND,
+            started_at: times.1 * SECOND,
+            last_activity: times.2.map(|at| at * SECOND),
+            sandbox: flags[0],
+            terminal: flags[1],
+            host_network: flags[2],
+            paused: flags[3],
+            execs: usize::from(flags[4]),
+            attached: flags[5],
+            filling: flags[6],
+            cpu_cores: cpu,
+            listening: if flags[7] {
+                BTreeSet::new()
+            } else {
+                BTreeSet::from([80])
+            },
+            gate_unavailable: flags[8].then(String::new),
+            retry: retry.map(|until| Retry {
+                until: until * SECOND,
+                delay: SECOND,
+                failures: 1,
+                cause: String::new(),
+            }),
+            ..Observation::default()
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn recheck_is_never_zero_and_never_too_late(
+        seen in any_observation(),
+        scaledown in 1_u32..400,
+    ) {
+        let scaledown_text = format!("{scaledown}s");
+        let settings = settings(&[(annotations::SCALEDOWN_DURATION, &scaledown_text)]);
+        let Decision::StayAwake { reason, recheck } = decide(&settings, &seen) else {
+            let last = seen.last_activity.unwrap_or_default().max(seen.started_at);
+            prop_assert!(seen.now >= last + scaledown * SECOND, "slept too early");
+            prop_assert!(seen.retry.is_none_or(|retry| seen.now >= retry.until));
+            return Ok(());
+        };
+        let Some(recheck) = recheck else { return Ok(()) };
+        prop_assert!(!recheck.is_zero());
+        if matches!(reason, AwakeReason::Traffic | AwakeReason::BackOff(_)) {
+            let almost = seen.now + recheck - Duration::from_nanos(1);
+            let earlier = Observation { now: almost, ..seen.clone() };
+            prop_assert_ne!(decide(&settings, &earlier), Decision::Sleep);
+            let at = Observation { now: seen.now + recheck, ..seen };
+            if let Decision::StayAwake { reason: next, .. } = decide(&settings, &at) {
+                prop_assert_ne!(next.as_str(), reason.as_str(), "asked again for nothing");
+            }
+        }
+    }
+}
