@@ -3,9 +3,10 @@
 //! One table in this file is the only place that knows a key, its documentation and its
 //! default; the structs, the defaults, `config.toml.example` and the errors come from it.
 
-use serde::Deserialize;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use serde::Deserialize;
 use toml::de::DeTable;
 
 use crate::value::{
@@ -15,6 +16,10 @@ use crate::value::{
 
 /// Where the configuration is on a node.
 pub const PATH: &str = "/etc/podmotion/config.toml";
+
+/// A gate that cannot hold the largest frame a peer can send loses it: 64 KiB of IP packet and
+/// its Ethernet header, rounded up to whole pages.
+const LARGEST_FRAME: ByteSize = ByteSize(68 << 10);
 
 /// What is known about one key of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,8 +96,8 @@ macro_rules! node_config {
 }
 
 node_config! {
-    /// When containers sleep. Each key can be set for a pod by the annotation of the same name
-    /// below komodor.com/podmotion-, which wins.
+    /// When containers sleep. Each key can be set for a pod by its annotation, such as
+    /// komodor.com/podmotion-scaledown-duration, which wins.
     sleep: SleepConfig {
         /// Idle time before a container sleeps.
         scaledown_duration: Option<Duration> = Some(Duration::from_secs(60)),
@@ -145,7 +150,7 @@ node_config! {
         pins: PathBuf = PathBuf::from("/sys/fs/bpf/podmotion/v1"),
         /// Packets held for one pod at most.
         hold_packets: u32 = 4096,
-        /// Bytes held for one pod at most.
+        /// Bytes held for one pod at most; at least 68KiB, room for the largest frame.
         hold_bytes: ByteSize = ByteSize::mebibytes(16),
     }
 
@@ -193,16 +198,17 @@ pub enum ConfigError {
         /// The parser's explanation.
         message: String,
     },
-    /// The back-off would begin above its own limit.
-    #[error(
-        "checkpoint.backoff_max = {max:?} is not valid: expected at least \
-         checkpoint.backoff_initial, which is {initial:?}"
-    )]
-    BackOffOrder {
-        /// The first delay.
-        initial: Duration,
-        /// The limit.
-        max: Duration,
+    /// A value that its type takes, but below what makes sense beside the others.
+    #[error("{key} = {value} is not valid: expected at least {least}, {why}")]
+    TooSmall {
+        /// `section.key`.
+        key: &'static str,
+        /// The value, as the file writes such values.
+        value: String,
+        /// The least value.
+        least: String,
+        /// Where the least value comes from.
+        why: &'static str,
     },
 }
 
@@ -210,13 +216,18 @@ impl NodeConfig {
     /// Reads the configuration file's text. An empty text gives the defaults.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text).map_err(|error| explain(text, &error))?;
-        let checkpoint = &config.checkpoint;
-        if checkpoint.backoff_max < checkpoint.backoff_initial {
-            return Err(ConfigError::BackOffOrder {
-                initial: checkpoint.backoff_initial,
-                max: checkpoint.backoff_max,
-            });
-        }
+        at_least(
+            "checkpoint.backoff_max",
+            config.checkpoint.backoff_max,
+            config.checkpoint.backoff_initial,
+            "which is checkpoint.backoff_initial",
+        )?;
+        at_least(
+            "gate.hold_bytes",
+            config.gate.hold_bytes,
+            LARGEST_FRAME,
+            "the size of the largest frame",
+        )?;
         Ok(config)
     }
 
@@ -244,6 +255,23 @@ impl NodeConfig {
         }
         out
     }
+}
+
+fn at_least<T: Setting + Ord>(
+    key: &'static str,
+    value: T,
+    least: T,
+    why: &'static str,
+) -> Result<(), ConfigError> {
+    if value >= least {
+        return Ok(());
+    }
+    Err(ConfigError::TooSmall {
+        key,
+        value: to_toml(&value),
+        least: to_toml(&least),
+        why,
+    })
 }
 
 /// Finds what an error of the deserializer is about: its span points into a key or a value.

@@ -54,7 +54,7 @@ fn every_key_can_be_set() {
         terminate_asleep = "discard"
         [checkpoint]
         directory = "/data/checkpoints"
-        lazy_threshold = "1GiB"
+        lazy_threshold = 0
         dump_timeout = "1m30s"
         restore_timeout = "1.5s"
         backoff_initial = "1s"
@@ -68,7 +68,7 @@ fn every_key_can_be_set() {
         [gate]
         pins = "/sys/fs/bpf/other"
         hold_packets = 1
-        hold_bytes = "0"
+        hold_bytes = "68KiB"
         [shim]
         log_level = "trace"
         sockets = "/run/other"
@@ -89,7 +89,7 @@ fn every_key_can_be_set() {
         config.checkpoint,
         CheckpointConfig {
             directory: "/data/checkpoints".into(),
-            lazy_threshold: ByteSize::mebibytes(1024),
+            lazy_threshold: ByteSize(0),
             dump_timeout: Duration::from_secs(90),
             restore_timeout: Duration::from_millis(1500),
             backoff_initial: Duration::from_secs(1),
@@ -101,7 +101,7 @@ fn every_key_can_be_set() {
     assert_eq!(config.criu.log_level.get(), 0);
     assert_eq!(config.runc.binary, Program::new("/usr/sbin/runc"));
     assert_eq!(config.gate.hold_packets, 1);
-    assert_eq!(config.gate.hold_bytes, ByteSize(0));
+    assert_eq!(config.gate.hold_bytes, ByteSize(69_632));
     assert_eq!(config.shim.log_level, LogLevel::Trace);
     assert_eq!(config.shim.sockets, PathBuf::from("/run/other"));
 }
@@ -190,10 +190,15 @@ fn what_is_not_toml_is_told_with_its_line() {
 }
 
 #[test]
-fn the_first_back_off_is_not_above_the_last() {
+fn what_is_too_small_is_told_with_the_least() {
     assert_eq!(
         error("[checkpoint]\nbackoff_max = \"10s\""),
-        "checkpoint.backoff_max = 10s is not valid: expected at least \
-         checkpoint.backoff_initial, which is 30s"
+        "checkpoint.backoff_max = \"10s\" is not valid: expected at least \"30s\", \
+         which is checkpoint.backoff_initial"
+    );
+    assert_eq!(
+        error("[gate]\nhold_bytes = 0"),
+        "gate.hold_bytes = \"0\" is not valid: expected at least \"68KiB\", \
+         the size of the largest frame"
     );
 }

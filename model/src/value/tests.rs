@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 
 fn both_ways<T: Setting + PartialEq + fmt::Debug>(values: &[(&str, T)]) {
