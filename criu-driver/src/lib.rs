@@ -1,1 +1,40 @@
-//! Drives CRIU.
+//! Drives CRIU: dump a container, restore it, fill its memory lazily.
+//!
+//! Every call is blocking and starts one `criu swrk` process that speaks CRIU's RPC on a socket
+//! pair. [`Criu`] is the entry point, [`Subject`] says which container, in both directions.
+//!
+//! Invariants kept here:
+//!
+//! - A dump that does not succeed leaves the container running: tasks cured, sockets out of
+//!   repair mode, cgroup thawed. When that cannot be had, the failure says
+//!   [`Tasks::Lost`](dump::Tasks::Lost).
+//! - A lazily restored process never sees a zero page in place of one that was not yet filled
+//!   (see [`lazy`]).
+//! - Nothing depends on the wait status of a child, so that the caller may reap all its children
+//!   with `waitpid(-1)`.
+//! - Mounts made for CRIU live in a mount namespace of its own and disappear with it.
+
+pub mod criu;
+pub mod dump;
+pub mod error;
+pub mod freezer;
+pub mod images;
+pub mod lazy;
+pub mod log;
+pub mod mounts;
+pub mod restore;
+pub mod stats;
+pub mod subject;
+
+mod heal;
+mod launch;
+mod rpc;
+mod sys;
+
+pub use criu::{Criu, Features, LogLevel, Version};
+pub use dump::{DumpControl, DumpFailure, DumpReport, DumpRequest, Tasks};
+pub use error::Error;
+pub use freezer::Freezer;
+pub use lazy::{Fill, FillFailure};
+pub use restore::{RestoreFailure, RestoreReport, RestoreRequest, Restored};
+pub use subject::{ExternalMount, InheritedPipe, Namespace, Subject};

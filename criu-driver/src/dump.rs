@@ -1,0 +1,478 @@
+//! Dump: from running processes to images.
+//!
+//! ```text
+//!  freeze -> CRIU: seize, collect, write images -> "post-dump" -> commit? -> CRIU: kill -> Ok
+//!                          |                            | no
+//!                abort: file size limit 0               v
+//!                          +-----------------> CRIU: cure, resume -> thaw -> Err(Tasks::Running)
+//! ```
+//!
+//! Point of no return is the `true` from [`DumpControl`]'s commit. Before it the tasks can always
+//! resume; after it the driver goes on to the end even when CRIU dies.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rust_criu::rust_criu_protobuf::rpc::{
+    Criu_cg_mode, Criu_network_lock_method, Criu_opts, Criu_req, Criu_req_type,
+};
+use rustix::event::EventfdFlags;
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+
+use crate::criu::{Criu, Directory, refused};
+use crate::error::Error;
+use crate::freezer::Freezer;
+use crate::heal;
+use crate::launch::{self, Process};
+use crate::log::{self, LogErrors};
+use crate::rpc::{self, Connection, Event};
+use crate::stats::{self, DumpStats};
+use crate::subject::Subject;
+
+/// Name of CRIU's log in the work directory.
+pub const DUMP_LOG: &str = "dump.log";
+
+/// What to dump, and where to.
+#[derive(Debug, Clone)]
+pub struct DumpRequest<'a> {
+    /// The container's init process, its pid on the host.
+    pub pid: i32,
+    /// Existing, empty directory for the images, mode 0700.
+    pub images_dir: &'a Path,
+    /// Existing directory for the log. May be the images' directory.
+    pub work_dir: &'a Path,
+    /// Keep established TCP connections in the images; otherwise one makes CRIU refuse.
+    pub tcp_established: bool,
+    /// Deleted files that are still open are copied into the images up to this many bytes each.
+    pub ghost_limit: u32,
+    /// Time to freeze the cgroup.
+    pub freeze_timeout: Duration,
+    /// Time for CRIU. When it is over the dump is aborted, as [`DumpControl::abort`] does.
+    pub timeout: Duration,
+}
+
+impl<'a> DumpRequest<'a> {
+    /// A request with the defaults: TCP connections kept, ghosts up to 64 MiB, ten seconds to
+    /// freeze, two minutes to dump.
+    pub fn new(pid: i32, images_dir: &'a Path, work_dir: &'a Path) -> Self {
+        Self {
+            pid,
+            images_dir,
+            work_dir,
+            tcp_established: true,
+            ghost_limit: 64 << 20,
+            freeze_timeout: Duration::from_secs(10),
+            timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+/// Says whether a dump may go on. Clones belong to the same dump and can be used from any thread.
+#[derive(Clone)]
+pub struct DumpControl {
+    abort: Arc<OwnedFd>,
+    commit: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl fmt::Debug for DumpControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DumpControl")
+            .field("aborted", &self.aborted())
+            .finish_non_exhaustive()
+    }
+}
+
+impl DumpControl {
+    /// `commit` is called once, when all images are written and the tasks still exist. `true` is
+    /// the point of no return: the tasks are killed. `false` makes them run on.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub fn new(commit: impl Fn() -> bool + Send + Sync + 'static) -> io::Result<Self> {
+        Ok(Self {
+            abort: Arc::new(rustix::event::eventfd(
+                0,
+                EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
+            )?),
+            commit: Arc::new(commit),
+        })
+    }
+
+    /// Gives the dump up as soon as CRIU can put everything back, within milliseconds also while
+    /// it writes memory. Has no effect after the commit.
+    pub fn abort(&self) {
+        // Only a full counter makes this fail, and then it is readable already.
+        let _ = rustix::io::write(&*self.abort, &1u64.to_ne_bytes());
+    }
+
+    /// Whether [`abort`](Self::abort) was called.
+    pub fn aborted(&self) -> bool {
+        let mut fds = [rustix::event::PollFd::new(
+            &*self.abort,
+            rustix::event::PollFlags::IN,
+        )];
+        let now = rustix::event::Timespec::default();
+        rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+}
+
+/// A finished dump. The processes are gone.
+#[derive(Debug, Clone)]
+pub struct DumpReport {
+    /// From the call until every task had stopped.
+    pub freeze: Duration,
+    /// From the call until the processes were gone.
+    pub total: Duration,
+    /// CRIU's own measurements; missing where CRIU died after the commit.
+    pub stats: Option<DumpStats>,
+    /// Size of all images in bytes.
+    pub image_bytes: u64,
+    /// Bytes of memory in the images.
+    pub memory_bytes: u64,
+}
+
+/// A dump that did not happen.
+#[derive(Debug, thiserror::Error)]
+#[error("dump process {pid}: {tasks}")]
+pub struct DumpFailure {
+    /// The container's init process.
+    pub pid: i32,
+    /// What became of the container.
+    pub tasks: Tasks,
+    /// Why.
+    #[source]
+    pub cause: Error,
+}
+
+/// State of the container after a failed dump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tasks {
+    /// They run as before.
+    Running,
+    /// They are there, but not all could be put back; the container should be stopped.
+    Damaged,
+    /// The init process is gone.
+    Lost,
+}
+
+impl fmt::Display for Tasks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "refused, the container runs on",
+            Self::Damaged => "failed, the container could not be put back in full",
+            Self::Lost => "failed, the container is gone",
+        })
+    }
+}
+
+impl Criu {
+    /// Dumps a container: freezes its cgroup, writes the images, asks `control`, kills the
+    /// processes. The exit of the container's init is the caller's to reap.
+    ///
+    /// `request.pid` must be the init of a pid namespace of its own.
+    ///
+    /// # Errors
+    /// [`DumpFailure`] says what became of the container. Images of a failed dump are incomplete
+    /// and stay where they are.
+    pub fn dump(
+        &self,
+        subject: &Subject,
+        request: &DumpRequest<'_>,
+        control: &DumpControl,
+    ) -> Result<DumpReport, DumpFailure> {
+        let started = Instant::now();
+        let fail = |tasks, cause| DumpFailure {
+            pid: request.pid,
+            tasks,
+            cause,
+        };
+        let target = launch::pidfd(request.pid).map_err(|source| {
+            let pid = request.pid;
+            fail(Tasks::Lost, Error::NoProcess { pid, source })
+        })?;
+        let freezer = subject.freezer.as_deref().map(Freezer::new).transpose();
+        let freezer = freezer.map_err(|e| fail(Tasks::Running, e.into()))?;
+        let mut dump = Dump {
+            criu: self,
+            subject,
+            request,
+            control,
+            freezer,
+            target,
+            freeze: Duration::ZERO,
+            committed: false,
+        };
+        match dump.run(started) {
+            Ok(()) => Ok(dump.report(started)),
+            Err(cause) if dump.committed => dump.finish(started, cause),
+            Err(cause) => Err(fail(dump.put_back(), cause)),
+        }
+    }
+}
+
+/// One dump under way.
+struct Dump<'a> {
+    criu: &'a Criu,
+    subject: &'a Subject,
+    request: &'a DumpRequest<'a>,
+    control: &'a DumpControl,
+    freezer: Option<Freezer>,
+    target: OwnedFd,
+    freeze: Duration,
+    committed: bool,
+}
+
+/// After an abort or timeout CRIU has this long to put everything back before it is killed.
+const CURE_TIME: Duration = Duration::from_secs(10);
+
+impl Dump<'_> {
+    fn run(&mut self, started: Instant) -> Result<(), Error> {
+        let images = Directory::open(self.request.images_dir)?;
+        let work = Directory::open(self.request.work_dir)?;
+        let join = &self.subject.join;
+        // Freezing and starting CRIU take a few milliseconds each: side by side.
+        let (worker, frozen) = std::thread::scope(|scope| {
+            let worker = scope.spawn(|| self.criu.worker(Vec::new(), join, None, None));
+            let frozen = match &self.freezer {
+                Some(freezer) => freezer.freeze(self.request.freeze_timeout),
+                None => Ok(()),
+            };
+            (worker.join(), frozen)
+        });
+        self.freeze = started.elapsed();
+        frozen?;
+        let (connection, process) = worker.unwrap_or_else(|_| {
+            Err(Error::Spawn {
+                path: self.criu.binary.clone(),
+                step: "make a thread",
+                source: io::ErrorKind::Other.into(),
+            })
+        })?;
+        if self.control.aborted() {
+            return Err(Error::Aborted);
+        }
+        let sent = connection.send(&self.message(&images, &work));
+        if let Err(e) = sent
+            && !rpc::is_gone(&e)
+        {
+            return Err(e);
+        }
+        self.converse(&connection, &process)?;
+        // The answer comes before CRIU's own end; the processes are gone with the answer.
+        drop(connection);
+        launch::wait_exit(process.pidfd(), Instant::now() + CURE_TIME).map_err(Error::Transport)?;
+        Ok(())
+    }
+
+    fn converse(&mut self, connection: &Connection, process: &Process) -> Result<(), Error> {
+        let mut deadline = Instant::now() + self.request.timeout;
+        let mut given_up: Option<Error> = None;
+        loop {
+            let abort = (given_up.is_none() && !self.committed).then(|| self.control.abort.as_fd());
+            match connection.wait(deadline, abort)? {
+                Event::Notify { script, .. } => {
+                    let go_on = given_up.is_none() && !self.control.aborted();
+                    let go_on = match script.as_str() {
+                        "post-dump" => {
+                            self.committed = go_on && (self.control.commit)();
+                            self.committed
+                        }
+                        // Part of putting things back.
+                        "network-unlock" => true,
+                        _ => go_on,
+                    };
+                    if !go_on {
+                        given_up.get_or_insert(Error::Aborted);
+                    }
+                    match connection.acknowledge(go_on) {
+                        Err(e) if !rpc::is_gone(&e) => return Err(e),
+                        _ => {}
+                    }
+                }
+                Event::Answer(answer) if answer.success() => {
+                    return match answer.type_() {
+                        Criu_req_type::DUMP => Ok(()),
+                        other => Err(Error::UnexpectedAnswer { got: other as i32 }),
+                    };
+                }
+                Event::Answer(answer) => {
+                    return Err(given_up.unwrap_or_else(|| refused(&answer, self.log(process))));
+                }
+                Event::Closed => {
+                    let log = self.log(process);
+                    return Err(given_up.unwrap_or(Error::Exited { log }));
+                }
+                Event::Watched => {
+                    given_up = Some(Error::Aborted);
+                    deadline = Instant::now() + CURE_TIME;
+                    self.stop_writing(process)?;
+                }
+                Event::Deadline if given_up.is_some() || self.committed => {
+                    process.kill();
+                    let log = self.log(process);
+                    let after = self.request.timeout;
+                    return Err(given_up.unwrap_or(Error::TimedOut { after, log }));
+                }
+                Event::Deadline => {
+                    let log = self.log(process);
+                    let after = self.request.timeout;
+                    given_up = Some(Error::TimedOut { after, log });
+                    deadline = Instant::now() + CURE_TIME;
+                    self.stop_writing(process)?;
+                }
+            }
+        }
+    }
+
+    /// Makes CRIU's next write to an image fail. It then takes the way out that it takes on a full
+    /// disk: its code leaves the tasks, sockets leave repair mode, the tasks run on. No signal has
+    /// that effect: CRIU handles none, and dying it would leave the sockets in repair mode.
+    fn stop_writing(&self, process: &Process) -> Result<(), Error> {
+        let none = Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        };
+        match rustix::process::prlimit(Pid::from_raw(process.pid()), Resource::Fsize, none) {
+            Ok(_) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(e) => Err(Error::Transport(e.into())),
+        }
+    }
+
+    fn log(&self, process: &Process) -> LogErrors {
+        log::read(&self.request.work_dir.join(DUMP_LOG)).or_first(process.complaint())
+    }
+
+    fn message(&self, images: &Directory, work: &Directory) -> Criu_req {
+        let mut options = Criu_opts::new();
+        options.set_images_dir_fd(images.number());
+        options.set_work_dir_fd(work.number());
+        options.set_log_file(DUMP_LOG.to_owned());
+        options.set_log_level(self.criu.log_level as i32);
+        options.set_pid(self.request.pid);
+        options.set_root(self.subject.rootfs.to_string_lossy().into_owned());
+        options.set_notify_scripts(true);
+        options.set_manage_cgroups(true);
+        options.set_manage_cgroups_mode(Criu_cg_mode::IGNORE);
+        options.set_network_lock(Criu_network_lock_method::SKIP);
+        options.set_tcp_established(self.request.tcp_established);
+        options.set_file_locks(true);
+        options.set_ext_unix_sk(true);
+        options.set_orphan_pts_master(true);
+        options.set_ghost_limit(self.request.ghost_limit);
+        // A mount that gets events from or shares them with the host is still external.
+        options.set_ext_masters(true);
+        options.set_ext_sharing(true);
+        if let Some(freezer) = &self.subject.freezer {
+            options.set_freeze_cgroup(freezer.to_string_lossy().into_owned());
+        }
+        options.external = self
+            .subject
+            .mounts
+            .iter()
+            .map(|mount| {
+                let inside = mount.inside.display();
+                format!("mnt[{inside}]:{inside}")
+            })
+            .collect();
+        let mut request = rpc::request(Criu_req_type::DUMP);
+        request.opts = Some(options).into();
+        request
+    }
+
+    /// Makes a container run on after a dump that failed before the commit.
+    fn put_back(&self) -> Tasks {
+        let healthy = match &self.freezer {
+            Some(freezer) => self.heal(freezer),
+            None => heal::leave_repair_mode(&[self.request.pid]).is_ok(),
+        };
+        if launch::wait_exit(&self.target, Instant::now()).unwrap_or(false) {
+            Tasks::Lost
+        } else if healthy {
+            Tasks::Running
+        } else {
+            Tasks::Damaged
+        }
+    }
+
+    fn heal(&self, freezer: &Freezer) -> bool {
+        // Frozen, no task meets a socket that is in repair mode. A cgroup that does not freeze is
+        // healed running.
+        let _ = freezer.freeze(self.request.freeze_timeout);
+        let healed = freezer
+            .processes()
+            .map_err(io::Error::other)
+            .and_then(|pids| heal::leave_repair_mode(&pids));
+        let thawed = freezer.thaw();
+        healed.is_ok() && thawed.is_ok()
+    }
+
+    /// CRIU died after the commit. The images are complete, so the rest of its work is done here.
+    fn finish(&self, started: Instant, cause: Error) -> Result<DumpReport, DumpFailure> {
+        let killed = rustix::process::pidfd_send_signal(&self.target, Signal::KILL);
+        if let Some(freezer) = &self.freezer {
+            // A frozen task of cgroup version 1 dies only once it is thawed.
+            let _ = freezer.thaw();
+        }
+        let gone = match killed {
+            Ok(()) => launch::wait_exit(&self.target, Instant::now() + CURE_TIME),
+            Err(rustix::io::Errno::SRCH) => Ok(true),
+            Err(e) => Err(e.into()),
+        };
+        if matches!(gone, Ok(true)) {
+            return Ok(self.report(started));
+        }
+        Err(DumpFailure {
+            pid: self.request.pid,
+            tasks: Tasks::Damaged,
+            cause,
+        })
+    }
+
+    fn report(&self, started: Instant) -> DumpReport {
+        let total = started.elapsed();
+        let stats = stats::read_dump(self.request.work_dir)
+            .or_else(|_| stats::read_dump(self.request.images_dir))
+            .ok();
+        let (mut image_bytes, mut memory_bytes) = (0, 0);
+        for (name, length) in files(self.request.images_dir) {
+            image_bytes += length;
+            if name.starts_with("pages-") {
+                memory_bytes += length;
+            }
+        }
+        DumpReport {
+            freeze: self.freeze,
+            total,
+            stats,
+            image_bytes,
+            memory_bytes,
+        }
+    }
+}
+
+fn files(directory: &Path) -> impl Iterator<Item = (String, u64)> {
+    std::fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let length = entry.metadata().ok()?.len();
+            Some((entry.file_name().to_string_lossy().into_owned(), length))
+        })
+}
+
+impl DumpFailure {
+    /// The line of CRIU's log that names the cause, where there is one.
+    pub fn criu_line(&self) -> Option<&str> {
+        self.cause.criu_line()
+    }
+
+    /// Where CRIU's log of a dump with `work_dir` is.
+    pub fn log_path(work_dir: &Path) -> PathBuf {
+        work_dir.join(DUMP_LOG)
+    }
+}

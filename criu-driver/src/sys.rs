@@ -1,0 +1,85 @@
+//! The few system calls without a safe wrapper.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::thread::UnshareFlags;
+
+/// Gives the calling thread a mount namespace of its own, a copy of the one it is in.
+pub(crate) fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: only NEWNS is unshared (the kernel adds FS, the thread's working directory and
+    // root); the table of descriptors stays shared with the other threads.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.map_err(Into::into)
+}
+
+/// Makes the command ignore SIGXFSZ, so that a write beyond its file size limit fails with EFBIG
+/// instead of killing it.
+pub(crate) fn ignore_file_size_signal(command: &mut Command) {
+    // SAFETY: the closure runs between fork and exec and calls only signal(2), which is
+    // async-signal-safe, with a disposition that is no function.
+    unsafe {
+        command.pre_exec(|| {
+            if libc::signal(libc::SIGXFSZ, libc::SIG_IGN) == libc::SIG_ERR {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Whether a TCP socket is in repair mode. Fails with `ENOPROTOOPT` or `EOPNOTSUPP` on what is
+/// no TCP socket.
+pub(crate) fn in_repair_mode(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut value: libc::c_int = 0;
+    let mut length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the pointers are to live, writable variables of the sizes given.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_REPAIR,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 {
+        Ok(value != 0)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Takes a TCP socket out of repair mode, as CRIU does when a dump fails.
+pub(crate) fn leave_repair_mode(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, 0)
+}
+
+/// Lets the socket's address be bound again: leaving repair mode takes that right away.
+pub(crate) fn allow_address_reuse(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)
+}
+
+fn set_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the pointer is to a live variable of the size given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
