@@ -1,1 +1,30 @@
-//! BPF programs and their maps.
+//! The gate's BPF programs, from user space.
+//!
+//! [`load_and_pin`](loader::load_and_pin) (feature `loader`, the installer's) puts the programs and
+//! their maps into the BPF file system once per node. A shim opens the pinned [`Maps`] and
+//! [`attach`]es the pinned programs to the interfaces of its pod; it loads nothing itself.
+//!
+//! ```text
+//!   installer --load--> /sys/fs/bpf/podmotion/v1/{gate_ingress,tap_ingress,netns,ports,...}
+//!                            ^ open, attach                   ^ insert, remove, read
+//!                          shim                             shim
+//! ```
+//!
+//! Programs never create or remove an entry of a map: each entry has the shim that made it as its
+//! owner. The layout of the maps is fixed for a pin directory's version (`v1`).
+
+mod attach;
+mod layout;
+#[cfg(feature = "loader")]
+pub mod loader;
+mod maps;
+pub mod netlink;
+pub mod netns;
+mod sys;
+
+pub use attach::{AttachError, GATE_PROGRAM, Link, Method, TAP_PROGRAM, attach, is_attached};
+pub use layout::{Counters, FlowKey, Mode, NetnsValue, PortKey, PortValue, Protocol};
+pub use maps::{MapError, Maps, Table};
+
+/// Where the programs and maps are pinned unless something else is asked for.
+pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/podmotion/v1";

@@ -1,0 +1,263 @@
+//! Loads the programs and pins them and their maps.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use aya::programs::{ProgramError, ProgramInfo, SchedClassifier};
+use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use thiserror::Error;
+
+use crate::attach::{GATE_PROGRAM, TAP_PROGRAM};
+use crate::maps::{MapError, Maps, NAMES};
+
+static GATE_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gate_ingress.o"));
+static TAP_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tap_ingress.o"));
+
+/// The programs could not be loaded, pinned or removed.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The directory is not on a BPF file system.
+    #[error("{} is not on a BPF file system; mount one with `mount -t bpf bpf /sys/fs/bpf`", path.display())]
+    NotBpffs {
+        /// The directory, or the part of it that exists.
+        path: PathBuf,
+    },
+    /// The directory could not be made, read or removed.
+    #[error("cannot {operation} {}", path.display())]
+    Directory {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A pinned map is from a version with another layout; its state cannot be kept.
+    #[error("a pinned map does not fit; stop what uses it and remove the pins first")]
+    Layout(#[source] MapError),
+    /// The kernel refused a program or map.
+    #[error("cannot load the BPF program {program}")]
+    Load {
+        /// Name of the program.
+        program: &'static str,
+        /// Why, with the verifier's log.
+        #[source]
+        source: EbpfError,
+    },
+    /// The kernel refused a program, or does not tell about one.
+    #[error("cannot load the BPF program {program}")]
+    Program {
+        /// Name of the program.
+        program: &'static str,
+        /// Why, with the verifier's log.
+        #[source]
+        source: ProgramError,
+    },
+    /// The object file lacks its program: a broken build.
+    #[error("the embedded object has no program {program}")]
+    Missing {
+        /// Name of the program.
+        program: &'static str,
+    },
+    /// The program could not be pinned.
+    #[error("cannot pin the BPF program {program}")]
+    Pin {
+        /// Name of the program.
+        program: &'static str,
+        /// Why.
+        #[source]
+        source: aya::pin::PinError,
+    },
+}
+
+/// What became of a pin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was not there.
+    Created,
+    /// Another build's was there. What is attached already goes on with the old program.
+    Replaced,
+    /// It is the same.
+    Unchanged,
+}
+
+/// Loads both programs and pins them and their maps in `dir`, which is made (mode 0700) if needed.
+///
+/// Doing it again changes nothing. A pinned program of another build is replaced in one step; maps
+/// that are pinned are kept with all they hold. Callers at the same time wait for one another.
+///
+/// Mounts nothing: `dir` must be on a BPF file system.
+pub fn load_and_pin(dir: &Path) -> Result<Vec<(&'static str, Outcome)>, LoadError> {
+    check_bpffs(dir)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(directory_error("create", dir))?;
+    let _lock = lock(dir)?;
+    if NAMES.iter().all(|name| dir.join(name).exists()) {
+        Maps::open(dir).map_err(LoadError::Layout)?;
+    }
+    let mut outcomes = Vec::new();
+    for name in NAMES {
+        let outcome = match dir.join(name).exists() {
+            true => Outcome::Unchanged,
+            false => Outcome::Created,
+        };
+        outcomes.push((name, outcome));
+    }
+    for (name, object) in [(GATE_PROGRAM, GATE_OBJECT), (TAP_PROGRAM, TAP_OBJECT)] {
+        outcomes.push((name, pin_program(dir, name, object)?));
+    }
+    Maps::open(dir).map_err(LoadError::Layout)?;
+    Ok(outcomes)
+}
+
+/// Removes the pins from `dir`, then `dir` and, if nothing else is in it, its parent. Attached
+/// programs live on until they are detached.
+///
+/// Returns the names removed; none if there is no such directory.
+pub fn unpin(dir: &Path) -> Result<Vec<&'static str>, LoadError> {
+    let mut removed = Vec::new();
+    if !dir.exists() {
+        return Ok(removed);
+    }
+    check_bpffs(dir)?;
+    let lock = lock(dir)?;
+    for name in [GATE_PROGRAM, TAP_PROGRAM].into_iter().chain(NAMES) {
+        remove_pin(&staging(dir, name))?;
+        if remove_pin(&dir.join(name))? {
+            removed.push(name);
+        }
+    }
+    drop(lock);
+    fs::remove_dir(dir).map_err(directory_error("remove", dir))?;
+    if let Some(parent) = dir.parent().filter(|parent| is_bpffs(parent)) {
+        // Another version's pins, or the mount point itself: not ours to remove.
+        let _ = fs::remove_dir(parent);
+    }
+    Ok(removed)
+}
+
+fn pin_program(dir: &Path, name: &'static str, object: &[u8]) -> Result<Outcome, LoadError> {
+    let program_error = |source| LoadError::Program {
+        program: name,
+        source,
+    };
+    let mut ebpf = load_object(dir, name, object)?;
+    let program: &mut SchedClassifier = ebpf
+        .program_mut(name)
+        .ok_or(LoadError::Missing { program: name })?
+        .try_into()
+        .map_err(program_error)?;
+    program.load().map_err(program_error)?;
+    let pin = dir.join(name);
+    let outcome = match ProgramInfo::from_pin(&pin) {
+        Err(_) if !pin.exists() => Outcome::Created,
+        Err(source) => return Err(program_error(source)),
+        Ok(pinned) => {
+            let loaded = program.info().map_err(program_error)?;
+            if same_program(&pinned, &loaded).map_err(program_error)? {
+                return Ok(Outcome::Unchanged);
+            }
+            Outcome::Replaced
+        }
+    };
+    let staging = staging(dir, name);
+    remove_pin(&staging)?;
+    program.pin(&staging).map_err(|source| LoadError::Pin {
+        program: name,
+        source,
+    })?;
+    fs::rename(&staging, &pin).map_err(directory_error("replace", &pin))?;
+    Ok(outcome)
+}
+
+fn load_object(dir: &Path, name: &'static str, object: &[u8]) -> Result<Ebpf, LoadError> {
+    let mut loader = EbpfLoader::new();
+    for map in NAMES {
+        loader.map_pin_path(map, dir.join(map));
+    }
+    loader.load(object).map_err(|source| LoadError::Load {
+        program: name,
+        source,
+    })
+}
+
+/// The same instructions on the same maps. The tag alone, a digest of the instructions, is also
+/// that of a program whose maps have been unpinned and made anew.
+fn same_program(one: &ProgramInfo, other: &ProgramInfo) -> Result<bool, ProgramError> {
+    let maps = |info: &ProgramInfo| -> Result<BTreeSet<u32>, ProgramError> {
+        Ok(info.map_ids()?.unwrap_or_default().into_iter().collect())
+    };
+    Ok(one.tag() == other.tag() && maps(one)? == maps(other)?)
+}
+
+/// Where a program is pinned before it takes its place. (No name in a BPF file system has a dot.)
+fn staging(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}_new"))
+}
+
+fn remove_pin(pin: &Path) -> Result<bool, LoadError> {
+    match fs::remove_file(pin) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(directory_error("remove", pin)(error)),
+    }
+}
+
+fn check_bpffs(dir: &Path) -> Result<(), LoadError> {
+    let existing = dir
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("/"));
+    if is_bpffs(existing) {
+        Ok(())
+    } else {
+        Err(LoadError::NotBpffs {
+            path: existing.into(),
+        })
+    }
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
+}
+
+fn lock(dir: &Path) -> Result<Flock<File>, LoadError> {
+    let file = File::open(dir).map_err(directory_error("open", dir))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| directory_error("lock", dir)(errno.into()))
+}
+
+fn directory_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LoadError {
+    let path = path.to_owned();
+    move |source| LoadError::Directory {
+        operation,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_a_directory_that_is_not_on_a_bpf_file_system() {
+        let error = load_and_pin(Path::new("/tmp/podmotion-pins/v1")).unwrap_err();
+        assert!(matches!(error, LoadError::NotBpffs { .. }), "{error:?}");
+        assert!(!Path::new("/tmp/podmotion-pins").exists());
+    }
+
+    #[test]
+    fn removing_what_is_not_there_removes_nothing() {
+        assert!(unpin(Path::new("/nowhere/v1")).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,474 @@
+//! The gate: what keeps a sleeping container's clients waiting instead of refused.
+//!
+//! ```text
+//!             gate_ingress (BPF)                     Gate
+//!   eth0, lo ──┬── awake: notes the time ──────────> last_activity
+//!              │
+//!              └── held: redirected ──> tap ───────> read_held ──> queue
+//!                                                                    │
+//!   eth0, lo <──── tap_ingress (BPF) <──────── tap <──── release ────┘
+//! ```
+//!
+//! One [`Gate`] per pod, as the containers of a pod share its network namespace; containers are told
+//! apart by a [`ContainerKey`]. The tap exists while at least one of them is held.
+//!
+//! Invariants:
+//! - User space opens: a packet that a program takes is in the tap, in the queue, or written back.
+//!   No order of `hold`, `read_held` and `release` loses one, short of the queue's limits.
+//! - What the programs are told changes before the books here when a hold ends, and after them when
+//!   it begins, so a frame that the programs take always has a container here.
+//! - Every map entry has this namespace's cookie in its key and is removed with the `Gate`.
+//!
+//! All functions block, for microseconds unless they say more; none of them waits for a peer.
+
+mod error;
+mod frame;
+mod queue;
+pub mod sockets;
+mod sys;
+mod tap;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::net::if_::if_nametoindex;
+use podmotion_bpf::{
+    Counters, FlowKey, GATE_PROGRAM, Link, Maps, Method, Mode, NetnsValue, PortKey, PortValue,
+    Protocol, attach, is_attached, netns,
+};
+
+pub use error::GateError;
+pub use queue::Limits;
+pub use sockets::Flow;
+
+use frame::Addresses;
+use queue::Queue;
+use tap::Tap;
+
+const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+
+/// A container of the pod, by a number that its shim gives it and does not give twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContainerKey(pub u32);
+
+/// What a hold held until it was released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Released {
+    /// Frames written back.
+    pub frames: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Frames that the queue had no room for or the kernel did not take back. Their senders
+    /// transmit them again, except for UDP.
+    pub lost: u64,
+    /// How long the first of them had waited; `None` if none had.
+    pub held_for: Option<Duration>,
+}
+
+#[derive(Default)]
+struct Container {
+    ports: BTreeSet<u16>,
+    held: bool,
+    flows: BTreeSet<Flow>,
+}
+
+/// The gate of one pod. See the [module](self).
+pub struct Gate {
+    pins: PathBuf,
+    netns: OwnedFd,
+    cookie: u64,
+    maps: Maps,
+    links: Vec<Link>,
+    eth_ifindex: u32,
+    containers: BTreeMap<ContainerKey, Container>,
+    by_port: HashMap<u16, ContainerKey>,
+    by_flow: HashMap<Flow, ContainerKey>,
+    tap: Option<Tap>,
+    queue: Queue,
+    registered: bool,
+}
+
+impl Gate {
+    /// Registers the network namespace `netns` with the programs pinned in `pins` and attaches them
+    /// to its `lo` and, if it has one, `eth0`. Held frames of all containers together keep within
+    /// `limits`. Takes a few milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`GateError::InUse`] if another process has this namespace's gate; map and attach errors if
+    /// the programs are not pinned. Nothing is left behind.
+    pub fn open(netns: OwnedFd, pins: &Path, limits: Limits) -> Result<Self, GateError> {
+        Self::open_with(netns, pins, limits, None)
+    }
+
+    /// [`open`](Self::open), attached as told instead of the best way that the kernel has.
+    pub fn open_with(
+        netns: OwnedFd,
+        pins: &Path,
+        limits: Limits,
+        method: Option<Method>,
+    ) -> Result<Self, GateError> {
+        let cookie = netns::cookie(netns.as_fd())?;
+        let mut maps = Maps::open(pins)?;
+        if maps.netns.get(&cookie)?.is_some() {
+            if is_attached(netns.as_fd(), "lo", GATE_PROGRAM)? {
+                return Err(GateError::InUse);
+            }
+            // Left by a shim that was killed.
+            maps.purge(cookie)?;
+        }
+        let eth_ifindex = netns::enter(netns.as_fd(), || if_nametoindex("eth0").unwrap_or(0))?;
+        let mut gate = Self {
+            pins: pins.into(),
+            netns,
+            cookie,
+            maps,
+            links: Vec::new(),
+            eth_ifindex,
+            containers: BTreeMap::new(),
+            by_port: HashMap::new(),
+            by_flow: HashMap::new(),
+            tap: None,
+            queue: Queue::new(limits),
+            registered: true,
+        };
+        gate.maps.counters.insert(&cookie, &Counters::default())?;
+        gate.maps.other_activity.insert(&cookie, &0)?;
+        gate.register(0)?;
+        let interfaces = ["lo", "eth0"].into_iter();
+        for interface in interfaces.filter(|name| *name == "lo" || eth_ifindex != 0) {
+            let netns = gate.netns.as_fd();
+            let link = attach(pins, GATE_PROGRAM, netns, interface, method)?;
+            gate.links.push(link);
+        }
+        Ok(gate)
+    }
+
+    /// The network namespace's cookie: the key of its map entries, for [`purge`].
+    #[must_use]
+    pub fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    /// Makes `ports` the managed ports of `container`, TCP and UDP, in place of those before. The
+    /// times noted for ports that stay are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`GateError::PortTaken`] if another container of the pod has one of them; nothing is changed
+    /// then.
+    pub fn set_ports(
+        &mut self,
+        container: ContainerKey,
+        ports: &BTreeSet<u16>,
+    ) -> Result<(), GateError> {
+        for port in ports {
+            if let Some(owner) = self.by_port.get(port).filter(|owner| **owner != container) {
+                return Err(GateError::PortTaken {
+                    port: *port,
+                    owner: *owner,
+                });
+            }
+        }
+        let entry = self.containers.entry(container).or_default();
+        let old = entry.ports.clone();
+        let mode = mode(entry.held);
+        for port in old.difference(ports) {
+            self.remove_port(container, *port)?;
+        }
+        for port in ports.difference(&old) {
+            self.books(container).ports.insert(*port);
+            self.by_port.insert(*port, container);
+            for protocol in PROTOCOLS {
+                let key = PortKey::new(self.cookie, *port, protocol);
+                self.maps.activity.insert(&key, &0)?;
+                self.maps
+                    .ports
+                    .insert(&key, &PortValue::new(container.0, mode))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// When a packet that counts last came for a port of `container`, as `CLOCK_MONOTONIC`; `None`
+    /// if never. Counted are connection requests and ends, payload, and UDP; acknowledgements and
+    /// keepalives are not.
+    pub fn last_activity(&self, container: ContainerKey) -> Result<Option<Duration>, GateError> {
+        let Some(entry) = self.containers.get(&container) else {
+            return Ok(None);
+        };
+        let mut last = 0;
+        for port in &entry.ports {
+            for protocol in PROTOCOLS {
+                let key = PortKey::new(self.cookie, *port, protocol);
+                last = last.max(self.maps.activity.get(&key)?.unwrap_or(0));
+            }
+        }
+        Ok(monotonic(last))
+    }
+
+    /// The same for TCP on ports that no container has: connections that the pod's containers have
+    /// opened themselves. The programs cannot tell whose.
+    pub fn last_other_activity(&self) -> Result<Option<Duration>, GateError> {
+        let last = self.maps.other_activity.get(&self.cookie)?;
+        Ok(last.and_then(monotonic))
+    }
+
+    /// Holds from now on what comes for the ports of `container` and for the connections `flows`.
+    /// The first hold in the pod makes the tap. Again for a container that is held: as
+    /// [`add_flows`](Self::add_flows).
+    ///
+    /// # Errors
+    ///
+    /// On an error nothing is held that was not held before.
+    pub fn hold(&mut self, container: ContainerKey, flows: &[Flow]) -> Result<(), GateError> {
+        if self.tap.is_none() {
+            let tap = Tap::create(self.netns.as_fd(), &self.pins)?;
+            let ifindex = tap.ifindex();
+            self.tap = Some(tap);
+            if let Err(error) = self.register(ifindex) {
+                self.tap = None;
+                return Err(error);
+            }
+        }
+        let was_held = std::mem::replace(&mut self.books(container).held, true);
+        let held = self
+            .add_flows(container, flows)
+            .and_then(|()| self.set_mode(container, Mode::Hold));
+        if held.is_err() && !was_held {
+            self.release(container)?;
+        }
+        held
+    }
+
+    /// Holds connections more: those that a look at the sockets of the frozen container has found
+    /// since [`hold`](Self::hold), which must have come first.
+    pub fn add_flows(&mut self, container: ContainerKey, flows: &[Flow]) -> Result<(), GateError> {
+        for flow in flows {
+            self.books(container).flows.insert(*flow);
+            self.by_flow.insert(*flow, container);
+            let key = FlowKey::new(self.cookie, flow.local, flow.remote);
+            self.maps.flows.insert(&key, &container.0)?;
+        }
+        Ok(())
+    }
+
+    /// The tap's descriptor, non-blocking, while somebody is held: readable when
+    /// [`read_held`](Self::read_held) has something to do. It is another one after each time that
+    /// nobody was.
+    #[must_use]
+    pub fn tap_fd(&self) -> Option<Arc<OwnedFd>> {
+        self.tap.as_ref().map(Tap::fd)
+    }
+
+    /// Takes all frames from the tap into the queue. Returns the containers they are for, which are
+    /// to be woken.
+    pub fn read_held(&mut self) -> Result<BTreeSet<ContainerKey>, GateError> {
+        let mut wanted = BTreeSet::new();
+        let Some(tap) = self.tap.as_mut() else {
+            return Ok(wanted);
+        };
+        while let Some(frame) = tap.read()? {
+            let Some(addresses) = Addresses::of(frame) else {
+                continue;
+            };
+            let owner = self
+                .by_flow
+                .get(&addresses.flow())
+                .or_else(|| self.by_port.get(&addresses.local.port()))
+                .copied();
+            match owner.filter(|owner| self.containers.get(owner).is_some_and(|c| c.held)) {
+                Some(container) => {
+                    // Also with a full queue: the sender is there and tries again.
+                    wanted.insert(container);
+                    self.queue.push(container, frame, Instant::now());
+                }
+                // Taken by a program that had just read the entry of a hold that has ended.
+                None => tap.write_back_last()?,
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Ends the hold of `container` and then writes its frames back in their order. Frames of other
+    /// containers stay. When nobody is held any more the tap goes; this waits for programs that
+    /// still run (some milliseconds), after the frames are written.
+    ///
+    /// # Errors
+    ///
+    /// The hold has ended and what could be written is written even then.
+    pub fn release(&mut self, container: ContainerKey) -> Result<Released, GateError> {
+        if !self.containers.get(&container).is_some_and(|c| c.held) {
+            return Ok(Released::default());
+        }
+        let mut result = self.set_mode(container, Mode::Awake);
+        for flow in std::mem::take(&mut self.books(container).flows) {
+            let key = FlowKey::new(self.cookie, flow.local, flow.remote);
+            result = result.and(self.maps.flows.remove(&key).map_err(GateError::from));
+            self.by_flow.remove(&flow);
+        }
+        // Still booked as held: what is in the tap goes behind what is in the queue.
+        result = result.and(self.read_held().map(drop));
+        let released = self.write_back(container);
+        self.books(container).held = false;
+        if !self.containers.values().any(|container| container.held) {
+            result = result.and(self.remove_tap());
+        }
+        result.map(|()| released)
+    }
+
+    /// Ends whatever there is of `container`. Frames held for it go to the kernel, which refuses
+    /// connections that nobody listens for.
+    pub fn remove(&mut self, container: ContainerKey) -> Result<Released, GateError> {
+        let mut result = self.release(container);
+        for port in self.books(container).ports.clone() {
+            if let Err(error) = self.remove_port(container, port) {
+                result = result.and(Err(error));
+            }
+        }
+        self.containers.remove(&container);
+        result
+    }
+
+    /// Packets that the programs have held, dropped and taken back.
+    pub fn counters(&self) -> Result<Counters, GateError> {
+        Ok(self.maps.counters.get(&self.cookie)?.unwrap_or_default())
+    }
+
+    /// Looks at the sockets of the pod's network namespace that are in `inodes`. Takes longer the
+    /// more sockets the namespace has.
+    pub fn sockets(
+        &self,
+        inodes: &BTreeSet<u64>,
+    ) -> Result<sockets::Sockets, sockets::SocketError> {
+        sockets::list(self.netns.as_fd(), inodes)
+    }
+
+    /// Takes everything back, as dropping does, and tells what failed.
+    pub fn close(mut self) -> Result<(), Vec<GateError>> {
+        let failures = self.take_back();
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(failures)
+        }
+    }
+
+    fn take_back(&mut self) -> Vec<GateError> {
+        let mut failures = Vec::new();
+        let containers: Vec<_> = self.containers.keys().copied().collect();
+        for container in containers {
+            failures.extend(self.remove(container).err());
+        }
+        for link in self.links.drain(..) {
+            failures.extend(link.detach().map_err(GateError::from).err());
+        }
+        if std::mem::take(&mut self.registered) {
+            let removals = [
+                self.maps.netns.remove(&self.cookie),
+                self.maps.other_activity.remove(&self.cookie),
+                self.maps.counters.remove(&self.cookie),
+            ];
+            failures.extend(
+                removals
+                    .into_iter()
+                    .filter_map(Result::err)
+                    .map(GateError::from),
+            );
+        }
+        failures
+    }
+
+    fn books(&mut self, container: ContainerKey) -> &mut Container {
+        self.containers.entry(container).or_default()
+    }
+
+    fn register(&mut self, tap_ifindex: u32) -> Result<(), GateError> {
+        let value = NetnsValue {
+            tap_ifindex,
+            eth_ifindex: self.eth_ifindex,
+        };
+        Ok(self.maps.netns.insert(&self.cookie, &value)?)
+    }
+
+    fn set_mode(&mut self, container: ContainerKey, mode: Mode) -> Result<(), GateError> {
+        let mut result = Ok(());
+        for port in self.books(container).ports.clone() {
+            for protocol in PROTOCOLS {
+                let key = PortKey::new(self.cookie, port, protocol);
+                let value = PortValue::new(container.0, mode);
+                result = result.and(self.maps.ports.insert(&key, &value));
+            }
+        }
+        Ok(result?)
+    }
+
+    fn remove_port(&mut self, container: ContainerKey, port: u16) -> Result<(), GateError> {
+        let mut result = Ok(());
+        for protocol in PROTOCOLS {
+            let key = PortKey::new(self.cookie, port, protocol);
+            result = result.and(self.maps.ports.remove(&key));
+            result = result.and(self.maps.activity.remove(&key));
+        }
+        self.books(container).ports.remove(&port);
+        self.by_port.remove(&port);
+        Ok(result?)
+    }
+
+    fn write_back(&mut self, container: ContainerKey) -> Released {
+        let mut released = Released {
+            lost: self.queue.take_overflow(container),
+            ..Released::default()
+        };
+        for held in self.queue.take(container) {
+            released
+                .held_for
+                .get_or_insert_with(|| held.since.elapsed());
+            match self.tap.as_ref().map(|tap| tap.write(&held.frame)) {
+                Some(Ok(())) => {
+                    released.frames += 1;
+                    released.bytes += held.frame.len();
+                }
+                _ => released.lost += 1,
+            }
+        }
+        released
+    }
+
+    /// Nobody is held and no entry says so any more; but a program may be running that has read one
+    /// before, and then puts a frame into the tap.
+    fn remove_tap(&mut self) -> Result<(), GateError> {
+        sys::wait_for_running_programs();
+        let result = self.read_held().map(drop);
+        let result = result.and(self.register(0));
+        match self.tap.take() {
+            Some(tap) => result.and(tap.remove(self.netns.as_fd())),
+            None => result,
+        }
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        for failure in self.take_back() {
+            log::warn!("closing the gate: {failure}");
+        }
+    }
+}
+
+/// Removes the map entries of the network namespace with the cookie `netns`, whose shim was killed.
+/// Its links and tap went with its descriptors.
+pub fn purge(pins: &Path, netns: u64) -> Result<(), GateError> {
+    Ok(Maps::open(pins)?.purge(netns)?)
+}
+
+fn mode(held: bool) -> Mode {
+    if held { Mode::Hold } else { Mode::Awake }
+}
+
+fn monotonic(nanoseconds: u64) -> Option<Duration> {
+    (nanoseconds != 0).then(|| Duration::from_nanos(nanoseconds))
+}

@@ -1,0 +1,296 @@
+//! The sockets of a container, asked of the kernel (`NETLINK_SOCK_DIAG`).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+use netlink_packet_core::{
+    DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{
+    AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, TCP_CLOSE, TCP_LISTEN, TCP_SYN_RECV,
+};
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags,
+};
+use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
+use podmotion_bpf::netns::{self, NetnsError};
+use thiserror::Error;
+
+/// `INET_DIAG_REQ_PROTOCOL`: a protocol whose number does not fit into the request's own field.
+const REQUEST_PROTOCOL: u16 = 3;
+
+/// The sockets could not be listed.
+#[derive(Debug, Error)]
+pub enum SocketError {
+    /// The network namespace could not be entered.
+    #[error("cannot list sockets")]
+    Netns(#[from] NetnsError),
+    /// The kernel did not answer.
+    #[error("cannot ask the kernel for sockets")]
+    Netlink(#[source] io::Error),
+    /// The kernel refused.
+    #[error("the kernel refuses to list sockets")]
+    Refused(#[source] io::Error),
+    /// The answer makes no sense.
+    #[error("cannot read the kernel's list of sockets")]
+    Decode(#[source] DecodeError),
+}
+
+/// A TCP connection, seen from the pod. An IPv4 address is the same in both of its forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flow {
+    /// The pod's end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+}
+
+impl Flow {
+    /// The connection between the two. Without flow label and scope, which are no part of it.
+    #[must_use]
+    pub fn new(local: SocketAddr, remote: SocketAddr) -> Self {
+        let plain = |addr: SocketAddr| SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        Self {
+            local: plain(local),
+            remote: plain(remote),
+        }
+    }
+}
+
+/// A listening TCP socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listener {
+    /// Where it listens.
+    pub local: SocketAddr,
+    /// Connections that wait to be accepted.
+    pub accept_queue: u32,
+}
+
+/// The sockets of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sockets {
+    /// Listening TCP sockets.
+    pub listeners: Vec<Listener>,
+    /// Where its MPTCP sockets listen. They are not among `listeners`, and CRIU cannot dump them.
+    pub mptcp_listeners: Vec<SocketAddr>,
+    /// Ports of its UDP sockets that have no fixed peer.
+    pub udp_ports: BTreeSet<u16>,
+    /// Its TCP sockets with a peer, also those that are being opened or closed.
+    pub flows: Vec<Flow>,
+    /// Connections that have reached a listener but not the application: being opened, or in the
+    /// accept queue. While there are some a checkpoint would lose them.
+    pub pending: u32,
+}
+
+impl Sockets {
+    /// The ports that others reach it on.
+    #[must_use]
+    pub fn ports(&self) -> BTreeSet<u16> {
+        let tcp = self.listeners.iter().map(|listener| listener.local.port());
+        tcp.chain(self.udp_ports.iter().copied()).collect()
+    }
+}
+
+/// The inodes of all sockets that the processes `pids` have open. A process that has ended has none.
+pub fn inodes(pids: &[i32]) -> io::Result<BTreeSet<u64>> {
+    let mut inodes = BTreeSet::new();
+    for pid in pids {
+        let entries = match fs::read_dir(format!("/proc/{pid}/fd")) {
+            Ok(entries) => entries,
+            Err(error) if gone(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            match entry.and_then(|entry| fs::read_link(entry.path())) {
+                Ok(target) => inodes.extend(target.to_str().and_then(socket_inode)),
+                Err(error) if gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(inodes)
+}
+
+fn gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+fn socket_inode(link: &str) -> Option<u64> {
+    link.strip_prefix("socket:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
+}
+
+/// Lists the sockets in the network namespace `netns` that are among `inodes`.
+pub fn list(netns: BorrowedFd<'_>, inodes: &BTreeSet<u64>) -> Result<Sockets, SocketError> {
+    netns::enter(netns, || {
+        let mut all = Vec::new();
+        for family in [AF_INET, AF_INET6] {
+            all.push((Kind::Tcp, dump(family, Kind::Tcp)?));
+            all.push((Kind::Udp, dump(family, Kind::Udp)?));
+            all.push((Kind::Mptcp, dump(family, Kind::Mptcp)?));
+        }
+        Ok(sort(&all, inodes))
+    })?
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Tcp,
+    Udp,
+    Mptcp,
+}
+
+fn sort(all: &[(Kind, Vec<InetResponseHeader>)], inodes: &BTreeSet<u64>) -> Sockets {
+    let mut sockets = Sockets::default();
+    let each = || {
+        all.iter()
+            .flat_map(|(kind, list)| list.iter().map(move |socket| (*kind, socket)))
+    };
+    for (kind, socket) in each().filter(|(_, socket)| inodes.contains(&u64::from(socket.inode))) {
+        let id = &socket.socket_id;
+        let local = SocketAddr::new(id.source_address, id.source_port);
+        let remote = SocketAddr::new(id.destination_address, id.destination_port);
+        match (kind, socket.state) {
+            (Kind::Tcp, TCP_LISTEN) => sockets.listeners.push(Listener {
+                local,
+                accept_queue: socket.recv_queue,
+            }),
+            (Kind::Mptcp, TCP_LISTEN) => sockets.mptcp_listeners.push(local),
+            (Kind::Tcp, state) if state != TCP_CLOSE => {
+                sockets.flows.push(Flow::new(local, remote));
+            }
+            (Kind::Udp, TCP_CLOSE) => {
+                sockets.udp_ports.insert(local.port());
+            }
+            _ => {}
+        }
+    }
+    let ports: BTreeSet<u16> = sockets.listeners.iter().map(|l| l.local.port()).collect();
+    // Not the container's by inode yet: nobody has accepted them.
+    let opening = each().filter(|(kind, socket)| {
+        *kind == Kind::Tcp
+            && socket.state == TCP_SYN_RECV
+            && ports.contains(&socket.socket_id.source_port)
+    });
+    let accepted_later: u32 = sockets.listeners.iter().map(|l| l.accept_queue).sum();
+    sockets.pending = opening.count() as u32 + accepted_later;
+    sockets
+}
+
+/// All sockets of one address family and protocol in the calling thread's network namespace.
+fn dump(family: u8, kind: Kind) -> Result<Vec<InetResponseHeader>, SocketError> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG).map_err(SocketError::Netlink)?;
+    socket.bind_auto().map_err(SocketError::Netlink)?;
+    let request = request(family, kind);
+    socket.send(&request, 0).map_err(SocketError::Netlink)?;
+    let mut found = Vec::new();
+    loop {
+        let (answer, _) = socket.recv_from_full().map_err(SocketError::Netlink)?;
+        match read_answer(&answer, &mut found)? {
+            Answer::More => {}
+            Answer::Done => return Ok(found),
+            // No such protocol here: no socket of it either.
+            Answer::Refused(error) if kind == Kind::Mptcp && unknown_protocol(&error) => {
+                return Ok(Vec::new());
+            }
+            Answer::Refused(error) => return Err(SocketError::Refused(error)),
+        }
+    }
+}
+
+fn unknown_protocol(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::EINVAL | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP)
+    )
+}
+
+fn request(family: u8, kind: Kind) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut message = NetlinkMessage::new(
+        header,
+        SockDiagMessage::InetRequest(InetRequest {
+            family,
+            protocol: if kind == Kind::Udp {
+                IPPROTO_UDP
+            } else {
+                IPPROTO_TCP
+            },
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::all(),
+            socket_id: match family {
+                AF_INET => SocketId::new_v4(),
+                _ => SocketId::new_v6(),
+            },
+        })
+        .into(),
+    );
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    if kind == Kind::Mptcp {
+        bytes.extend_from_slice(&8_u16.to_ne_bytes());
+        bytes.extend_from_slice(&REQUEST_PROTOCOL.to_ne_bytes());
+        bytes.extend_from_slice(&libc::IPPROTO_MPTCP.to_ne_bytes());
+        let length = bytes.len() as u32;
+        bytes[..4].copy_from_slice(&length.to_ne_bytes());
+    }
+    bytes
+}
+
+enum Answer {
+    More,
+    Done,
+    Refused(io::Error),
+}
+
+/// Reads the messages of one datagram.
+fn read_answer(
+    mut bytes: &[u8],
+    found: &mut Vec<InetResponseHeader>,
+) -> Result<Answer, SocketError> {
+    while !bytes.is_empty() {
+        let message =
+            NetlinkMessage::<SockDiagMessage>::deserialize(bytes).map_err(SocketError::Decode)?;
+        let length = (message.header.length as usize).next_multiple_of(4);
+        bytes = bytes.get(length..).unwrap_or_default();
+        match message.payload {
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                found.push(response.header);
+            }
+            NetlinkPayload::Done(_) => return Ok(Answer::Done),
+            NetlinkPayload::Error(error) => return Ok(Answer::Refused(error.to_io())),
+            _ => {}
+        }
+    }
+    Ok(Answer::More)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_inode_of_a_descriptor_link() {
+        assert_eq!(socket_inode("socket:[4711]"), Some(4711));
+        assert_eq!(socket_inode("/dev/null"), None);
+        assert_eq!(socket_inode("pipe:[4711]"), None);
+    }
+
+    #[test]
+    fn an_ipv4_address_is_the_same_in_both_forms() {
+        let plain = Flow::new("1.2.3.4:5".parse().unwrap(), "6.7.8.9:10".parse().unwrap());
+        let mapped = Flow::new(
+            "[::ffff:1.2.3.4]:5".parse().unwrap(),
+            "[::ffff:6.7.8.9]:10".parse().unwrap(),
+        );
+        assert_eq!(plain, mapped);
+    }
+}
