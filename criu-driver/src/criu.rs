@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rust_criu::rust_criu_protobuf::rpc::{Criu_features, Criu_req, Criu_req_type, Criu_resp};
 
 use crate::error::Error;
-use crate::launch::{self, Launch, Mounts, Process};
+use crate::launch::{self, Launch, Mounts, Process, RestoreMounts};
 use crate::log::LogErrors;
 use crate::rpc::{self, Connection, Event};
 use crate::subject::Namespace;
@@ -161,7 +161,7 @@ impl Criu {
         &self,
         descriptors: Vec<OwnedFd>,
         join: &[(Namespace, OwnedFd)],
-        root: Option<(&Path, &Path)>,
+        mounts: Option<RestoreMounts<'_>>,
         directory: Option<&Path>,
     ) -> Result<(Connection, Process), Error> {
         let (connection, theirs) = Connection::pair()?;
@@ -171,7 +171,7 @@ impl Criu {
             ["swrk", "3"].map(OsString::from).into(),
             all,
             join,
-            root,
+            mounts,
             directory,
         )?;
         Ok((connection, process))
@@ -183,7 +183,7 @@ impl Criu {
         arguments: Vec<OsString>,
         descriptors: Vec<OwnedFd>,
         join: &[(Namespace, OwnedFd)],
-        root: Option<(&Path, &Path)>,
+        mounts: Option<RestoreMounts<'_>>,
         directory: Option<&Path>,
     ) -> Result<Process, Error> {
         let run = (!launch::run_is_tmpfs()).then(|| self.kernel.get().map(Vec::as_slice));
@@ -195,7 +195,10 @@ impl Criu {
             arguments: all,
             descriptors,
             join,
-            mounts: Mounts { run, root },
+            mounts: Mounts {
+                run,
+                restore: mounts,
+            },
             directory,
         }
         .start()

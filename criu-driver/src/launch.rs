@@ -19,7 +19,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use crate::error::Error;
-use crate::subject::Namespace;
+use crate::subject::{ExternalMount, Namespace};
 use crate::sys;
 
 /// What to start.
@@ -39,13 +39,29 @@ pub(crate) struct Mounts<'a> {
     /// Cover `/run` with a tmpfs that shows the same entries, plus CRIU's cache file where there
     /// is content for it.
     pub run: Option<Option<&'a [u8]>>,
-    /// Bind the first on the second, with everything below.
-    pub root: Option<(&'a Path, &'a Path)>,
+    /// What a restore builds the container's mounts from.
+    pub restore: Option<RestoreMounts<'a>>,
+}
+
+/// Directories of a restore that have mounts on them only for CRIU.
+#[derive(Clone, Copy)]
+pub(crate) struct RestoreMounts<'a> {
+    pub rootfs: &'a Path,
+    /// CRIU wants its root to be a mount point whose parent nothing covers: `rootfs` is bound here.
+    pub root: &'a Path,
+    pub external: &'a [ExternalMount],
+    /// Here [`staged`] has a mount for each external one.
+    pub stage: &'a Path,
+}
+
+/// Where the external mount with this index is made ready for CRIU.
+pub(crate) fn staged(stage: &Path, index: usize) -> PathBuf {
+    stage.join(index.to_string())
 }
 
 impl Mounts<'_> {
     fn is_empty(&self) -> bool {
-        self.run.is_none() && self.root.is_none()
+        self.run.is_none() && self.restore.is_none()
     }
 }
 
@@ -128,15 +144,59 @@ fn make_mounts(mounts: Mounts<'_>) -> io::Result<()> {
     sys::unshare_mounts()?;
     rustix::mount::mount_change(
         "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        // Not private: a container's mount that follows one of the host has to go on doing so.
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
     )?;
     if let Some(cache) = mounts.run {
         cover_run(cache)?;
     }
-    if let Some((source, target)) = mounts.root {
-        rustix::mount::mount_bind_recursive(source, target)?;
+    if let Some(restore) = mounts.restore {
+        rustix::mount::mount_bind_recursive(restore.rootfs, restore.root)?;
+        stage(&restore)?;
     }
     Ok(())
+}
+
+/// Makes a mount with the right options of each external source. CRIU applies a mount's options
+/// only where they differ from those of another mount of the same file system, which is wrong for
+/// external ones: of two read-only volumes on one disk, the second came back writable. A copy of
+/// a mount that has them already keeps them.
+fn stage(restore: &RestoreMounts<'_>) -> io::Result<()> {
+    rustix::mount::mount(
+        "tmpfs",
+        restore.stage,
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        Some(c"mode=700"),
+    )?;
+    for (index, mount) in restore.external.iter().enumerate() {
+        let target = staged(restore.stage, index);
+        if fs::metadata(&mount.source_on_host)?.is_dir() {
+            fs::create_dir(&target)?;
+        } else {
+            fs::File::create(&target)?;
+        }
+        rustix::mount::mount_bind(&mount.source_on_host, &target)?;
+        let flags = mount_flags(&mount.options);
+        rustix::mount::mount_remount(&target, MountFlags::BIND | flags, c"")?;
+    }
+    Ok(())
+}
+
+fn mount_flags(options: &str) -> MountFlags {
+    options
+        .split(',')
+        .map(|option| match option {
+            "ro" => MountFlags::RDONLY,
+            "nosuid" => MountFlags::NOSUID,
+            "nodev" => MountFlags::NODEV,
+            "noexec" => MountFlags::NOEXEC,
+            "noatime" => MountFlags::NOATIME,
+            "nodiratime" => MountFlags::NODIRATIME,
+            "relatime" => MountFlags::RELATIME,
+            _ => MountFlags::empty(),
+        })
+        .collect()
 }
 
 /// CRIU keeps what it found out about the kernel in `/run`, but only on a tmpfs, since a reboot

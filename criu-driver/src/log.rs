@@ -54,7 +54,11 @@ pub(crate) fn tail(path: &Path) -> io::Result<String> {
 /// Picks the error lines out of a log's text.
 pub fn parse(text: &str) -> LogErrors {
     let mut errors = LogErrors::default();
-    for line in text.lines().filter_map(error_of) {
+    for line in text
+        .lines()
+        .filter_map(error_of)
+        .filter(|line| !is_harmless(line))
+    {
         if errors.first.is_none() {
             errors.first = Some(line.to_owned());
         } else if !is_summary(line) && errors.first.as_deref() != Some(line) {
@@ -83,6 +87,11 @@ fn error_of(line: &str) -> Option<&str> {
 
 fn is_summary(line: &str) -> bool {
     line.ends_with("Dumping FAILED.") || line.ends_with("Restoring FAILED.")
+}
+
+/// CRIU logs it as an error and goes on: without CAP_SYS_RESOURCE the limit stays as it is.
+fn is_harmless(line: &str) -> bool {
+    line.contains("Can't setup RLIMIT_NOFILE")
 }
 
 #[cfg(test)]

@@ -43,6 +43,8 @@ pub struct MountInfo {
     pub root: PathBuf,
     /// Where it is mounted.
     pub point: PathBuf,
+    /// Options of this mount alone.
+    pub options: String,
     /// Type of the file system.
     pub kind: String,
 }
@@ -57,7 +59,14 @@ pub struct MountInfo {
 pub fn external(spec: &Spec, pid: i32) -> Result<Vec<ExternalMount>, MountError> {
     let inside = read(&PathBuf::from(format!("/proc/{pid}/mountinfo")))?;
     let host = read(Path::new("/proc/self/mountinfo"))?;
-    Ok(choose(&binds(spec), &inside, &host))
+    let mut mounts = choose(&binds(spec), &inside, &host);
+    for mount in &mut mounts {
+        // CRIU does not follow a symbolic link there: it would bind the link itself.
+        if let Ok(path) = fs::canonicalize(&mount.source_on_host) {
+            mount.source_on_host = path;
+        }
+    }
+    Ok(mounts)
 }
 
 /// Destination and source of the bind mounts in a spec.
@@ -121,6 +130,7 @@ fn choose(
         result.push(ExternalMount {
             inside: mount.point.clone(),
             source_on_host,
+            options: mount.options.clone(),
         });
     }
     result
@@ -174,6 +184,7 @@ fn parse(line: &str) -> Option<MountInfo> {
         device: fields.next()?.to_owned(),
         root: unescape(fields.next()?),
         point: unescape(fields.next()?),
+        options: fields.next()?.to_owned(),
         kind: after.split(' ').next()?.to_owned(),
     })
 }

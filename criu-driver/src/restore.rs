@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use crate::criu::{Criu, Directory, refused};
 use crate::error::Error;
 use crate::freezer;
-use crate::launch::{self, Process};
+use crate::launch::{self, Process, RestoreMounts};
 use crate::lazy::{Daemon, Fill};
 use crate::log::{self, LogErrors};
 use crate::rpc::{self, Connection, Event};
@@ -150,10 +150,10 @@ struct Restore<'a> {
     terminal: Option<OwnedFd>,
 }
 
-/// The directory CRIU's root is bound on. Removed when the restore is over.
-struct RootDirectory(PathBuf);
+/// A directory that CRIU has mounts on. Removed when the restore is over.
+struct MountPoint(PathBuf);
 
-impl RootDirectory {
+impl MountPoint {
     fn make(path: PathBuf) -> Result<Self, Error> {
         match fs::create_dir(&path) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
@@ -164,9 +164,9 @@ impl RootDirectory {
     }
 }
 
-impl Drop for RootDirectory {
+impl Drop for MountPoint {
     fn drop(&mut self) {
-        // Empty: the mount on it is in CRIU's own mount namespace.
+        // Empty: the mounts on it are in CRIU's own mount namespace.
         let _ = fs::remove_dir(&self.0);
     }
 }
@@ -176,18 +176,21 @@ impl Restore<'_> {
         let deadline = started + self.request.timeout;
         let images = Directory::open(self.request.images_dir)?;
         let work = Directory::open(self.request.work_dir)?;
-        // CRIU wants its root to be a mount point whose parent nothing covers.
-        let root = RootDirectory::make(self.request.work_dir.join("root"))?;
+        let root = MountPoint::make(self.request.work_dir.join("root"))?;
+        let stage = MountPoint::make(self.request.work_dir.join("mounts"))?;
+        let mounts = RestoreMounts {
+            rootfs: &self.subject.rootfs,
+            root: &root.0,
+            external: &self.subject.mounts,
+            stage: &stage.0,
+        };
         if self.request.lazy {
             let (images, work) = (self.request.images_dir, self.request.work_dir);
             self.daemon = Some(Daemon::start(self.criu, images, work)?);
         }
-        let (connection, process) = self.criu.worker(
-            self.pipes()?,
-            &self.subject.join,
-            Some((&self.subject.rootfs, &root.0)),
-            None,
-        )?;
+        let (connection, process) =
+            self.criu
+                .worker(self.pipes()?, &self.subject.join, Some(mounts), None)?;
         for cgroup in &self.subject.cgroups {
             let file = cgroup.join("cgroup.procs");
             fs::write(&file, process.pid().to_string())
@@ -196,7 +199,7 @@ impl Restore<'_> {
         if let Some(daemon) = &self.daemon {
             daemon.wait_ready(deadline)?;
         }
-        match connection.send(&self.message(&images, &work, &root.0)) {
+        match connection.send(&self.message(&images, &work, &mounts)) {
             Err(e) if !rpc::is_gone(&e) => return Err(e),
             _ => {}
         }
@@ -286,13 +289,18 @@ impl Restore<'_> {
             .collect()
     }
 
-    fn message(&self, images: &Directory, work: &Directory, root: &Path) -> Criu_req {
+    fn message(
+        &self,
+        images: &Directory,
+        work: &Directory,
+        mounts: &RestoreMounts<'_>,
+    ) -> Criu_req {
         let mut options = Criu_opts::new();
         options.set_images_dir_fd(images.number());
         options.set_work_dir_fd(work.number());
         options.set_log_file(RESTORE_LOG.to_owned());
         options.set_log_level(self.criu.log_level as i32);
-        options.set_root(root.to_string_lossy().into_owned());
+        options.set_root(mounts.root.to_string_lossy().into_owned());
         options.set_rst_sibling(true);
         options.set_notify_scripts(true);
         options.set_manage_cgroups(true);
@@ -307,13 +315,13 @@ impl Restore<'_> {
         options.set_ext_masters(true);
         options.set_ext_sharing(true);
         options.set_lazy_pages(self.request.lazy);
-        options.external = self
-            .subject
-            .mounts
+        options.external = mounts
+            .external
             .iter()
-            .map(|mount| {
-                let (inside, source) = (mount.inside.display(), mount.source_on_host.display());
-                format!("mnt[{inside}]:{source}")
+            .enumerate()
+            .map(|(index, mount)| {
+                let source = launch::staged(mounts.stage, index);
+                format!("mnt[{}]:{}", mount.inside.display(), source.display())
             })
             .collect();
         for (fd, pipe) in (4..).zip(&self.subject.stdio) {

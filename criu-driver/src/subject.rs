@@ -35,8 +35,10 @@ pub struct Subject {
 pub struct ExternalMount {
     /// Mount point as the container sees it, absolute.
     pub inside: PathBuf,
-    /// What is bound there, on the host.
+    /// What is bound there, on the host. No symbolic link: CRIU would bind the link itself.
     pub source_on_host: PathBuf,
+    /// The mount's own options as `/proc/<pid>/mountinfo` lists them: `ro,nosuid,relatime`.
+    pub options: String,
 }
 
 /// Kinds of namespace CRIU can be started in.

@@ -1,0 +1,26 @@
+//! Real containers, real CRIU: needs root, runc and what `cargo xtask setup` brings.
+
+mod cases;
+mod container;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let skip = std::env::var_os("PODMOTION_SKIP_ROOT").is_some_and(|value| value == "1");
+    let root = rustix::process::geteuid().is_root();
+    let trials = cases::all()
+        .into_iter()
+        .map(|(name, case)| {
+            let run = move || {
+                if !root {
+                    return Err(Failed::from("needs root"));
+                }
+                case();
+                Ok(())
+            };
+            Trial::test(name, run).with_ignored_flag(skip && !root)
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}

@@ -1,0 +1,66 @@
+import hashlib, os, socket, sys, threading, time
+
+block = bytearray()
+pattern = hashlib.sha256(b"podmotion").digest() * 32768  # 1 MiB
+for n in range(int(sys.argv[1])):
+    block += n.to_bytes(4, "little") + pattern[4:]
+count = 0
+deleted = open("/tmp/deleted", "w+")
+deleted.write("still here")
+deleted.flush()
+os.unlink("/tmp/deleted")
+deleted.seek(0)
+writable = open("/written", "w")
+
+
+def whole():
+    for n in range(len(block) >> 20):
+        at = n << 20
+        if block[at:at + 4] != n.to_bytes(4, "little") or block[at + 4:at + (1 << 20)] != pattern[4:]:
+            return "wrong at %d" % n
+    return "whole"
+
+
+def answer(words):
+    global count
+    if words[0] == "count":
+        count += 1
+        return str(count)
+    if words[0] == "whole":
+        return whole()
+    if words[0] == "touch":
+        at = (int(words[1]) << 20) + 8192
+        return block[at:at + 32].hex()
+    if words[0] == "deleted":
+        return os.pread(deleted.fileno(), 100, 0).decode()
+    if words[0] == "pid":
+        return str(os.getpid())
+    if words[0] == "write":
+        data = (words[2] * int(words[1])).encode()
+        written = 0
+        while written < len(data):
+            written += os.write(1, data[written:])
+        return "written"
+    if words[0] == "mounts":
+        return " ".join(sorted(
+            ":".join(line.split()[3:6] + [line.split()[6].split(":")[0]])
+            for line in open("/proc/self/mountinfo")))
+    if words[0] == "cgroups":
+        return " ".join(sorted(line.strip() for line in open("/proc/self/cgroup")))
+    if words[0] == "uring":
+        import ctypes
+        params = (ctypes.c_char * 120)()
+        return str(ctypes.CDLL(None, use_errno=True).syscall(425, 8, params))
+    return "?"
+
+
+def serve(client):
+    with client:
+        for line in client.makefile("r"):
+            client.sendall((answer(line.split()) + "\n").encode())
+
+
+listener = socket.create_server(("0.0.0.0", 8000), backlog=64)
+while True:
+    client, _ = listener.accept()
+    threading.Thread(target=serve, args=(client,), daemon=True).start()
