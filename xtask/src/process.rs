@@ -1,6 +1,7 @@
 //! Running other programs: quietly while they succeed, with everything they said when they fail.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -49,6 +50,14 @@ pub fn answer(command: &mut Command) -> Result<String> {
         .iter()
         .map(|stream| String::from_utf8_lossy(stream))
         .collect())
+}
+
+/// Where `program` is on the `PATH`, if it is.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|candidate| candidate.is_file())
 }
 
 /// The command as one would type it, for messages only.

@@ -24,6 +24,9 @@ const HOST_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The suite whose keyring package vouches for the others.
 const BASE_SUITE: &str = "bookworm";
 
+/// Settings of the machine's apt that hold for ours as well: how to reach the network, and how far to trust the clock.
+const NETWORK_SETTINGS: &[&str] = &["Acquire::Check-", "Acquire::http::", "Acquire::https::"];
+
 /// The suites in use, each opened once per run.
 pub struct Suites {
     dir: PathBuf,
@@ -63,11 +66,7 @@ impl Suites {
         if let Some(suite) = self.open.borrow().get(name) {
             return Ok(Rc::clone(suite));
         }
-        let keyring = if name == BASE_SUITE {
-            PathBuf::from(HOST_KEYRING)
-        } else {
-            self.keyring()?
-        };
+        let keyring = self.keyring(name)?;
         let suite = Rc::new(Suite {
             name: name.to_owned(),
             dir: self.dir.join(name),
@@ -101,8 +100,11 @@ impl Suites {
         Ok(self.mirror.get().map_or(MIRROR, String::as_str))
     }
 
-    /// A keyring with the keys of all current suites.
-    pub fn keyring(&self) -> Result<PathBuf> {
+    /// A keyring that vouches for the suite called `name`.
+    pub fn keyring(&self, name: &str) -> Result<PathBuf> {
+        if name == BASE_SUITE {
+            return Ok(PathBuf::from(HOST_KEYRING));
+        }
         let keyring = self.dir.join("debian-archive-keyring.gpg");
         if !keyring.exists() {
             let debs = self
@@ -290,7 +292,8 @@ fn debian_mirror(targets: &str) -> HostMirror {
     }
 }
 
-fn host_acquire_settings() -> Result<String> {
+/// How this machine's apt reaches the network, a setting a line.
+pub fn host_acquire_settings() -> Result<String> {
     let dump = process::output(process::command("apt-config").arg("dump"))?;
     Ok(acquire_settings(&dump))
 }
@@ -298,15 +301,10 @@ fn host_acquire_settings() -> Result<String> {
 /// The lines of `apt-config dump` about reaching the network, in the form that apt reads.
 fn acquire_settings(dump: &str) -> String {
     dump.lines()
-        .filter(|line| line.starts_with("Acquire::"))
         .filter(|line| {
-            ![
-                "Acquire::IndexTargets",
-                "Acquire::cdrom",
-                "Acquire::Languages",
-            ]
-            .iter()
-            .any(|prefix| line.starts_with(prefix))
+            NETWORK_SETTINGS
+                .iter()
+                .any(|prefix| line.starts_with(prefix))
         })
         .flat_map(|line| [line, "\n"])
         .collect()

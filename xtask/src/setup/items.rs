@@ -2,7 +2,9 @@
 
 use super::Item;
 use super::bundle::Bundle;
+use super::go::Go;
 use super::host::Packages;
+use super::images::{Apps, Base, Pause};
 
 /// Every item; what one needs comes before it.
 pub fn all() -> Vec<Box<dyn Item>> {
@@ -12,6 +14,10 @@ pub fn all() -> Vec<Box<dyn Item>> {
             .into_iter()
             .map(|bundle| Box::new(bundle) as Box<dyn Item>),
     );
+    items.push(Box::new(Pause));
+    items.push(Box::new(Go));
+    items.push(Box::new(Base));
+    items.push(Box::new(Apps));
     items
 }
 

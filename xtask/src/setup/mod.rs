@@ -9,8 +9,12 @@ mod apt;
 mod bundle;
 mod cache;
 mod files;
+mod go;
 mod host;
+mod images;
 mod items;
+mod oci;
+mod rootfs;
 mod ui;
 
 use std::path::Path;

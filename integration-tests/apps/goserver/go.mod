@@ -1,0 +1,3 @@
+module podmotion.test/goserver
+
+go 1.24

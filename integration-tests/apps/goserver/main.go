@@ -1,0 +1,105 @@
+// A counter over HTTP in Go: HTTP/1.1 and HTTP/2 in clear text on PORT (8080), both over TLS on TLS_PORT (8443)
+// with a throw-away certificate.
+//
+// GET / answers {"count", "client", "boot", "pid", "proto", "mem_ok"}. MEM_MB: megabytes to hold (16).
+package main
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log"
+	"math/big"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+func env(name, fallback string) string {
+	if value, ok := os.LookupEnv(name); ok {
+		return value
+	}
+	return fallback
+}
+
+func certificate() (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		NotBefore:    time.Unix(0, 0),
+		NotAfter:     time.Now().AddDate(10, 0, 0),
+		DNSNames:     []string{"localhost"},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+}
+
+func main() {
+	megabytes, err := strconv.Atoi(env("MEM_MB", "16"))
+	if err != nil {
+		log.Fatalf("MEM_MB: %v", err)
+	}
+	memory := make([]byte, megabytes<<20)
+	rand.Read(memory)
+	sum := sha256.Sum256(memory)
+	id := make([]byte, 8)
+	rand.Read(id)
+	boot := hex.EncodeToString(id)
+	var count atomic.Int64
+
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		number := count.Add(1)
+		fmt.Printf("request %d %s\n", number, r.RemoteAddr)
+		now := sha256.Sum256(memory)
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(map[string]any{
+			"count":  number,
+			"client": r.RemoteAddr,
+			"boot":   boot,
+			"pid":    os.Getpid(),
+			"proto":  r.Proto,
+			"mem_ok": bytes.Equal(sum[:], now[:]),
+		})
+	})
+
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	cert, err := certificate()
+	if err != nil {
+		log.Fatalf("certificate: %v", err)
+	}
+	plain := &http.Server{Addr: ":" + env("PORT", "8080"), Handler: handler, Protocols: &protocols}
+	secure := &http.Server{
+		Addr:      ":" + env("TLS_PORT", "8443"),
+		Handler:   handler,
+		Protocols: &protocols,
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}},
+	}
+	go func() { log.Fatal(secure.ListenAndServeTLS("", "")) }()
+	go func() { log.Fatal(plain.ListenAndServe()) }()
+
+	// The first process of a container ignores SIGTERM unless it asks for it.
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	<-term
+	fmt.Println("terminated")
+}
