@@ -1,0 +1,199 @@
+//! What this run has made and not taken away again, as a set of names to compare.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cgroup;
+use crate::machine::{Machine, run};
+use crate::process::own_processes;
+
+/// Folders in which every file, socket and directory counts.
+const FOLDERS: &[&str] = &[
+    "/run",
+    "/var/lib/podmotion",
+    "/etc/podmotion",
+    "/opt/podmotion",
+    "/sys/fs/bpf",
+    "/var/lib/cni",
+];
+
+/// Everything of this run on the machine: processes, mounts, control groups, network namespaces with their
+/// links and queueing disciplines, and files in the folders that runtimes use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// A line per thing, and how many are alike.
+    things: BTreeMap<String, usize>,
+}
+
+impl Census {
+    /// Counts now. [`Machine::enter`] must have been called.
+    pub fn take() -> Result<Self> {
+        let machine = Machine::get()?;
+        let mut census = Self::default();
+        for process in own_processes()? {
+            census.add(format!("process {} {}", process.pid, process.command));
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
+        for line in mounts.lines() {
+            let point = line.split(' ').nth(4).unwrap_or_default();
+            census.add(format!("mount {point}"));
+        }
+        for directory in cgroup::directories(machine.name())? {
+            census.add(format!("cgroup {}", directory.display()));
+        }
+        for folder in FOLDERS {
+            census.add_files(Path::new(folder));
+        }
+        census.add_network("node", None)?;
+        let namespaces = run(Command::new("ip").args(["netns", "list"]))?;
+        for line in namespaces.lines() {
+            let name = line.split(' ').next().unwrap_or_default();
+            census.add_network(name, Some(name))?;
+        }
+        Ok(census)
+    }
+
+    /// What came and what went since `before`.
+    pub fn since(&self, before: &Self) -> Difference {
+        let names: BTreeSet<_> = self.things.keys().chain(before.things.keys()).collect();
+        let mut difference = Difference::default();
+        for name in names {
+            let now = self.things.get(name).copied().unwrap_or_default();
+            let then = before.things.get(name).copied().unwrap_or_default();
+            if now > then {
+                difference.more.insert(name.clone(), now - then);
+            } else if then > now {
+                difference.fewer.insert(name.clone(), then - now);
+            }
+        }
+        difference
+    }
+
+    /// Waits until things are as they were in `before`, or says in what they differ. Runtimes clean up
+    /// after they have answered, in many places, and have no event for the last one: so this counts again
+    /// and again.
+    pub fn wait_as_before(before: &Self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let difference = Self::take()?.since(before);
+            if difference.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("after {patience:?} things are not as before:\n{difference}");
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn add(&mut self, thing: String) {
+        *self.things.entry(thing).or_default() += 1;
+    }
+
+    /// A folder that is not there, or goes while it is read, has no files.
+    fn add_files(&mut self, folder: &Path) {
+        let Ok(entries) = fs::read_dir(folder) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            self.add(format!("file {}", entry.path().display()));
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                self.add_files(&entry.path());
+            }
+        }
+    }
+
+    fn add_network(&mut self, name: &str, namespace: Option<&str>) -> Result<()> {
+        let inside = |program: &str, arguments: &[&str]| {
+            let mut command = Command::new(program);
+            if let Some(namespace) = namespace {
+                command.args(["-n", namespace]);
+            }
+            run(command.args(arguments))
+        };
+        // A namespace may go between the list and this.
+        let (Ok(links), Ok(disciplines)) = (
+            inside("ip", &["-brief", "link", "show"]),
+            inside("tc", &["qdisc", "show"]),
+        ) else {
+            return Ok(());
+        };
+        self.add(format!("netns {name}"));
+        for line in links.lines() {
+            let link = line.split([' ', '@']).next().unwrap_or_default();
+            self.add(format!("link {name} {link}"));
+        }
+        for line in disciplines.lines() {
+            self.add(format!("qdisc {name} {}", line.trim_end()));
+        }
+        Ok(())
+    }
+}
+
+/// In what two counts differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// What there is more of now.
+    pub more: BTreeMap<String, usize>,
+    /// What there is less of now.
+    pub fewer: BTreeMap<String, usize>,
+}
+
+impl Difference {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.more.is_empty() && self.fewer.is_empty()
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (sign, things) in [('+', &self.more), ('-', &self.fewer)] {
+            for (thing, count) in things {
+                write!(f, "{sign} {thing}")?;
+                if *count > 1 {
+                    write!(f, " ({count} times)")?;
+                }
+                writeln!(f)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A process's descriptors by what they refer to, numbers of sockets and pipes left out: to compare before
+/// and after.
+pub fn fds(pid: i32) -> Result<BTreeMap<String, usize>> {
+    let folder = format!("/proc/{pid}/fd");
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("list {folder}"))? {
+        let entry = entry.with_context(|| format!("list {folder}"))?;
+        // One that was closed meanwhile is not there.
+        if let Ok(target) = fs::read_link(entry.path()) {
+            let target = target.display().to_string();
+            let kind = target
+                .split_once(":[")
+                .map_or(target.as_str(), |(kind, _)| kind);
+            *found.entry(kind.to_owned()).or_default() += 1;
+        }
+    }
+    Ok(found)
+}
+
+/// A process's private memory, in KiB (`RssAnon`).
+pub fn rss_anon_kib(pid: i32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))
+        .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
+        .with_context(|| format!("no RssAnon in {path}"))
+}

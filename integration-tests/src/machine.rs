@@ -1,0 +1,204 @@
+//! The place all tests of one binary run in.
+//!
+//! Invariant: nothing outside of `/var/tmp/podmotion-test/<pid>` and the control groups called
+//! `podmotion-test-<pid>` is changed on the host, and both are gone after [`Machine::leave`]. A run that was
+//! killed is swept up by the next one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::{cgroup, process};
+
+const BASE: &str = "/var/tmp/podmotion-test";
+const PREFIX: &str = "podmotion-test-";
+
+static MACHINE: OnceLock<Machine> = OnceLock::new();
+
+/// Private namespaces, a work folder and a control group for one test binary.
+#[derive(Debug)]
+pub struct Machine {
+    name: String,
+    work: PathBuf,
+}
+
+impl Machine {
+    /// Enters new mount and network namespaces, with an own `/run`, `/sys/fs/bpf` and
+    /// `/var/lib/podmotion`, and changes to `/etc`, `/opt` and `/var/lib` kept to itself.
+    ///
+    /// The caller must be root and have no second thread yet.
+    pub fn enter() -> Result<&'static Self> {
+        ensure!(nix::unistd::geteuid().is_root(), "these tests need root");
+        let threads = fs::read_dir("/proc/self/task")
+            .context("count threads")?
+            .count();
+        ensure!(
+            threads == 1,
+            "namespaces must be entered before threads start"
+        );
+        sweep().context("sweep up what killed runs left")?;
+
+        let pid = std::process::id();
+        let machine = Self {
+            name: format!("{PREFIX}{pid}"),
+            work: Path::new(BASE).join(pid.to_string()),
+        };
+        create(&machine.work)?;
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
+            .context("enter new mount and network namespaces")?;
+        do_mount(
+            "none",
+            "/",
+            None,
+            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+            None,
+        )?;
+        do_mount(
+            "tmpfs",
+            "/run",
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("mode=755"),
+        )?;
+        do_mount(
+            "bpf",
+            "/sys/fs/bpf",
+            Some("bpf"),
+            MsFlags::empty(),
+            Some("mode=700"),
+        )?;
+        for top in ["/etc", "/opt", "/var/lib"] {
+            machine.overlay(top)?;
+        }
+        let images = machine.work.join("checkpoints");
+        create(&images)?;
+        create(Path::new("/var/lib/podmotion"))?;
+        create(Path::new("/etc/podmotion"))?;
+        let source = images.to_str().context("work folder's name is not UTF-8")?;
+        do_mount(source, "/var/lib/podmotion", None, MsFlags::MS_BIND, None)?;
+        machine.network()?;
+        MACHINE
+            .set(machine)
+            .map_err(|_| anyhow!("the machine was entered twice"))?;
+        Self::get()
+    }
+
+    /// The machine entered before.
+    pub fn get() -> Result<&'static Self> {
+        MACHINE
+            .get()
+            .context("Machine::enter must come first, in main")
+    }
+
+    /// The name of this run and of its control groups.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A folder on disk, removed at the end.
+    pub fn work(&self) -> &Path {
+        &self.work
+    }
+
+    /// Kills what still runs and removes folders, mounts and control groups. To be called last in `main`.
+    pub fn leave(&self) -> Result<()> {
+        clean(&self.name, &self.work)
+    }
+
+    /// Lets the harness write below `top` without the host seeing it.
+    fn overlay(&self, top: &str) -> Result<()> {
+        let folder = self.work.join("overlay").join(top.trim_start_matches('/'));
+        let (upper, work) = (folder.join("upper"), folder.join("work"));
+        create(&upper)?;
+        create(&work)?;
+        let options = format!(
+            "lowerdir={top},upperdir={},workdir={}",
+            upper.display(),
+            work.display()
+        );
+        do_mount(
+            "overlay",
+            top,
+            Some("overlay"),
+            MsFlags::empty(),
+            Some(&options),
+        )
+    }
+
+    /// The loopback device up, and addresses usable at once: IPv6's duplicate detection would cost each
+    /// pod a second.
+    fn network(&self) -> Result<()> {
+        for which in ["all", "default"] {
+            let path = format!("/proc/sys/net/ipv6/conf/{which}/accept_dad");
+            fs::write(&path, "0").with_context(|| format!("write {path}"))?;
+        }
+        run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
+        create(Path::new("/run/netns"))
+    }
+}
+
+fn create(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))
+}
+
+fn do_mount(
+    source: &str,
+    target: &str,
+    kind: Option<&str>,
+    flags: MsFlags,
+    options: Option<&str>,
+) -> Result<()> {
+    mount(Some(source), target, kind, flags, options)
+        .with_context(|| format!("mount {source} on {target}"))
+}
+
+/// Runs a short program; its output is in the error if it fails.
+pub(crate) fn run(command: &mut Command) -> Result<String> {
+    let output = command
+        .output()
+        .with_context(|| format!("run {command:?}"))?;
+    if !output.status.success() {
+        bail!(
+            "{command:?}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Removes what runs left that did not get to [`Machine::leave`].
+fn sweep() -> Result<()> {
+    let Ok(entries) = fs::read_dir(BASE) else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        let pid = entry.file_name().to_string_lossy().into_owned();
+        if pid.parse::<u32>().is_ok() && !Path::new("/proc").join(&pid).exists() {
+            clean(&format!("{PREFIX}{pid}"), &entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn clean(name: &str, work: &Path) -> Result<()> {
+    process::kill_run(name)?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
+    // Newest first: mounts on mounts come off in order. The overlays hold the folder too.
+    for line in mounts.lines().rev() {
+        let point = line.split(' ').nth(4).unwrap_or_default();
+        let ours = Path::new(point).starts_with(work)
+            || line.contains(&format!("upperdir={}/", work.display()))
+            || line.contains(&format!("{}/checkpoints", work.display()));
+        if ours {
+            umount2(point, MntFlags::MNT_DETACH).with_context(|| format!("unmount {point}"))?;
+        }
+    }
+    cgroup::remove(name)?;
+    fs::remove_dir_all(work).with_context(|| format!("remove {}", work.display()))
+}

@@ -1,0 +1,232 @@
+//! A containerd to run containers and pods on.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+
+use crate::api::{Api, CRI_NAMESPACE, NAMESPACE, rpc, version};
+use crate::app::App;
+use crate::container::Container;
+use crate::containerd::Containerd;
+use crate::cri::{self, Pod};
+use crate::events::EventLog;
+use crate::image::Image;
+use crate::machine::Machine;
+use crate::process::{OwnProcess, own_processes};
+use crate::tools::{Runtime, Tools, Versions};
+
+/// Numbers for daemons, so that none gets another's folder or bridge.
+static NODES: AtomicU32 = AtomicU32::new(0);
+/// Numbers for containers, unique in the whole binary: control groups have no containerd namespace.
+static CONTAINERS: AtomicU32 = AtomicU32::new(0);
+
+/// One containerd, shared by its clones; the last one stops it.
+#[derive(Clone, Debug)]
+pub struct Node(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    versions: Versions,
+    tools: Tools,
+    io: PathBuf,
+    daemon: Mutex<Containerd>,
+    connection: Mutex<Connection>,
+    images: Mutex<HashSet<(Image, &'static str)>>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    api: Api,
+    events: Arc<EventLog>,
+}
+
+impl Connection {
+    fn open(daemon: &Containerd) -> Result<Self> {
+        type Client = version::version_client::VersionClient<tonic::transport::Channel>;
+        let api = Api::connect(&daemon.socket())?;
+        rpc!(api, Client, version, ()).context("first call to containerd")?;
+        let events = Arc::new(EventLog::subscribe(&api)?);
+        Ok(Self { api, events })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A test that panicked must not take the others with it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Node {
+    /// Starts a containerd of its own. [`Machine::enter`] must have been called.
+    pub fn start(versions: Versions) -> Result<Self> {
+        let tools = Tools::new(versions)?;
+        let name = format!("node-{}", NODES.fetch_add(1, Ordering::Relaxed));
+        let daemon = Containerd::start(tools.clone(), versions, &name)
+            .with_context(|| format!("start {versions}"))?;
+        let io = daemon.folder().join("io");
+        fs::create_dir_all(&io).with_context(|| format!("create {}", io.display()))?;
+        let connection = Connection::open(&daemon)
+            .with_context(|| format!("{versions} says:\n{}", daemon.log_tail()))?;
+        Ok(Self(Arc::new(Inner {
+            versions,
+            tools,
+            io,
+            daemon: Mutex::new(daemon),
+            connection: Mutex::new(connection),
+            images: Mutex::new(HashSet::new()),
+        })))
+    }
+
+    /// What it was started with.
+    pub fn versions(&self) -> Versions {
+        self.0.versions
+    }
+
+    /// Its programs.
+    pub fn tools(&self) -> &Tools {
+        &self.0.tools
+    }
+
+    /// Makes a container with its task; the program does not run yet.
+    pub fn create(&self, app: App) -> Result<Container> {
+        let container = self.record(app)?;
+        container.create_task()?;
+        Ok(container)
+    }
+
+    /// Makes a container without a task.
+    pub fn record(&self, app: App) -> Result<Container> {
+        self.0.tools.shim(app.runtime)?;
+        Container::record(self, app)
+    }
+
+    /// Makes and starts a container.
+    pub fn run(&self, app: App) -> Result<Container> {
+        let container = self.create(app)?;
+        container.start()?;
+        Ok(container)
+    }
+
+    /// Makes a pod sandbox with its network, as the kubelet would.
+    pub fn pod(&self, runtime: Runtime) -> Result<Pod> {
+        self.pod_annotated(runtime, &[])
+    }
+
+    /// Makes a pod sandbox with annotations (whole names).
+    pub fn pod_annotated(&self, runtime: Runtime, annotations: &[(&str, &str)]) -> Result<Pod> {
+        self.0.tools.shim(runtime)?;
+        self.need_cri_image(Image::Pause)?;
+        Pod::run(self, runtime, annotations)
+    }
+
+    /// The events since the daemon was (re)started.
+    pub fn events(&self) -> Arc<EventLog> {
+        Arc::clone(&lock(&self.0.connection).events)
+    }
+
+    /// Stops the daemon, gently, and starts it again. Containers go on.
+    pub fn restart(&self) -> Result<()> {
+        self.stop()?;
+        self.start_again()
+    }
+
+    /// Stops the daemon, gently. Containers go on.
+    pub fn stop(&self) -> Result<()> {
+        lock(&self.0.daemon).end(Signal::TERM)
+    }
+
+    /// Kills the daemon. Containers go on.
+    pub fn kill9(&self) -> Result<()> {
+        lock(&self.0.daemon).end(Signal::KILL)
+    }
+
+    /// Starts the daemon after [`Node::stop`] or [`Node::kill9`].
+    pub fn start_again(&self) -> Result<()> {
+        let mut daemon = lock(&self.0.daemon);
+        daemon.spawn()?;
+        let connection = Connection::open(&daemon)
+            .with_context(|| format!("containerd says:\n{}", daemon.log_tail()))?;
+        *lock(&self.0.connection) = connection;
+        Ok(())
+    }
+
+    /// The daemon's pid, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        lock(&self.0.daemon).pid()
+    }
+
+    /// Shims that this daemon has started and that still run.
+    pub fn shims(&self) -> Result<Vec<OwnProcess>> {
+        let address = lock(&self.0.daemon).socket().display().to_string();
+        Ok(own_processes()?
+            .into_iter()
+            .filter(|process| Runtime::ALL.iter().any(|r| process.is(r.shim())))
+            .filter(|process| process.command.contains(&address))
+            .collect())
+    }
+
+    /// The shim that serves a container: the one with its id in the arguments.
+    pub fn shim_of(&self, container: &str) -> Result<OwnProcess> {
+        self.shims()?
+            .into_iter()
+            .find(|shim| shim.command.split(' ').any(|word| word == container))
+            .with_context(|| format!("no shim of {container}"))
+    }
+
+    /// The end of the daemon's and its shims' log.
+    pub fn log_tail(&self) -> String {
+        lock(&self.0.daemon).log_tail()
+    }
+
+    /// Folder of sockets and bundles.
+    pub fn run_folder(&self) -> PathBuf {
+        lock(&self.0.daemon).run_folder().to_owned()
+    }
+
+    /// Folder on disk, for what a test wants to keep beside its containers.
+    pub fn folder(&self) -> PathBuf {
+        lock(&self.0.daemon).folder().to_owned()
+    }
+
+    /// Loads an image, once, for [`Container`]s.
+    pub(crate) fn need_image(&self, image: Image) -> Result<()> {
+        self.import(image, NAMESPACE)
+    }
+
+    /// Loads an image, once, for [`Pod`]s. CRI hears of it by an event; returns when it has.
+    pub(crate) fn need_cri_image(&self, image: Image) -> Result<()> {
+        self.import(image, CRI_NAMESPACE)?;
+        cri::wait_for_image(&self.api(), image.reference())
+    }
+
+    fn import(&self, image: Image, namespace: &'static str) -> Result<()> {
+        let mut images = lock(&self.0.images);
+        if !images.contains(&(image, namespace)) {
+            let socket = lock(&self.0.daemon).socket();
+            image.import(&self.0.tools, &socket, namespace)?;
+            images.insert((image, namespace));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn api(&self) -> Api {
+        lock(&self.0.connection).api.clone()
+    }
+
+    pub(crate) fn io_folder(&self) -> &Path {
+        &self.0.io
+    }
+
+    pub(crate) fn next_id(&self) -> String {
+        format!("c{}", CONTAINERS.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The control group that pods are put below.
+    pub(crate) fn cgroup_parent(&self) -> Result<String> {
+        Ok(format!("/{}", Machine::get()?.name()))
+    }
+}

@@ -1,0 +1,230 @@
+//! Which programs a test uses and where they lie.
+
+use std::env;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+/// A containerd release line, as `cargo xtask setup` provides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ContainerdVersion {
+    /// 1.6, configuration version 2.
+    V1_6,
+    /// 1.7, configuration version 2.
+    V1_7,
+    /// 2.x, configuration version 3.
+    V2,
+}
+
+impl ContainerdVersion {
+    /// All of them, oldest first.
+    pub const ALL: [Self; 3] = [Self::V1_6, Self::V1_7, Self::V2];
+}
+
+impl fmt::Display for ContainerdVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1_6 => "containerd-1.6",
+            Self::V1_7 => "containerd-1.7",
+            Self::V2 => "containerd-2",
+        })
+    }
+}
+
+/// A runc release line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RuncVersion {
+    /// 1.1.
+    V1_1,
+    /// 1.3.
+    V1_3,
+}
+
+impl RuncVersion {
+    /// All of them, oldest first.
+    pub const ALL: [Self; 2] = [Self::V1_1, Self::V1_3];
+}
+
+impl fmt::Display for RuncVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1_1 => "runc-1.1",
+            Self::V1_3 => "runc-1.3",
+        })
+    }
+}
+
+/// A containerd with a runc. The default is the newest of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Versions {
+    /// The daemon.
+    pub containerd: ContainerdVersion,
+    /// What both runtimes call.
+    pub runc: RuncVersion,
+}
+
+impl Default for Versions {
+    fn default() -> Self {
+        Self {
+            containerd: ContainerdVersion::V2,
+            runc: RuncVersion::V1_3,
+        }
+    }
+}
+
+impl Versions {
+    /// Every pair, oldest first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        ContainerdVersion::ALL.into_iter().flat_map(|containerd| {
+            RuncVersion::ALL
+                .into_iter()
+                .map(move |runc| Self { containerd, runc })
+        })
+    }
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{}", self.containerd, self.runc)
+    }
+}
+
+/// The runtime a container is run with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Runtime {
+    /// containerd's own: what ours is compared with.
+    Runc,
+    /// Ours.
+    Podmotion,
+}
+
+impl Runtime {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Runc, Self::Podmotion];
+
+    /// containerd's name for it.
+    pub fn runtime_type(self) -> &'static str {
+        match self {
+            Self::Runc => "io.containerd.runc.v2",
+            Self::Podmotion => "io.containerd.podmotion.v1",
+        }
+    }
+
+    /// The CRI runtime handler.
+    pub fn handler(self) -> &'static str {
+        match self {
+            Self::Runc => "runc",
+            Self::Podmotion => "podmotion",
+        }
+    }
+
+    /// The shim's file name.
+    pub fn shim(self) -> &'static str {
+        match self {
+            Self::Runc => "containerd-shim-runc-v2",
+            Self::Podmotion => "containerd-shim-podmotion-v1",
+        }
+    }
+}
+
+impl fmt::Display for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.handler())
+    }
+}
+
+/// Where the programs of one pair of versions lie.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    cache: PathBuf,
+    dist: PathBuf,
+    versions: Versions,
+}
+
+impl Tools {
+    /// The cache is `$PODMOTION_CACHE`, or `~/.cache/podmotion`; our own binaries are in `$PODMOTION_BIN`,
+    /// or `target/dist` of the checkout.
+    pub fn new(versions: Versions) -> Result<Self> {
+        let cache = match env::var_os("PODMOTION_CACHE") {
+            Some(path) => PathBuf::from(path),
+            None => env::home_dir()
+                .context("find the home directory, where the cache is; PODMOTION_CACHE is not set")?
+                .join(".cache/podmotion"),
+        };
+        let dist = env::var_os("PODMOTION_BIN").map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/dist"),
+            PathBuf::from,
+        );
+        Ok(Self {
+            cache,
+            dist,
+            versions,
+        })
+    }
+
+    /// A file below the cache; it must exist.
+    pub fn cached(&self, path: impl AsRef<Path>) -> Result<PathBuf> {
+        let path = self.cache.join(path);
+        ensure!(
+            path.exists(),
+            "{} is missing: run `cargo xtask setup`",
+            path.display()
+        );
+        Ok(path)
+    }
+
+    /// The daemon.
+    pub fn containerd(&self) -> Result<PathBuf> {
+        self.cached(format!("{}/bin/containerd", self.versions.containerd))
+    }
+
+    /// Its command line client.
+    pub fn ctr(&self) -> Result<PathBuf> {
+        self.cached(format!("{}/bin/ctr", self.versions.containerd))
+    }
+
+    /// The runc that both runtimes are told to use.
+    pub fn runc(&self) -> Result<PathBuf> {
+        self.cached(format!("{}/bin/runc", self.versions.runc))
+    }
+
+    /// Network plugins.
+    pub fn cni(&self) -> Result<PathBuf> {
+        for plugin in ["bridge", "host-local", "loopback"] {
+            self.cached(format!("cni/{plugin}"))?;
+        }
+        self.cached("cni")
+    }
+
+    /// A runtime's shim; it must exist.
+    pub fn shim(&self, runtime: Runtime) -> Result<PathBuf> {
+        match runtime {
+            Runtime::Runc => self.cached(format!(
+                "{}/bin/{}",
+                self.versions.containerd,
+                runtime.shim()
+            )),
+            Runtime::Podmotion => {
+                let path = self.dist.join(runtime.shim());
+                ensure!(
+                    path.exists(),
+                    "{} is missing: build the binaries or set PODMOTION_BIN",
+                    path.display()
+                );
+                Ok(path)
+            }
+        }
+    }
+
+    /// `PATH` of the daemon: it finds the shims there.
+    pub(crate) fn path(&self) -> String {
+        format!(
+            "{}:{cache}/{}/bin:{cache}/{}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            self.dist.display(),
+            self.versions.containerd,
+            self.versions.runc,
+            cache = self.cache.display(),
+        )
+    }
+}

@@ -1,0 +1,64 @@
+//! Tests against the real containerd, as root. `--list` names them all.
+//!
+//! A test that cannot run fails; only what `skips` lists, with its reason, is left out.
+
+#![forbid(unsafe_code)]
+
+mod plain;
+mod pool;
+mod skips;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+use podmotion_integration_tests::{Machine, Node, Runtime, Versions};
+
+/// A test's body. The runtime is the one to give to [`podmotion_integration_tests::App::runtime`].
+type Body = fn(&Node, Runtime) -> Result<()>;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode> {
+    let mut arguments = Arguments::from_args();
+    let trials = plain::trials();
+    if arguments.list {
+        return Ok(libtest_mimic::run(&arguments, trials).exit_code());
+    }
+    // Two cores: tests beside each other would only time each other out.
+    arguments.test_threads.get_or_insert(1);
+    let machine = Machine::enter().context("prepare the machine")?;
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    pool::stop_all();
+    machine.leave().context("clean the machine up")?;
+    Ok(conclusion.exit_code())
+}
+
+/// A test of one body on one runtime with one pair of versions. The pair's node is shared.
+fn trial(name: &str, body: Body, runtime: Runtime, versions: Versions) -> Trial {
+    let full = format!("{name}[{runtime},{versions}]");
+    let skipped = skips::reason(&full);
+    let trial = Trial::test(full, move || {
+        let node = pool::node(versions).map_err(to_failure)?;
+        body(&node, runtime).map_err(|error| {
+            let log = node.log_tail();
+            Failed::from(format!("{error:#}\n\nThe end of the log:\n{log}"))
+        })
+    });
+    match skipped {
+        Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
+        None => trial,
+    }
+}
+
+fn to_failure(error: anyhow::Error) -> Failed {
+    Failed::from(format!("{error:#}"))
+}

@@ -1,0 +1,64 @@
+//! Control groups: freezing, figures, limits.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail, ensure};
+use podmotion_integration_tests::{App, Container, Node, Runtime, State};
+
+pub(super) fn pause_resume(node: &Node, runtime: Runtime) -> Result<()> {
+    let container =
+        node.run(App::sh("while :; do echo tick; sleep 0.01; done").runtime(runtime))?;
+    container.stdout()?.wait_for("tick")?;
+    container.pause()?;
+    ensure!(container.state()? == State::Paused);
+    node.events().wait_for(container.id(), "/tasks/paused")?;
+    container.resume()?;
+    ensure!(container.state()? == State::Running);
+    node.events().wait_for(container.id(), "/tasks/resumed")?;
+    let so_far = container.stdout()?.bytes().len();
+    container.stdout()?.wait_for_bytes(so_far + 50)
+}
+
+pub(super) fn metrics(node: &Node, runtime: Runtime) -> Result<()> {
+    let container = node.run(App::sh("echo ready; sleep 1000").runtime(runtime))?;
+    container.stdout()?.wait_for("ready")?;
+    let (url, bytes) = container.metrics()?;
+    ensure!(
+        url.starts_with("io.containerd.cgroups.v"),
+        "metrics are of type {url}"
+    );
+    ensure!(bytes.len() > 100, "only {} bytes of metrics", bytes.len());
+    Ok(())
+}
+
+pub(super) fn update_memory_limit(node: &Node, runtime: Runtime) -> Result<()> {
+    let container = node.run(
+        App::sh("sleep 1000")
+            .memory_limit(64 << 20)
+            .runtime(runtime),
+    )?;
+    ensure!(memory_limit(&container)? == 64 << 20);
+    container.update_memory(96 << 20)?;
+    ensure!(memory_limit(&container)? == 96 << 20);
+    Ok(())
+}
+
+fn memory_limit(container: &Container) -> Result<u64> {
+    let group = container.cgroup()?;
+    for path in [
+        format!("/sys/fs/cgroup/memory{group}/memory.limit_in_bytes"),
+        format!("/sys/fs/cgroup{group}/memory.max"),
+    ] {
+        if let Ok(text) = fs::read_to_string(&path) {
+            return text.trim().parse().with_context(|| format!("read {path}"));
+        }
+    }
+    bail!("no memory limit of {group}")
+}
+
+pub(super) fn oom_event(node: &Node, runtime: Runtime) -> Result<()> {
+    let app = App::sh("echo ready; tail -c 200m /dev/zero | cat > /dev/null; sleep 1000");
+    let container = node.run(app.memory_limit(16 << 20).runtime(runtime))?;
+    node.events().wait_for(container.id(), "/tasks/oom")?;
+    Ok(())
+}
