@@ -1,3 +1,46 @@
-//! containerd-shim-podmotion-v1.
+//! `containerd-shim-podmotion-v1`: runs a pod's containers for containerd.
 
-fn main() {}
+mod bootstrap;
+mod cgroup;
+mod container;
+mod events;
+mod oom;
+mod reaper;
+mod runtime;
+mod service;
+mod stdio;
+mod sys;
+mod task_events;
+mod timestamp;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use containerd_shim::Flags;
+use containerd_shim_protos::protobuf::Message as _;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}: {error:#}", bootstrap::RUNTIME);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let flags: Flags = containerd_shim::parse(&arguments).context("read the command line")?;
+    if flags.version {
+        return bootstrap::answer(concat!(env!("CARGO_PKG_VERSION"), "\n").as_bytes());
+    }
+    if flags.info {
+        return bootstrap::answer(&bootstrap::info()?);
+    }
+    match flags.action.as_str() {
+        "start" => bootstrap::answer(bootstrap::start(&flags)?.as_bytes()),
+        "delete" => bootstrap::answer(&bootstrap::delete(&flags)?.write_to_bytes()?),
+        _ => bootstrap::serve(&flags),
+    }
+}

@@ -1,0 +1,203 @@
+//! The shim's few calls that need `unsafe`, behind safe functions.
+
+use std::io;
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// First descriptor handed to a child beyond its standard streams.
+pub const FIRST_PASSED_FD: RawFd = 3;
+
+/// Has the kernel kill the command's process when the calling *thread* ends.
+pub fn die_with_parent(command: &mut Command) {
+    // SAFETY: the closure runs between fork and exec and makes one async-signal-safe system call;
+    // it allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(|| {
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+                .map_err(io::Error::from)
+        });
+    }
+}
+
+/// Gives `fds` to the command's process as descriptors 3, 4, 5 and so on.
+///
+/// # Errors
+/// Fails when a descriptor cannot be duplicated.
+pub fn pass_fds(command: &mut Command, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let first_free = FIRST_PASSED_FD + RawFd::try_from(fds.len()).map_err(io::Error::other)?;
+    // Sources above every target, so that no dup2 below overwrites one still needed.
+    let mut sources = Vec::with_capacity(fds.len());
+    for fd in fds {
+        let raw = fcntl(*fd, FcntlArg::F_DUPFD_CLOEXEC(first_free))?;
+        // SAFETY: fcntl returned a new descriptor that nothing else owns.
+        sources.push(unsafe { OwnedFd::from_raw_fd(raw) });
+    }
+    // The standard library reports a failed exec over a pipe that takes the lowest free numbers:
+    // the targets must not be free, or dup2 would replace that pipe.
+    let mut placeholders = Vec::new();
+    loop {
+        let placeholder: OwnedFd = std::fs::File::open("/dev/null")?.into();
+        if placeholder.as_raw_fd() >= first_free {
+            break;
+        }
+        placeholders.push(placeholder);
+    }
+    // SAFETY: the closure runs between fork and exec and only makes dup2 calls on descriptors that
+    // it owns; it allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(move || {
+            let _keep = &placeholders;
+            for (target, source) in (FIRST_PASSED_FD..).zip(&sources) {
+                if libc::dup2(source.as_raw_fd(), target) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+    Ok(())
+}
+
+/// Takes over the listening socket that the starting shim passed as descriptor 3.
+///
+/// # Errors
+/// Fails when descriptor 3 is not open. Must be called once, before anything else opens files.
+pub fn adopt_listener() -> io::Result<UnixListener> {
+    // SAFETY: only borrowed for the check whether it is open.
+    let fd = unsafe { BorrowedFd::borrow_raw(FIRST_PASSED_FD) };
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    // SAFETY: the descriptor is open and, by this function's contract, nobody else owns it.
+    Ok(unsafe { UnixListener::from_raw_fd(FIRST_PASSED_FD) })
+}
+
+/// Receives the one descriptor that a peer sends over a unix socket.
+///
+/// # Errors
+/// `WouldBlock` on a non-blocking socket without a message; `UnexpectedEof` when the message
+/// carries no descriptor.
+pub fn receive_fd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut name = [0_u8; 4096];
+    let mut buffers = [IoSliceMut::new(&mut name)];
+    let mut control = nix::cmsg_space!([RawFd; 1]);
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut buffers,
+        Some(&mut control),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    let mut received = None;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control {
+            for fd in fds {
+                // SAFETY: the kernel installed this descriptor for this message only.
+                received = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+    }
+    received.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+mod ioctl {
+    nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, libc::winsize);
+    nix::ioctl_read_bad!(bytes_readable, libc::FIONREAD, libc::c_int);
+    nix::ioctl_write_int_bad!(open_peer, libc::TIOCGPTPEER);
+}
+
+/// Signals a process by the signal's number, which may be a real-time one.
+///
+/// # Errors
+/// The error of the system call.
+pub fn kill(pid: libc::pid_t, signal: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: kill takes integers and touches no memory of this process.
+    Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// Sets the size of the terminal behind a pseudo-terminal master.
+///
+/// # Errors
+/// The error of the ioctl.
+pub fn set_window_size(master: BorrowedFd<'_>, rows: u16, columns: u16) -> io::Result<()> {
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the descriptor is open for the call and the kernel only reads the struct.
+    unsafe { ioctl::set_window_size(master.as_raw_fd(), &raw const size) }?;
+    Ok(())
+}
+
+/// Opens the other side of a pseudo-terminal master, without making it the controlling terminal.
+///
+/// # Errors
+/// The error of the ioctl.
+pub fn open_terminal_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    // SAFETY: the descriptor is open for the call; the argument is an integer.
+    let fd = unsafe { ioctl::open_peer(master.as_raw_fd(), flags.bits()) }?;
+    // SAFETY: TIOCGPTPEER returned a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// How many bytes can be read from a pipe now.
+///
+/// # Errors
+/// The error of the ioctl.
+pub fn bytes_readable(pipe: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the descriptor is open for the call and the kernel writes one int.
+    unsafe { ioctl::bytes_readable(pipe.as_raw_fd(), &raw mut count) }?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Sets `O_NONBLOCK` on a file description; every holder of it is affected.
+///
+/// # Errors
+/// The error of fcntl.
+pub fn set_nonblocking(fd: impl AsFd) -> Result<(), Errno> {
+    let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+    fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Registers a descriptor with the event loop. Its description must be non-blocking.
+///
+/// # Errors
+/// Fails for what cannot be polled. Panics outside a tokio runtime.
+pub fn event_source(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd keeps one and the same descriptor open until it is dropped, and the
+    // AsyncFd, which only lends it out, deregisters it before that.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+}
+
+/// Keeps the allocator to one heap: a shim lives as long as its pod and does next to nothing.
+#[cfg(target_env = "gnu")]
+pub fn use_one_heap() {
+    // SAFETY: mallopt takes integers and is called before there is a second thread.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// Keeps the allocator to one heap: a shim lives as long as its pod and does next to nothing.
+#[cfg(not(target_env = "gnu"))]
+pub fn use_one_heap() {}
+
+/// Gives unused heap back to the system.
+#[cfg(target_env = "gnu")]
+pub fn trim_heap() {
+    // SAFETY: malloc_trim only touches the allocator's own free memory and takes its locks.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Gives unused heap back to the system.
+#[cfg(not(target_env = "gnu"))]
+pub fn trim_heap() {}
