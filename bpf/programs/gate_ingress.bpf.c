@@ -135,7 +135,7 @@ static __always_inline int hold(__u32 tap, struct counters *count)
 	return bpf_redirect(tap, 0);
 }
 
-SEC("tc")
+SEC("classifier")
 int gate_ingress(struct __sk_buff *ctx)
 {
 	__u64 cookie = netns_cookie(ctx);

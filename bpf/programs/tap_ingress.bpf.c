@@ -4,10 +4,12 @@
  */
 #include "gate.bpf.h"
 
+#include <linux/if_packet.h>
+
 GATE_MAP(netns, __u64, struct netns_value, 16384);
 GATE_MAP(counters, __u64, struct counters, 16384);
 
-SEC("tc")
+SEC("classifier")
 int tap_ingress(struct __sk_buff *ctx)
 {
 	__u64 cookie = netns_cookie(ctx);
@@ -26,8 +28,11 @@ int tap_ingress(struct __sk_buff *ctx)
 	 * as the sender's own were: without one the kernel checks a frame from lo like one from outside
 	 * and drops it, for its source is an address of this host.
 	 */
-	if (!(macs[0] | macs[1] | macs[2]))
+	if (!(macs[0] | macs[1] | macs[2])) {
+		/* Marked as for another host: it is not the tap's address. lo does not look again. */
+		bpf_skb_change_type(ctx, PACKET_HOST);
 		return bpf_redirect_neigh(LOOPBACK_IFINDEX, 0, 0, 0);
+	}
 	if (!netns_entry->eth_ifindex)
 		return GATE_DROP;
 	return bpf_redirect(netns_entry->eth_ifindex, BPF_F_INGRESS);

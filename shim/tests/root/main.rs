@@ -1,1 +1,63 @@
-fn main() {}
+//! The gate, in network namespaces made for it. Needs root.
+
+// Its unit tests are compiled in, but this harness does not run them.
+#[allow(dead_code, unused_imports)]
+#[path = "../../src/gate/mod.rs"]
+mod gate;
+
+mod books;
+mod hold;
+mod rig;
+
+use libtest_mimic::{Arguments, Trial};
+
+macro_rules! trials {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        vec![$(Trial::test(
+            concat!("gate::", stringify!($module), "::", stringify!($name)),
+            || { $module::$name(); Ok(()) },
+        )),*]
+    };
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    if !nix::unistd::geteuid().is_root() {
+        if std::env::var_os("PODMOTION_SKIP_ROOT").is_some_and(|value| value == "1") {
+            return;
+        }
+        eprintln!("these tests need root; PODMOTION_SKIP_ROOT=1 skips them");
+        std::process::exit(1);
+    }
+    let trials = trials![
+        hold::connection_over_ipv4,
+        hold::connection_over_ipv6,
+        hold::connection_over_ipv4_loopback,
+        hold::connection_over_ipv6_loopback,
+        hold::connection_from_the_pod_to_its_own_address,
+        hold::connection_with_clsact,
+        hold::two_hundred_clients_at_once,
+        hold::data_on_an_established_connection_is_delivered_once,
+        hold::connection_without_a_socket_is_not_reset,
+        hold::end_of_an_established_connection_wakes,
+        hold::bare_acknowledgement_is_dropped_and_wakes_nobody,
+        hold::datagram_is_held_and_delivered,
+        hold::datagram_in_fragments_is_delivered_whole,
+        hold::large_segments_are_delivered,
+        hold::other_ports_are_not_affected,
+        hold::containers_of_a_pod_wake_one_by_one,
+        hold::frames_beyond_the_limit_are_counted,
+        hold::no_packet_is_lost_between_hold_and_release,
+        books::activity_is_what_uses_the_container,
+        books::activity_of_connections_that_the_pod_opened,
+        books::ports_are_replaced_and_kept_apart,
+        books::closing_takes_everything_back,
+        books::dropping_takes_everything_back,
+        books::a_second_gate_is_refused_and_a_dead_ones_entries_removed,
+        books::sockets_are_listed_with_what_waits,
+    ];
+    if !arguments.list {
+        rig::prepare();
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}

@@ -1,0 +1,184 @@
+//! What the gate notes, and that it takes everything back.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use podmotion_bpf::Method;
+
+use crate::gate::{self, Flow, Gate, GateError, sockets};
+use crate::rig::{A, B, LIMITS, Net, PORT, address, assert_clean, maps, pins, wait_wanted};
+
+fn now() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().into()
+}
+
+pub fn activity_is_what_uses_the_container() {
+    let net = Net::new();
+    let gate = net.gate();
+    let server = address("10.9.0.1", PORT);
+    assert_eq!(gate.last_activity(A).unwrap(), None);
+    let listener = net.pod.run(|| TcpListener::bind(server).unwrap());
+    let before = now();
+    let mut client = net.connect(false, server);
+    let connected = gate.last_activity(A).unwrap().unwrap();
+    assert!(connected >= before && connected <= now());
+    let (mut accepted, _) = listener.accept().unwrap();
+    // The client acknowledges this, and nothing else.
+    accepted.write_all(b"x").unwrap();
+    std::io::Read::read_exact(&mut client, &mut [0]).unwrap();
+    assert_eq!(gate.last_activity(A).unwrap(), Some(connected));
+    client.write_all(b"y").unwrap();
+    std::io::Read::read_exact(&mut accepted, &mut [0]).unwrap();
+    let payload = gate.last_activity(A).unwrap().unwrap();
+    assert!(payload > connected);
+    let datagram = net.udp(false, "0.0.0.0:0");
+    let receiver = net.udp(true, &server.to_string());
+    datagram.send_to(b"z", server).unwrap();
+    receiver.recv(&mut [0]).unwrap();
+    assert!(gate.last_activity(A).unwrap().unwrap() > payload);
+    assert_eq!(gate.last_other_activity().unwrap(), None);
+    assert_eq!(gate.last_activity(B).unwrap(), None);
+}
+
+pub fn activity_of_connections_that_the_pod_opened() {
+    let net = Net::new();
+    let gate = net.gate();
+    let server = address("10.9.0.2", 5432);
+    let listener = net.client.run(|| TcpListener::bind(server).unwrap());
+    let client = net.pod.run(|| TcpStream::connect(server).unwrap());
+    let (mut accepted, _) = listener.accept().unwrap();
+    accepted.write_all(b"row").unwrap();
+    client.peek(&mut [0]).unwrap();
+    assert!(gate.last_other_activity().unwrap().unwrap() <= now());
+    assert_eq!(gate.last_activity(A).unwrap(), None);
+}
+
+pub fn ports_are_replaced_and_kept_apart() {
+    let net = Net::new();
+    let mut gate = net.gate();
+    let taken = gate.set_ports(B, &BTreeSet::from([1, PORT]));
+    assert!(
+        matches!(
+            taken,
+            Err(GateError::PortTaken {
+                port: PORT,
+                owner: A
+            })
+        ),
+        "{taken:?}"
+    );
+    gate.set_ports(A, &BTreeSet::from([9090])).unwrap();
+    gate.set_ports(B, &BTreeSet::from([PORT])).unwrap();
+    gate.hold(B, &[]).unwrap();
+    let client = net.udp(false, "0.0.0.0:0");
+    client.send_to(b"x", address("10.9.0.1", PORT)).unwrap();
+    wait_wanted(&mut gate, B);
+    assert_eq!(gate.remove(B).unwrap().frames, 1);
+    assert!(gate.tap_fd().is_none());
+    assert_eq!(
+        maps()
+            .ports
+            .keys()
+            .unwrap()
+            .iter()
+            .filter(|k| k.netns() == gate.cookie())
+            .count(),
+        2
+    );
+}
+
+fn takes_everything_back(method: Option<Method>, close: impl FnOnce(Gate)) {
+    let net = Net::new();
+    let mut gate = net.gate_with(LIMITS, method);
+    let cookie = gate.cookie();
+    let flow = Flow::new(address("10.9.0.1", PORT), address("10.9.0.2", 40000));
+    gate.hold(A, &[flow]).unwrap();
+    let tap = gate.tap_fd();
+    assert!(net.pod.output("ip -o link").contains("podmotion0"));
+    assert_eq!(net.pod.output("ip -o -6 addr show dev podmotion0"), "");
+    close(gate);
+    assert_clean(&net, cookie);
+    drop(tap);
+}
+
+pub fn closing_takes_everything_back() {
+    takes_everything_back(None, |gate| gate.close().unwrap());
+    takes_everything_back(Some(Method::Clsact), |gate| gate.close().unwrap());
+}
+
+pub fn dropping_takes_everything_back() {
+    takes_everything_back(None, drop);
+    takes_everything_back(Some(Method::Clsact), drop);
+}
+
+pub fn a_second_gate_is_refused_and_a_dead_ones_entries_removed() {
+    let net = Net::new();
+    let mut gate = net.gate();
+    let cookie = gate.cookie();
+    let second = Gate::open(net.pod.fd(), pins(), LIMITS);
+    assert!(matches!(second.err(), Some(GateError::InUse)));
+    let flow = Flow::new(address("10.9.0.1", PORT), address("10.9.0.2", 40000));
+    gate.hold(A, &[flow]).unwrap();
+    let entries = maps().ports.keys().unwrap();
+    gate.close().unwrap();
+    // As after a kill: entries, but no links.
+    for key in &entries {
+        let value = podmotion_bpf::PortValue::new(1, podmotion_bpf::Mode::Hold);
+        maps().ports.insert(key, &value).unwrap();
+    }
+    maps().netns.insert(&cookie, &Default::default()).unwrap();
+    let gate = Gate::open(net.pod.fd(), pins(), LIMITS).unwrap();
+    assert!(
+        !maps()
+            .ports
+            .keys()
+            .unwrap()
+            .iter()
+            .any(|k| k.netns() == cookie)
+    );
+    gate.close().unwrap();
+    maps().netns.insert(&cookie, &Default::default()).unwrap();
+    gate::purge(pins(), cookie).unwrap();
+    assert_clean(&net, cookie);
+}
+
+pub fn sockets_are_listed_with_what_waits() {
+    let net = Net::new();
+    let gate = net.gate();
+    let server = address("10.9.0.1", PORT);
+    let own = || sockets::inodes(&[std::process::id().cast_signed()]).unwrap();
+    let list = || gate.sockets(&own()).unwrap();
+    assert_eq!(list(), sockets::Sockets::default());
+    let listener = net.pod.run(|| TcpListener::bind(server).unwrap());
+    let listener6 = net
+        .pod
+        .run(|| TcpListener::bind(address("::", 9090)).unwrap());
+    let _udp = net.udp(true, "0.0.0.0:53");
+    let found = list();
+    assert_eq!(found.ports(), BTreeSet::from([53, PORT, 9090]));
+    assert_eq!((found.pending, found.flows.len()), (0, 0));
+    // Connected, not accepted.
+    let _client = net.connect(false, server);
+    let mapped = net.connect(false, address("10.9.0.1", 9090));
+    let found = list();
+    assert_eq!(found.pending, 2, "{found:?}");
+    assert_eq!(found.flows, []);
+    let (_accepted, peer) = listener.accept().unwrap();
+    let (_accepted6, _) = listener6.accept().unwrap();
+    let found = list();
+    assert_eq!(found.pending, 0);
+    let flows: BTreeSet<_> = found.flows.into_iter().collect();
+    let expected = [
+        Flow::new(server, peer),
+        Flow::new(address("10.9.0.1", 9090), mapped.local_addr().unwrap()),
+    ];
+    assert_eq!(flows, BTreeSet::from(expected));
+    // Somebody else's are not the container's.
+    assert_eq!(
+        gate.sockets(&BTreeSet::new()).unwrap(),
+        sockets::Sockets::default()
+    );
+}
