@@ -24,6 +24,9 @@ const FOLDERS: &[&str] = &[
     "/var/lib/cni",
 ];
 
+/// How long a runtime may take to clean up after its last answer.
+const CLEANUP: Duration = Duration::from_secs(10);
+
 /// Everything of this run on the machine: processes, mounts, control groups, network namespaces with their
 /// links and queueing disciplines, and files in the folders that runtimes use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,9 +43,7 @@ impl Census {
         for process in own_processes()? {
             census.add(format!("process {} {}", process.pid, process.command));
         }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
-        for line in mounts.lines() {
-            let point = line.split(' ').nth(4).unwrap_or_default();
+        for point in machine.new_mounts()? {
             census.add(format!("mount {point}"));
         }
         for directory in cgroup::directories(machine.name())? {
@@ -78,16 +79,25 @@ impl Census {
 
     /// Waits until things are as they were in `before`, or says in what they differ. Runtimes clean up
     /// after they have answered, in many places, and have no event for the last one: so this counts again
-    /// and again.
-    pub fn wait_as_before(before: &Self, patience: Duration) -> Result<()> {
-        let deadline = Instant::now() + patience;
+    /// and again, for ten seconds.
+    pub fn wait_as_before(before: &Self) -> Result<()> {
+        Self::wait_as_before_but(before, &[])
+    }
+
+    /// The same, without regard to things whose line starts with one of `except`, for example
+    /// `file /run/x`.
+    pub fn wait_as_before_but(before: &Self, except: &[&str]) -> Result<()> {
+        let deadline = Instant::now() + CLEANUP;
         loop {
-            let difference = Self::take()?.since(before);
+            let mut difference = Self::take()?.since(before);
+            for things in [&mut difference.more, &mut difference.fewer] {
+                things.retain(|thing, _| !except.iter().any(|start| thing.starts_with(start)));
+            }
             if difference.is_empty() {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!("after {patience:?} things are not as before:\n{difference}");
+                bail!("after {CLEANUP:?} things are not as before:\n{difference}");
             }
             thread::sleep(Duration::from_millis(20));
         }

@@ -57,7 +57,7 @@ impl EventLog {
             let request = Api::request(
                 NAMESPACE,
                 events::SubscribeRequest {
-                    filters: vec!["topic~=^/tasks/".into(), "topic==/containers/create".into()],
+                    filters: vec![r#"topic~="^/(tasks|containers)/""#.into()],
                 },
             );
             let mut client = events::events_client::EventsClient::new(channel);

@@ -4,6 +4,7 @@
 //! `podmotion-test-<pid>` is changed on the host, and both are gone after [`Machine::leave`]. A run that was
 //! killed is swept up by the next one.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,6 +26,8 @@ static MACHINE: OnceLock<Machine> = OnceLock::new();
 pub struct Machine {
     name: String,
     work: PathBuf,
+    /// Mount points there were at first. The host's can still go, so they are no concern of a test.
+    mounts: BTreeSet<String>,
 }
 
 impl Machine {
@@ -47,6 +50,7 @@ impl Machine {
         let machine = Self {
             name: format!("{PREFIX}{pid}"),
             work: Path::new(BASE).join(pid.to_string()),
+            mounts: mount_points()?.into_iter().collect(),
         };
         create(&machine.work)?;
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
@@ -105,6 +109,13 @@ impl Machine {
         &self.work
     }
 
+    /// Mount points that have come since the machine was entered, its own included.
+    pub(crate) fn new_mounts(&self) -> Result<Vec<String>> {
+        let mut points = mount_points()?;
+        points.retain(|point| !self.mounts.contains(point));
+        Ok(points)
+    }
+
     /// Kills what still runs and removes folders, mounts and control groups. To be called last in `main`.
     pub fn leave(&self) -> Result<()> {
         clean(&self.name, &self.work)
@@ -140,6 +151,12 @@ impl Machine {
         run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
         create(Path::new("/run/netns"))
     }
+}
+
+fn mount_points() -> Result<Vec<String>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    Ok(points.map(str::to_owned).collect())
 }
 
 fn create(path: &Path) -> Result<()> {
