@@ -34,7 +34,7 @@ const REST: &[(&str, Body)] = &[
     ("plain::log_file", stdio::log_file),
     ("plain::terminal_resize", stdio::terminal_resize),
     (
-        "plain::stdout_closed_by_daemon",
+        "plain::output_of_a_background_process",
         stdio::output_of_a_background_process,
     ),
     ("plain::oom_event", resources::oom_event),
@@ -46,7 +46,13 @@ const REST: &[(&str, Body)] = &[
 /// Tests that run both runtimes and compare.
 const SAME: &[(&str, Body)] = &[
     ("plain::same_events", same::events),
-    ("plain::same_error_texts", same::error_texts),
+    (
+        "plain::same_container_error_texts",
+        same::container_error_texts,
+    ),
+    ("plain::same_stopped_error_texts", same::stopped_error_texts),
+    ("plain::same_exec_error_texts", same::exec_error_texts),
+    ("plain::same_start_error_texts", same::start_error_texts),
     ("plain::same_metrics_type", same::metrics_type),
 ];
 

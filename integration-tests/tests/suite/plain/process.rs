@@ -23,6 +23,8 @@ pub(super) fn exit_code(node: &Node, runtime: Runtime) -> Result<()> {
 
 pub(super) fn exec_exit_code(node: &Node, runtime: Runtime) -> Result<()> {
     let container = node.run(App::sh("sleep 1000").runtime(runtime))?;
+    let shim = node.shim_of(container.id())?;
+    ensure!(shim.is(runtime.shim()), "served by {shim:?}");
     for code in [0, 3, 254] {
         let exec = Exec::sh(&format!("echo from exec; echo error >&2; exit {code}"));
         let mut process = container.exec(&exec)?;
