@@ -35,6 +35,7 @@ use crate::runtime::options::Options;
 use crate::runtime::spec::Spec;
 use crate::runtime::{self, Runtime};
 use crate::service::TaskService;
+use crate::sleep::Node;
 use crate::{sys, timestamp};
 
 /// The shim's runtime type.
@@ -56,6 +57,8 @@ const OOM_SCORE_ADJ_MAX: i32 = 1000;
 /// # Errors
 /// Fails when the bundle cannot be read or no server can be started.
 pub fn start(flags: &Flags) -> Result<String> {
+    // Here an error reaches whoever creates the container.
+    Node::load()?;
     let spec = Spec::read(Path::new("."))?;
     let group = GROUPING
         .iter()
@@ -273,6 +276,7 @@ async fn serve_tasks(flags: &Flags, listener: UnixListener) -> Result<()> {
         namespace: flags.namespace.clone(),
         reaper: Reaper::start().context("watch for ended processes")?,
         events: events.clone(),
+        node: Arc::new(Node::load()?),
     };
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;

@@ -4,10 +4,12 @@ mod bootstrap;
 mod cgroup;
 mod container;
 mod events;
+mod gate;
 mod oom;
 mod reaper;
 mod runtime;
 mod service;
+mod sleep;
 mod stdio;
 mod sys;
 mod task_events;
@@ -18,6 +20,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use containerd_shim::Flags;
 use containerd_shim_protos::protobuf::Message as _;
+use sleep::placeholder;
 
 fn main() -> ExitCode {
     match run() {
@@ -31,6 +34,12 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if arguments
+        .first()
+        .is_some_and(|first| first == placeholder::ARGUMENT)
+    {
+        placeholder::wait();
+    }
     let flags: Flags = containerd_shim::parse(&arguments).context("read the command line")?;
     if flags.version {
         return bootstrap::answer(concat!(env!("CARGO_PKG_VERSION"), "\n").as_bytes());

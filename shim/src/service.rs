@@ -91,6 +91,7 @@ fn status(error: ContainerError) -> ttrpc::Error {
         Kind::NotFound => Code::NOT_FOUND,
         Kind::AlreadyExists => Code::ALREADY_EXISTS,
         Kind::FailedPrecondition => Code::FAILED_PRECONDITION,
+        Kind::InvalidArgument => Code::INVALID_ARGUMENT,
         Kind::Unknown => Code::UNKNOWN,
     };
     ttrpc::Error::RpcStatus(ttrpc::get_status(code, error.to_string()))

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -177,6 +178,18 @@ pub fn set_nonblocking(fd: impl AsFd) -> Result<(), Errno> {
 pub fn event_source(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd keeps one and the same descriptor open until it is dropped, and the
     // AsyncFd, which only lends it out, deregisters it before that.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+}
+
+/// As [`event_source`], for a descriptor that others use too.
+///
+/// # Errors
+/// Fails for what cannot be polled. Panics outside a tokio runtime.
+pub fn shared_event_source(
+    fd: Arc<OwnedFd>,
+    interest: Interest,
+) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: as above; nobody can take the descriptor out of an Arc that the AsyncFd shares.
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 

@@ -4,11 +4,12 @@ mod files;
 mod stats_v1;
 mod stats_v2;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{self, Message};
@@ -106,6 +107,41 @@ impl Cgroup {
         match self {
             Self::V1(folders) => folders.get(controller).map(PathBuf::as_path),
             Self::V2(folder) => Some(folder),
+        }
+    }
+
+    /// The folders in all hierarchies, each once.
+    #[must_use]
+    pub fn folders(&self) -> Vec<PathBuf> {
+        match self {
+            Self::V1(folders) => {
+                let different: BTreeSet<_> = folders.values().cloned().collect();
+                different.into_iter().collect()
+            }
+            Self::V2(folder) => vec![folder.clone()],
+        }
+    }
+
+    /// CPU time used in all; none where the kernel does not count it.
+    #[must_use]
+    pub fn cpu_time(&self) -> Option<Duration> {
+        match self {
+            Self::V1(_) => {
+                let file = self.folder("cpuacct")?.join("cpuacct.usage");
+                fs::read_to_string(file)
+                    .ok()?
+                    .trim()
+                    .parse()
+                    .ok()
+                    .map(Duration::from_nanos)
+            }
+            Self::V2(folder) => {
+                let stat = fs::read_to_string(folder.join("cpu.stat")).ok()?;
+                let usage = stat
+                    .lines()
+                    .find_map(|line| line.strip_prefix("usage_usec "))?;
+                usage.trim().parse().ok().map(Duration::from_micros)
+            }
         }
     }
 

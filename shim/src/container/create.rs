@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use containerd_shim::mount;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use log::warn;
+use podmotion_model::settings::Settings;
 use tokio::sync::{mpsc, oneshot};
 
-use super::driver::{Driver, Parts};
+use super::driver::{Driver, Parts, identity};
 use super::process::Process;
 use super::{Container, ContainerError, Shared};
 use crate::cgroup::Cgroup;
@@ -60,6 +61,8 @@ pub async fn create(
         .as_ref()
         .map_or_else(|| Ok(Options::default()), Options::from_any)?;
     let spec = Spec::read(&new.bundle)?;
+    let name = identity(&new.id, &shared.namespace, &spec).name;
+    let settings = Settings::resolve(&spec.annotations, &name, &shared.node.config)?;
     options.store(&new.bundle)?;
     let rootfs = (!new.rootfs.is_empty()).then(|| new.bundle.join("rootfs"));
     if let Some(rootfs) = &rootfs {
@@ -95,6 +98,7 @@ pub async fn create(
         rootfs,
         runtime,
         cgroup,
+        settings,
         init,
         exit,
     };

@@ -13,10 +13,17 @@
 //!   are killed where the kernel does not do it, and waited for.
 //! - Every event is sent before the command that caused it is answered.
 
+mod asleep;
+
+pub use asleep::identity;
+
 use std::collections::HashMap;
+
+use std::path::PathBuf;
 
 use log::warn;
 use nix::errno::Errno;
+use podmotion_model::settings::Settings;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -29,6 +36,7 @@ use crate::reaper::Exit;
 use crate::runtime::options::Options;
 use crate::runtime::spec::Spec;
 use crate::runtime::{Runtime, RuntimeError};
+use crate::sleep::Sleeper;
 use crate::stdio::{Owner, Prepared, ProcessIo};
 use crate::{oom, sys, task_events};
 
@@ -63,9 +71,10 @@ pub struct Parts {
     pub new: NewContainer,
     pub spec: Spec,
     pub options: Options,
-    pub rootfs: Option<std::path::PathBuf>,
+    pub rootfs: Option<PathBuf>,
     pub runtime: Runtime,
     pub cgroup: Option<Cgroup>,
+    pub settings: Settings,
     pub init: Process,
     pub exit: oneshot::Receiver<Exit>,
 }
@@ -75,7 +84,7 @@ pub struct Driver {
     id: String,
     spec: Spec,
     options: Options,
-    rootfs: Option<std::path::PathBuf>,
+    rootfs: Option<PathBuf>,
     runtime: Runtime,
     shared: Shared,
     init: Process,
@@ -88,6 +97,12 @@ pub struct Driver {
     commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
     notify: mpsc::UnboundedSender<Notice>,
+    /// Looks after the container's sleep.
+    sleeper: Sleeper,
+    /// Commands that wait for the container to be awake.
+    waiting: Vec<Command>,
+    bundle: PathBuf,
+    cgroup: Option<Cgroup>,
     deleted: bool,
 }
 
@@ -101,17 +116,19 @@ impl Driver {
             rootfs,
             runtime,
             cgroup,
+            settings,
             init,
             exit,
         } = parts;
         let (notify, notices) = mpsc::unbounded_channel();
         task_events::created(&shared.events, &new, init.pid);
-        let oom_watch = cgroup.and_then(|cgroup| {
+        let oom_watch = cgroup.as_ref().and_then(|cgroup| {
             let (events, id) = (shared.events.clone(), new.id.clone());
-            oom::watch(&cgroup, move || task_events::out_of_memory(&events, &id))
+            oom::watch(cgroup, move || task_events::out_of_memory(&events, &id))
                 .inspect_err(|error| warn!("watch container {} for OOM: {error}", new.id))
                 .ok()
         });
+        let sleeper = asleep::sleeper(&new, &spec, settings, &shared);
         let driver = Self {
             id: new.id,
             spec,
@@ -127,6 +144,10 @@ impl Driver {
             commands,
             notices,
             notify,
+            sleeper,
+            waiting: Vec::new(),
+            bundle: new.bundle,
+            cgroup,
             deleted: false,
         };
         driver.watch_init(exit);
@@ -145,6 +166,10 @@ impl Driver {
                 biased;
                 // The driver itself holds a sender: this channel does not end.
                 Some(notice) = self.notices.recv() => self.handle_notice(notice).await,
+                notice = self.sleeper.next() => {
+                    let outcome = self.sleeper.handle(notice);
+                    self.follow(outcome).await;
+                }
                 command = self.commands.recv() => match command {
                     Some(command) => self.handle_command(command).await,
                     None => break,
@@ -192,6 +217,9 @@ impl Driver {
 
     async fn handle_command(&mut self, command: Command) {
         let Some(command) = self.defer_while_starting(command) else {
+            return;
+        };
+        let Some(command) = self.answer_asleep(command).await else {
             return;
         };
         match command {
@@ -294,6 +322,7 @@ impl Driver {
             })?;
         self.init.phase = Phase::Running;
         task_events::started(&self.shared.events, &self.id, self.init.pid);
+        self.may_sleep().await;
         Ok(self.init.pid)
     }
 
@@ -350,6 +379,7 @@ impl Driver {
         exec.starting = Some(Vec::new());
         let stdio = exec.process.stdio().clone();
         let description = exec.description.clone();
+        self.count_execs();
         let (runtime, shared) = (self.runtime.clone(), self.shared.clone());
         let (uid, gid) = (self.options.io_uid, self.options.io_gid);
         let notify = self.notify.clone();
@@ -421,6 +451,7 @@ impl Driver {
             Err(error) => {
                 exec.process.release_waiters();
                 answer(reply, Err(error));
+                self.count_execs();
                 self.report_held_exit().await;
             }
         }
@@ -435,13 +466,22 @@ impl Driver {
         };
         exec.process.set_exited(exit);
         task_events::exited(&self.shared.events, &self.id, exec_id, exit);
+        self.count_execs();
         self.report_held_exit().await;
+    }
+
+    fn count_execs(&mut self) {
+        let live = self.execs.values().filter(|exec| exec.is_live()).count();
+        self.sleeper.set_execs(live);
     }
 
     async fn init_exited(&mut self, exit: Exit) {
         if exit.pid != self.init.pid {
             return;
         }
+        let Some(exit) = self.sleeper.init_exited(exit) else {
+            return;
+        };
         if !self.spec.has_own_pid_namespace()
             && let Err(error) = self.runtime.kill(libc::SIGKILL.cast_unsigned(), true).await
         {
@@ -522,6 +562,7 @@ impl Driver {
                 source,
             })?;
         self.init.phase = Phase::Paused;
+        self.sleeper.set_paused(true);
         task_events::paused(&self.shared.events, &self.id);
         Ok(())
     }
@@ -541,6 +582,7 @@ impl Driver {
                 source,
             })?;
         self.init.phase = Phase::Running;
+        self.sleeper.set_paused(false);
         task_events::resumed(&self.shared.events, &self.id);
         Ok(())
     }

@@ -16,8 +16,10 @@ mod driver;
 mod process;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use podmotion_model::settings::SettingsError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::cgroup::Cgroup;
@@ -26,6 +28,7 @@ use crate::reaper::Reaper;
 use crate::runtime::RuntimeError;
 use crate::runtime::options::OptionsError;
 use crate::runtime::spec::SpecError;
+use crate::sleep::Node;
 use crate::stdio::{Addresses, StdioError};
 use command::{Command, Reply};
 
@@ -40,6 +43,8 @@ pub enum Kind {
     AlreadyExists,
     /// Not in this state.
     FailedPrecondition,
+    /// What was asked for is wrong in itself.
+    InvalidArgument,
     /// Anything else.
     Unknown,
 }
@@ -130,6 +135,16 @@ pub enum ContainerError {
     /// The bundle's configuration cannot be used.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// An annotation of ours cannot be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// What the container leaves behind when it is started anew could not be kept.
+    #[error("keep the container's streams: {source}")]
+    KeepStreams {
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
     /// The exec's process specification is not JSON.
     #[error("parse process specification: {source}")]
     Process {
@@ -173,6 +188,7 @@ impl ContainerError {
             | Self::NoSuchContainer => Kind::NotFound,
             Self::ExecExists { .. } => Kind::AlreadyExists,
             Self::InitNotRunning { .. } | Self::ProcessNotCreated => Kind::FailedPrecondition,
+            Self::Settings(_) => Kind::InvalidArgument,
             _ => Kind::Unknown,
         }
     }
@@ -224,6 +240,8 @@ pub struct Shared {
     pub reaper: Reaper,
     /// Where events go.
     pub events: Events,
+    /// What they share for their sleep.
+    pub node: Arc<Node>,
 }
 
 /// Handle to a container's driver.

@@ -84,6 +84,8 @@ pub struct Sockets {
     /// Connections that have reached a listener but not the application: being opened, or in the
     /// accept queue. While there are some a checkpoint would lose them.
     pub pending: u32,
+    /// Bytes that have arrived and were not read yet, or were sent and not acknowledged.
+    pub queued: u64,
 }
 
 impl Sockets {
@@ -163,6 +165,7 @@ fn sort(all: &[(Kind, Vec<InetResponseHeader>)], inodes: &BTreeSet<u64>) -> Sock
             }),
             (Kind::Mptcp, TCP_LISTEN) => sockets.mptcp_listeners.push(local),
             (Kind::Tcp, state) if state != TCP_CLOSE => {
+                sockets.queued += u64::from(socket.recv_queue) + u64::from(socket.send_queue);
                 sockets.flows.push(Flow::new(local, remote));
             }
             (Kind::Udp, TCP_CLOSE) => {

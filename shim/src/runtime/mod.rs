@@ -135,6 +135,18 @@ impl Runtime {
         }
     }
 
+    /// Where the runtime keeps its record of the container.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.root.join(&self.id)
+    }
+
+    /// Whether systemd is asked for the cgroups.
+    #[must_use]
+    pub fn uses_systemd(&self) -> bool {
+        self.systemd_cgroup
+    }
+
     /// Creates the container and returns the pid of its first process, which waits for `start`.
     ///
     /// # Errors

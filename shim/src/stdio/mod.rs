@@ -315,6 +315,12 @@ pub struct ProcessIo {
 }
 
 impl ProcessIo {
+    /// The process's ends, for a process that takes the place of the one they were made for.
+    #[must_use]
+    pub fn ends(&self) -> &ProcessEnds {
+        &self.ends
+    }
+
     /// No more input comes: the process reads end of file once it has read what was written.
     pub fn close_stdin(&mut self) {
         self.stdin_writer = None;

@@ -1,0 +1,218 @@
+//! Falling asleep: from a running container to a checkpoint, or back to running.
+//!
+//! ```text
+//!  hold packets -> freeze -> look at the sockets -> hold their connections -> look again -> CRIU
+//!                               |  something is on its way in              |
+//!                               +-------------> thaw, Trouble::Traffic <---+
+//! ```
+//!
+//! What arrives before the hold is seen by the looks (a connection not yet accepted, unread or
+//! unacknowledged data): such a container is not idle. What arrives after it waits in the gate.
+//! Between the two nothing is lost.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use podmotion_criu_driver::{
+    Criu, DumpControl, DumpFailure, DumpReport, DumpRequest, ExternalMount, Freezer, Tasks,
+    freezer::FreezerError,
+    images::{self, ImagesError},
+};
+use podmotion_model::manifest::Platform;
+
+use super::{
+    facts::{Facts, FactsError},
+    look::{self, LookError},
+    manifest,
+    placeholder::PlaceholderError,
+    pod::Seat,
+    status::Identity,
+};
+use crate::gate::GateError;
+
+/// Why a container did not fall asleep.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// Somebody was about to use it.
+    #[error("{0}")]
+    Traffic(&'static str),
+    /// The dump was given up because something wants the container.
+    #[error("given up, the container is wanted")]
+    Aborted,
+    /// It has no place at the gate.
+    #[error("the container has no place at its pod's gate")]
+    NotSettled,
+    /// CRIU does not work here.
+    #[error(transparent)]
+    NoCriu(podmotion_criu_driver::Error),
+    /// Its cgroup could not be kept from systemd.
+    #[error(transparent)]
+    Placeholder(#[from] PlaceholderError),
+    /// The system has no descriptor left to control the dump with.
+    #[error("prepare the dump: {0}")]
+    Control(#[source] std::io::Error),
+    /// The container cannot be described.
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+    /// The gate cannot hold its packets.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    /// Its cgroup cannot be frozen or thawed.
+    #[error(transparent)]
+    Freezer(#[from] FreezerError),
+    /// Its sockets cannot be told.
+    #[error(transparent)]
+    Look(#[from] LookError),
+    /// The directory for the images could not be made or sealed.
+    #[error(transparent)]
+    Images(#[from] ImagesError),
+    /// CRIU refused or failed.
+    #[error("{}", describe(.0))]
+    Dump(#[from] DumpFailure),
+}
+
+/// CRIU's own words where there are any.
+fn describe(failure: &DumpFailure) -> String {
+    format!("{failure}: {}", failure.cause)
+}
+
+impl Trouble {
+    /// What is left of the container.
+    pub fn tasks(&self) -> Tasks {
+        match self {
+            Self::Dump(failure) => failure.tasks,
+            _ => Tasks::Running,
+        }
+    }
+
+    /// Not a failure: the container was wanted.
+    pub fn is_traffic(&self) -> bool {
+        match self {
+            Self::Traffic(_) | Self::Aborted => true,
+            Self::Dump(failure) => {
+                matches!(failure.cause, podmotion_criu_driver::Error::Aborted)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A container that is asleep.
+#[derive(Debug)]
+pub struct Fallen {
+    /// CRIU's figures.
+    pub report: DumpReport,
+    /// From the decision until its memory was free.
+    pub total: Duration,
+    /// Ports that wake it.
+    pub ports: BTreeSet<u16>,
+    /// Its external mounts, for the restore.
+    pub mounts: Vec<ExternalMount>,
+    /// It has so much memory that it is to run again before all of it is back.
+    pub lazy: bool,
+}
+
+/// What a dump works with.
+pub struct Attempt<'a> {
+    /// The container.
+    pub facts: &'a Facts,
+    /// Its init process.
+    pub pid: i32,
+    /// Its place at the gate.
+    pub seat: &'a Seat,
+    /// Ports that wake it; those it listens on where there are none given.
+    pub fixed_ports: Option<&'a BTreeSet<u16>>,
+    /// CRIU.
+    pub criu: &'a Criu,
+    /// Where the images go.
+    pub images: &'a Path,
+    /// The machine, for the manifest.
+    pub platform: &'a Platform,
+    /// Who the container is, for the manifest.
+    pub identity: &'a Identity,
+    /// Bytes of memory from which on the restore is lazy.
+    pub lazy_threshold: u64,
+    /// Time for CRIU.
+    pub timeout: Duration,
+    /// Gives the dump up.
+    pub control: &'a DumpControl,
+    /// For the task that reads held packets.
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// How long the freezer may take; a container in the middle of a long uninterruptible system call
+/// is not idle.
+const FREEZE: Duration = Duration::from_secs(2);
+
+impl Attempt<'_> {
+    /// Blocks until the container sleeps or runs on. The gate is left as it is: opening it again
+    /// is the lifecycle's decision.
+    pub fn run(&self) -> Result<Fallen, Trouble> {
+        let started = Instant::now();
+        images::create(self.images)?;
+        self.seat.hold(&self.runtime)?;
+        let freezer = Freezer::new(&self.facts.freezer)?;
+        let outcome = freezer
+            .freeze(FREEZE)
+            .map_err(Trouble::from)
+            .and_then(|()| {
+                let ports = self.hold_connections()?;
+                self.dump(started, ports)
+            });
+        if outcome.is_err() {
+            // CRIU's driver thaws what it gave up; this is for what failed before it.
+            if let Err(error) = freezer.thaw() {
+                log::warn!("thaw {}: {error}", self.facts.id);
+            }
+            if let Err(error) = fs::remove_dir_all(self.images) {
+                log::warn!("remove {}: {error}", self.images.display());
+            }
+        }
+        outcome
+    }
+
+    fn hold_connections(&self) -> Result<BTreeSet<u16>, Trouble> {
+        let first = look::sockets(self.facts, self.seat)?;
+        let ports = self.fixed_ports.cloned().unwrap_or_else(|| first.ports());
+        self.seat.set_ports(&ports)?;
+        self.seat.add_flows(&first.flows)?;
+        // What came in before the connections were held is in their queues now.
+        let second = look::sockets(self.facts, self.seat)?;
+        if second.pending > 0 {
+            return Err(Trouble::Traffic("a connection is waiting to be accepted"));
+        }
+        if second.queued > 0 {
+            return Err(Trouble::Traffic("a connection has data under way"));
+        }
+        if second.flows.len() != first.flows.len() {
+            return Err(Trouble::Traffic("a connection came or went"));
+        }
+        Ok(ports)
+    }
+
+    fn dump(&self, started: Instant, ports: BTreeSet<u16>) -> Result<Fallen, Trouble> {
+        if self.control.aborted() {
+            return Err(Trouble::Aborted);
+        }
+        let mounts = self.facts.mounts(self.pid)?;
+        let subject = self.facts.subject(&mounts)?;
+        let mut request = DumpRequest::new(self.pid, self.images, self.images);
+        request.timeout = self.timeout;
+        let report = self.criu.dump(&subject, &request, self.control)?;
+        let total = started.elapsed();
+        let lazy = report.memory_bytes >= self.lazy_threshold;
+        let fallen = Fallen {
+            report,
+            total,
+            ports,
+            mounts,
+            lazy,
+        };
+        manifest::complete(self.images, self.platform, self.identity, &fallen)?;
+        Ok(fallen)
+    }
+}

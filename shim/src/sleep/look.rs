@@ -1,0 +1,65 @@
+//! What can be seen of a running container from outside, for the idle policy.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use podmotion_criu_driver::{Freezer, freezer::FreezerError};
+
+use super::{facts::Facts, pod::Seat};
+use crate::gate::{GateError, sockets};
+
+/// What a look found.
+#[derive(Debug, Clone, Default)]
+pub struct Looked {
+    /// Ports that the container listens on.
+    pub listening: BTreeSet<u16>,
+    /// Time of the last packet that counted, on the monotonic clock.
+    pub last_packet: Option<Duration>,
+    /// CPU time used in all.
+    pub cpu: Option<Duration>,
+    /// Why no checkpoint could be made of it now, where that can be seen.
+    pub obstacle: Option<String>,
+}
+
+/// A look that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    /// The container's processes could not be told.
+    #[error(transparent)]
+    Processes(#[from] FreezerError),
+    /// Its sockets could not be told.
+    #[error(transparent)]
+    Sockets(#[from] sockets::SocketError),
+    /// The descriptors of its processes could not be told.
+    #[error("list the descriptors of the container's processes: {0}")]
+    Descriptors(#[source] std::io::Error),
+    /// The gate did not answer.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+}
+
+/// Looks at the sockets of the container, without stopping it.
+pub fn sockets(facts: &Facts, seat: &Seat) -> Result<sockets::Sockets, LookError> {
+    let pids = Freezer::new(&facts.freezer)?.processes()?;
+    let inodes = sockets::inodes(&pids).map_err(LookError::Descriptors)?;
+    Ok(seat.sockets(&inodes)?)
+}
+
+/// Looks at everything. With `follow` the ports found are those that count and wake from now on.
+pub fn look(facts: &Facts, seat: &Seat, follow: bool) -> Result<Looked, LookError> {
+    let seen = sockets(facts, seat)?;
+    let listening = seen.ports();
+    if follow {
+        seat.set_ports(&listening)?;
+    }
+    let obstacle = seen
+        .mptcp_listeners
+        .first()
+        .map(|address| format!("it listens on {address} with MPTCP, which CRIU cannot checkpoint"));
+    let last_packet = seat.last_activity()?;
+    Ok(Looked {
+        listening,
+        last_packet,
+        cpu: facts.cgroup.cpu_time(),
+        obstacle,
+    })
+}

@@ -1,0 +1,105 @@
+//! Sleep: what a container's driver has beside the plain runtime.
+//!
+//! ```text
+//!            Driver (container/driver.rs)
+//!              | started, init_exited, wake      ^ Outcome
+//!              v                                 |
+//!            Sleeper --Effect--> fall, rise (blocking threads), gate
+//!              ^  Lifecycle (model) decides         |
+//!              +------------- Notice ---------------+
+//! ```
+//!
+//! - [`Sleeper`] belongs to one container's driver and holds its lifecycle; nobody else changes it.
+//! - [`fall`] and [`rise`] do the work of a dump and a restore in a blocking thread and report back
+//!   with a [`Notice`].
+//! - [`pod`] shares the pod's gate between its containers; [`look`] sees what a container does,
+//!   [`facts`] keeps what stays the same about it.
+//! - [`status`] is what others may see of it.
+
+pub mod facts;
+pub mod fall;
+pub mod look;
+mod manifest;
+pub mod node;
+pub mod placeholder;
+pub mod pod;
+pub mod rise;
+mod runc_state;
+mod sleeper;
+pub mod status;
+
+use podmotion_criu_driver::FillFailure;
+use tokio::sync::oneshot;
+
+use crate::reaper::{Exit, Expectation};
+
+pub use node::Node;
+pub use sleeper::{Fixed, New, Sleeper};
+
+/// What a sleeper is told by its helpers and by whoever asks.
+pub enum Notice {
+    /// A held packet wants the container.
+    Wanted,
+    /// The time has come to ask whether it may sleep.
+    Check,
+    /// What a look at it found.
+    Looked(Result<look::Looked, look::LookError>),
+    /// It has its place at the gate, and what is fixed about it is known; or why not.
+    Settled(Result<Box<sleeper::Settled>, sleeper::SettleError>),
+    /// The dump has ended.
+    Fell(Box<Result<fall::Fallen, fall::Trouble>>),
+    /// The restore has ended. Exits are kept until the new process is watched.
+    Rose {
+        /// How.
+        result: Box<Result<rise::Risen, rise::Trouble>>,
+        /// Keeps an early exit of the new process.
+        expectation: Expectation,
+    },
+    /// The gate has been opened again.
+    Released(Result<crate::gate::Released, crate::gate::GateError>),
+    /// A lazy restore has, or will never have, all memory.
+    Filled(Result<std::time::Duration, FillFailure>),
+    /// Somebody asks for sleep, through the shim's own service.
+    AskedToSleep(oneshot::Sender<Result<(), Refusal>>),
+    /// Somebody asks for a wake, through the shim's own service.
+    AskedToWake(oneshot::Sender<Result<(), Refusal>>),
+}
+
+/// Why what was asked for was not done.
+#[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Something keeps it awake.
+    #[error("the container stays awake: {0}")]
+    Awake(String),
+    /// The checkpoint failed.
+    #[error("the container could not be put to sleep: {0}")]
+    Sleep(String),
+    /// The restore failed.
+    #[error("the container could not be woken: {0}")]
+    Wake(String),
+    /// It has ended.
+    #[error("the container has ended")]
+    Ended,
+}
+
+/// What follows for the driver.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Nothing.
+    Nothing,
+    /// The container runs, as the process it was: what waited for it can go on.
+    Awake,
+    /// The container runs as another process: what waited for it can go on.
+    Moved {
+        /// Its pid.
+        pid: i32,
+        /// Its end.
+        exit: oneshot::Receiver<Exit>,
+    },
+    /// The container has ended without a process's exit.
+    Ended(Exit),
+    /// What is left of its processes is to be killed; their exit is the container's.
+    Kill,
+    /// The container is to be started anew, without its state.
+    ColdStart,
+}

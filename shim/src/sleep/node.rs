@@ -1,0 +1,105 @@
+//! What the containers of a shim share for their sleep.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use podmotion_criu_driver::{Criu, LogLevel};
+use podmotion_model::config::{self, ConfigError, NodeConfig};
+use podmotion_model::manifest::Platform;
+
+use super::{manifest, pod::PodGates, status::Registry};
+
+/// Names a configuration file other than [`config::PATH`].
+pub const CONFIG_VARIABLE: &str = "PODMOTION_CONFIG";
+
+/// The node's configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The file is there and cannot be read.
+    #[error("read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is wrong.
+    #[error("{path}: {source}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: ConfigError,
+    },
+}
+
+/// The node, as the containers of this shim know it.
+pub struct Node {
+    /// Its configuration.
+    pub config: NodeConfig,
+    /// The gates of the pods.
+    pub gates: PodGates,
+    /// The containers.
+    pub registry: Registry,
+    criu: OnceLock<Criu>,
+    platform: OnceLock<Platform>,
+}
+
+impl Node {
+    /// Reads the node's configuration; without a file everything has its default.
+    pub fn load() -> Result<Self, NodeError> {
+        let path = std::env::var_os(CONFIG_VARIABLE)
+            .map_or_else(|| PathBuf::from(config::PATH), PathBuf::from);
+        Ok(Self {
+            config: read(&path)?,
+            gates: PodGates::default(),
+            registry: Registry::default(),
+            criu: OnceLock::new(),
+            platform: OnceLock::new(),
+        })
+    }
+
+    /// CRIU, which learns about the kernel at its first use.
+    pub fn criu(&self) -> &Criu {
+        self.criu.get_or_init(|| {
+            let level = match self.config.criu.log_level.get() {
+                0 | 1 => LogLevel::Error,
+                2 => LogLevel::Warning,
+                3 => LogLevel::Info,
+                _ => LogLevel::Debug,
+            };
+            Criu::new(self.config.criu.binary.as_ref(), level)
+        })
+    }
+
+    /// The machine, once CRIU has answered on it; otherwise why it did not. Asked before the first
+    /// dump: what CRIU learns about the kernel then makes all later dumps and restores faster.
+    pub fn platform(&self) -> Result<&Platform, podmotion_criu_driver::Error> {
+        if let Some(platform) = self.platform.get() {
+            return Ok(platform);
+        }
+        self.criu().features()?;
+        Ok(self
+            .platform
+            .get_or_init(|| manifest::platform(self.criu())))
+    }
+}
+
+fn read(path: &Path) -> Result<NodeConfig, NodeError> {
+    match fs::read_to_string(path) {
+        Ok(text) => NodeConfig::from_toml(&text).map_err(|source| NodeError::Config {
+            path: path.to_owned(),
+            source,
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(NodeConfig::default()),
+        Err(source) => Err(NodeError::Read {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}

@@ -1,0 +1,215 @@
+//! The gate of a pod, shared by the drivers of its containers.
+//!
+//! The first container that may sleep opens the gate of its network namespace, the last one that
+//! is deleted closes it. One task reads held packets off the tap while anybody in the pod sleeps
+//! and tells the driver of the container that each one is for.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use log::warn;
+use podmotion_model::config::GateConfig;
+use tokio::{io::Interest, sync::mpsc, task::JoinHandle};
+
+use super::Notice;
+use crate::gate::{
+    ContainerKey, Flow, Gate, GateError, Limits, Released,
+    sockets::{SocketError, Sockets},
+};
+use crate::sys;
+
+/// What keeps a container's packets from being seen.
+#[derive(Debug, thiserror::Error)]
+pub enum PodGateError {
+    /// The container's network namespace could not be looked at.
+    #[error("look at the network namespace {path}: {source}")]
+    Namespace {
+        /// Its link in `/proc`.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The container uses the node's network.
+    #[error("the container uses the node's network")]
+    HostNetwork,
+    /// The gate failed.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+}
+
+/// All gates of this shim: one in practice, as the containers of a pod share their network.
+#[derive(Clone, Default)]
+pub struct PodGates {
+    open: Arc<Mutex<HashMap<(u64, u64), Weak<PodGate>>>>,
+}
+
+/// An open gate.
+pub struct PodGate {
+    gate: Mutex<Gate>,
+    wanted: Mutex<HashMap<ContainerKey, mpsc::UnboundedSender<Notice>>>,
+    reading: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A container's place at the gate of its pod. Dropping it takes the container out.
+pub struct Seat {
+    pod: Arc<PodGate>,
+    key: ContainerKey,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keys must differ between the shims of one network namespace too, so the pid is part of them.
+fn next_key() -> ContainerKey {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let count = NEXT.fetch_add(1, Ordering::Relaxed);
+    ContainerKey(std::process::id().wrapping_shl(10) | (count & 0x3ff))
+}
+
+impl PodGates {
+    /// A seat at the gate of the network namespace of `pid`. Blocks for some milliseconds when the
+    /// gate is opened. `notices` is told when a held packet wants the container.
+    pub fn seat(
+        &self,
+        pid: i32,
+        config: &GateConfig,
+        notices: mpsc::UnboundedSender<Notice>,
+    ) -> Result<Seat, PodGateError> {
+        let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        let failed = |source| PodGateError::Namespace {
+            path: path.clone(),
+            source,
+        };
+        let netns = File::open(&path).map_err(failed)?;
+        let found = netns.metadata().map_err(failed)?;
+        let own = std::fs::metadata("/proc/self/ns/net").map_err(failed)?;
+        let id = (found.dev(), found.ino());
+        if id == (own.dev(), own.ino()) {
+            return Err(PodGateError::HostNetwork);
+        }
+        let mut open = lock(&self.open);
+        let pod = match open.get(&id).and_then(Weak::upgrade) {
+            Some(pod) => pod,
+            None => {
+                let limits = Limits {
+                    packets: config.hold_packets as usize,
+                    bytes: usize::try_from(config.hold_bytes.0).unwrap_or(usize::MAX),
+                };
+                let gate = Gate::open(OwnedFd::from(netns), &config.pins, limits)?;
+                let pod = Arc::new(PodGate {
+                    gate: Mutex::new(gate),
+                    wanted: Mutex::default(),
+                    reading: Mutex::default(),
+                });
+                open.retain(|_, gate| gate.strong_count() > 0);
+                open.insert(id, Arc::downgrade(&pod));
+                pod
+            }
+        };
+        let key = next_key();
+        lock(&pod.wanted).insert(key, notices);
+        Ok(Seat { pod, key })
+    }
+}
+
+impl Seat {
+    /// From now on packets to `ports` count and wake.
+    pub fn set_ports(&self, ports: &BTreeSet<u16>) -> Result<(), GateError> {
+        lock(&self.pod.gate).set_ports(self.key, ports)
+    }
+
+    /// Time of the last packet that counted, on the monotonic clock.
+    pub fn last_activity(&self) -> Result<Option<Duration>, GateError> {
+        lock(&self.pod.gate).last_activity(self.key)
+    }
+
+    /// Holds what comes for the container from now on. Needs the runtime's context.
+    pub fn hold(&self, runtime: &tokio::runtime::Handle) -> Result<(), GateError> {
+        lock(&self.pod.gate).hold(self.key, &[])?;
+        let mut reading = lock(&self.pod.reading);
+        if reading.as_ref().is_none_or(JoinHandle::is_finished) {
+            *reading = Some(runtime.spawn(read_tap(Arc::downgrade(&self.pod))));
+        }
+        Ok(())
+    }
+
+    /// Holds packets of these connections as well.
+    pub fn add_flows(&self, flows: &[Flow]) -> Result<(), GateError> {
+        lock(&self.pod.gate).add_flows(self.key, flows)
+    }
+
+    /// Ends the hold and gives back what was held, in order.
+    pub fn release(&self) -> Result<Released, GateError> {
+        let mut gate = lock(&self.pod.gate);
+        let released = gate.release(self.key);
+        if gate.tap_fd().is_none()
+            && let Some(reading) = lock(&self.pod.reading).take()
+        {
+            // It still has the descriptor, and with it the tap.
+            reading.abort();
+        }
+        released
+    }
+
+    /// Looks at the sockets of the pod that are among `inodes`.
+    pub fn sockets(&self, inodes: &BTreeSet<u64>) -> Result<Sockets, SocketError> {
+        lock(&self.pod.gate).sockets(inodes)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        lock(&self.pod.wanted).remove(&self.key);
+        if let Err(error) = lock(&self.pod.gate).remove(self.key) {
+            warn!("take a container out of the gate: {error}");
+        }
+    }
+}
+
+impl Drop for PodGate {
+    fn drop(&mut self) {
+        if let Some(reading) = lock(&self.reading).take() {
+            reading.abort();
+        }
+    }
+}
+
+/// Reads held packets for as long as there is a tap.
+async fn read_tap(pod: Weak<PodGate>) {
+    let Some(tap) = pod.upgrade().and_then(|pod| lock(&pod.gate).tap_fd()) else {
+        return;
+    };
+    let tap = match sys::shared_event_source(tap, Interest::READABLE) {
+        Ok(tap) => tap,
+        Err(error) => return warn!("watch the tap: {error}"),
+    };
+    loop {
+        let mut ready = match tap.readable().await {
+            Ok(ready) => ready,
+            Err(error) => return warn!("watch the tap: {error}"),
+        };
+        let Some(pod) = pod.upgrade() else { return };
+        ready.clear_ready();
+        let wanted = match lock(&pod.gate).read_held() {
+            Ok(wanted) => wanted,
+            Err(error) => return warn!("read held packets: {error}"),
+        };
+        let notices = lock(&pod.wanted);
+        for key in wanted {
+            // A driver that has ended needs no wake.
+            drop(notices.get(&key).map(|driver| driver.send(Notice::Wanted)));
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! The sleep of one container: carries out what its lifecycle decides.
+//!
+//! Everything here runs in the driver's task and does not block; what blocks is handed to a thread,
+//! and its result comes back as a [`Notice`]. Steps that must not overlap (opening the gate,
+//! removing images, the next dump) wait for one another through `tail`.
+
+mod effects;
+mod idle;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use log::{error, info, warn};
+use podmotion_criu_driver::{DumpControl, lazy::FillGuard};
+use podmotion_model::{
+    idle::{AwakeReason, BackOff, CpuMeter},
+    lifecycle::{Effect, Event, Fill, Lifecycle, State, WakeCause},
+    settings::Settings,
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use super::{
+    Node, Notice, Outcome, Refusal,
+    facts::{Facts, FactsError, Known},
+    fall::Fallen,
+    placeholder::Placeholder,
+    pod::{PodGateError, Seat},
+    rise::WorkDirectory,
+    status::{Handle, Identity, Status},
+};
+use crate::reaper::{Exit, Reaper};
+
+/// A container for which sleep is to be looked after.
+pub struct New {
+    /// Who it is.
+    pub identity: Identity,
+    /// What holds for it.
+    pub settings: Settings,
+    /// What it shares with the others.
+    pub node: Arc<Node>,
+    /// Watches processes.
+    pub reaper: Reaper,
+    /// What about it never changes.
+    pub fixed: Fixed,
+}
+
+/// What can keep a container awake for as long as it lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fixed {
+    /// It is the sandbox of its pod.
+    pub sandbox: bool,
+    /// It has a terminal.
+    pub terminal: bool,
+    /// Its standard input is open for somebody to write to.
+    pub attached: bool,
+    /// It shares its PID namespace.
+    pub shared_pid_namespace: bool,
+}
+
+/// The place at the gate, and what is known about the container.
+pub struct Settled {
+    facts: Facts,
+    seat: Seat,
+}
+
+/// Why a container cannot be prepared for sleep.
+#[derive(Debug, thiserror::Error)]
+pub enum SettleError {
+    /// Its packets cannot be held.
+    #[error(transparent)]
+    Gate(#[from] PodGateError),
+    /// It cannot be described.
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+}
+
+/// The driver's part that looks after sleep.
+pub struct Sleeper {
+    new: New,
+    lifecycle: Lifecycle,
+    status: watch::Sender<Status>,
+    notify: mpsc::UnboundedSender<Notice>,
+    notices: mpsc::UnboundedReceiver<Notice>,
+
+    pid: i32,
+    known: Option<Known>,
+    facts: Option<Arc<Facts>>,
+    seat: Option<Arc<Seat>>,
+    unsettled: Option<SettleError>,
+
+    check_at: Option<Instant>,
+    looking: bool,
+    asked: Vec<oneshot::Sender<Result<(), Refusal>>>,
+    wakers: Vec<oneshot::Sender<Result<(), Refusal>>>,
+    execs: usize,
+    paused: bool,
+    awake_since: Duration,
+    last_use: Option<Duration>,
+    cpu: CpuMeter,
+    back_off: BackOff,
+
+    dump: Option<DumpControl>,
+    early_exit: Option<Exit>,
+    asleep: Option<Fallen>,
+    placeholder: Option<Placeholder>,
+    work: Option<WorkDirectory>,
+    guard: Option<FillGuard>,
+    tail: Option<JoinHandle<()>>,
+}
+
+/// Time on the clock that the gate's programs use.
+fn monotonic() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_or(Duration::ZERO, Duration::from)
+}
+
+impl Sleeper {
+    /// For a container that has just been created.
+    pub fn new(new: New) -> Self {
+        let (notify, notices) = mpsc::unbounded_channel();
+        let (status, watched) = watch::channel(Status::default());
+        new.node.registry.insert(Handle {
+            identity: Arc::new(new.identity.clone()),
+            status: watched,
+            driver: notify.clone(),
+        });
+        let back_off = BackOff::from_config(&new.node.config.checkpoint);
+        Self {
+            new,
+            lifecycle: Lifecycle::new(),
+            status,
+            notify,
+            notices,
+            pid: 0,
+            known: None,
+            facts: None,
+            seat: None,
+            unsettled: None,
+            check_at: None,
+            looking: false,
+            asked: Vec::new(),
+            wakers: Vec::new(),
+            execs: 0,
+            paused: false,
+            awake_since: Duration::ZERO,
+            last_use: None,
+            cpu: CpuMeter::default(),
+            back_off,
+            dump: None,
+            early_exit: None,
+            asleep: None,
+            placeholder: None,
+            work: None,
+            guard: None,
+            tail: None,
+        }
+    }
+
+    /// The next thing to give to [`handle`](Self::handle). Can be dropped and asked for again.
+    pub async fn next(&mut self) -> Notice {
+        let check = async {
+            match self.check_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            // The sender is this struct's own: the channel does not end.
+            Some(notice) = self.notices.recv() => notice,
+            () = check => Notice::Check,
+        }
+    }
+
+    /// The container's process runs: the first time, or anew after a failed restore.
+    pub fn started(&mut self, known: Known) -> Outcome {
+        self.pid = known.pid;
+        self.known = Some(known);
+        self.facts = None;
+        self.awake_since = monotonic();
+        self.check_at = Some(Instant::now());
+        self.event(Event::Started)
+    }
+
+    /// Whether a command that needs processes has to wait for [`Outcome::Awake`] or
+    /// [`Outcome::Moved`].
+    pub fn needs_wake(&self) -> bool {
+        matches!(
+            self.lifecycle.state(),
+            State::FallingAsleep { .. } | State::Asleep { .. } | State::Waking { .. }
+        )
+    }
+
+    /// Whether there is no process.
+    pub fn is_asleep(&self) -> bool {
+        matches!(self.lifecycle.state(), State::Asleep { .. })
+    }
+
+    /// What a TERM does while it sleeps.
+    pub fn discards_on_term(&self) -> bool {
+        use podmotion_model::settings::TerminateAsleep;
+        self.new.settings.terminate_asleep == TerminateAsleep::Discard
+    }
+
+    /// Something needs the container awake.
+    pub fn wake(&mut self, cause: WakeCause) -> Outcome {
+        self.event(Event::Wake(cause))
+    }
+
+    /// The sleeping container is to end as if its process had ended with `status`.
+    pub fn end_asleep(&mut self, status: u32) -> Outcome {
+        match self.event(Event::Exited) {
+            Outcome::Nothing => Outcome::Ended(Exit {
+                pid: self.pid,
+                status,
+                at: SystemTime::now(),
+            }),
+            other => other,
+        }
+    }
+
+    /// The init process `exit.pid` has ended. Returns the exit if it is the container's; the end of
+    /// a process that a dump removed is not.
+    pub fn init_exited(&mut self, exit: Exit) -> Option<Exit> {
+        match self.lifecycle.state() {
+            State::FallingAsleep { .. } => {
+                self.early_exit = Some(exit);
+                None
+            }
+            State::Asleep { .. } | State::Waking { .. } => None,
+            State::Created | State::Running { .. } | State::RestoreFailed | State::Stopped => {
+                self.guard = None;
+                self.event(Event::Exited);
+                Some(exit)
+            }
+        }
+    }
+
+    /// How many execs there are; the end of one counts as use.
+    pub fn set_execs(&mut self, execs: usize) {
+        if execs < self.execs {
+            self.used();
+        }
+        self.execs = execs;
+        self.check_soon();
+    }
+
+    /// Whether it is paused; the end of a pause counts as use.
+    pub fn set_paused(&mut self, paused: bool) {
+        if self.paused && !paused {
+            self.used();
+        }
+        self.paused = paused;
+        self.check_soon();
+    }
+
+    fn used(&mut self) {
+        self.last_use = Some(monotonic());
+    }
+
+    /// Asks the idle policy again, now that something it waited for has happened.
+    fn check_soon(&mut self) {
+        if self.lifecycle.state()
+            == (State::Running {
+                fill: Fill::Complete,
+            })
+        {
+            self.check_at = Some(Instant::now());
+        }
+    }
+
+    fn event(&mut self, event: Event) -> Outcome {
+        let before = self.lifecycle.state();
+        match self.lifecycle.handle(event) {
+            Ok(effects) => {
+                let outcome = self.carry_out(effects);
+                self.publish(before);
+                outcome
+            }
+            Err(rejected) => {
+                // A late report, such as a wake for a container that ended meanwhile.
+                info!("{}: {rejected}", self.new.identity.id);
+                Outcome::Nothing
+            }
+        }
+    }
+
+    fn publish(&mut self, before: State) {
+        let state = self.lifecycle.state();
+        if state == before {
+            return;
+        }
+        self.update(|status| {
+            status.state = state;
+            status.since = SystemTime::now();
+            if !matches!(state, State::Running { .. }) {
+                status.awake = None;
+            }
+        });
+        if state == State::Stopped {
+            self.check_at = None;
+            // The container's output ends once nobody has its pipes any more.
+            self.known = None;
+            self.facts = None;
+            if let Some(seat) = self.seat.take() {
+                self.after_tail(move || drop(seat));
+            }
+            for asker in self.asked.drain(..).chain(self.wakers.drain(..)) {
+                // One who no longer waits needs no answer.
+                drop(asker.send(Err(Refusal::Ended)));
+            }
+        }
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Status)) {
+        self.status.send_modify(change);
+        self.new.node.registry.changed();
+    }
+
+    fn failed(&self, what: &str, cause: &dyn std::fmt::Display) {
+        let line = format!("{what}: {cause}");
+        warn!("container {}: {line}", self.new.identity.id);
+        self.update(|status| status.last_error = Some(line));
+    }
+
+    /// Directory of the images.
+    fn images(&self) -> PathBuf {
+        self.new
+            .node
+            .config
+            .checkpoint
+            .directory
+            .join(&self.new.identity.id)
+    }
+
+    /// Runs `step` in a blocking thread, after everything that was handed over before.
+    fn after_tail(&mut self, step: impl FnOnce() + Send + 'static) {
+        let before = self.tail.take();
+        self.tail = Some(tokio::spawn(async move {
+            if let Some(before) = before {
+                // A step that panicked has said so itself.
+                drop(before.await);
+            }
+            drop(tokio::task::spawn_blocking(step).await);
+        }));
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        self.new.node.registry.remove(&self.new.identity.id);
+        remove_images(&self.images());
+    }
+}
+
+fn remove_images(images: &Path) {
+    if let Err(cause) = fs::remove_dir_all(images)
+        && cause.kind() != std::io::ErrorKind::NotFound
+    {
+        error!("remove the images {}: {cause}", images.display());
+    }
+}

@@ -1,0 +1,211 @@
+//! Whether the container may sleep: looks at it, asks the policy, goes by the answer.
+
+use podmotion_model::{
+    idle::{Decision, Observation, decide},
+    settings::Ports,
+};
+
+use super::*;
+use crate::sleep::look::{LookError, Looked, look};
+
+impl Sleeper {
+    /// The time has come to look at the container.
+    pub(super) fn check(&mut self) {
+        self.check_at = None;
+        if !self.is_whole() || self.looking {
+            return;
+        }
+        if self.never_sleeps() {
+            return self.decide(&Looked::default());
+        }
+        self.looking = true;
+        match (&self.facts, &self.seat) {
+            (Some(facts), Some(seat)) => {
+                let (facts, seat) = (facts.clone(), seat.clone());
+                let node = self.new.node.clone();
+                let follow = self.new.settings.ports == Ports::Listening;
+                self.in_thread(move || {
+                    let mut result = look(&facts, &seat, follow);
+                    if let (Ok(looked), Err(cause)) = (&mut result, node.platform()) {
+                        looked.obstacle.get_or_insert(cause.to_string());
+                    }
+                    Notice::Looked(result)
+                });
+            }
+            _ => self.settle(),
+        }
+    }
+
+    /// Whether it runs with all of its memory: the only state to fall asleep from.
+    pub(super) fn is_whole(&self) -> bool {
+        self.lifecycle.state()
+            == (State::Running {
+                fill: Fill::Complete,
+            })
+    }
+
+    /// Whether looking cannot change the answer.
+    fn never_sleeps(&self) -> bool {
+        let New {
+            settings, fixed, ..
+        } = &self.new;
+        settings.scaledown.is_none()
+            || !settings.selected
+            || *fixed != Fixed::default()
+            || self.uses_host_network()
+    }
+
+    fn uses_host_network(&self) -> bool {
+        matches!(
+            self.unsettled,
+            Some(SettleError::Gate(PodGateError::HostNetwork))
+        )
+    }
+
+    /// Takes a place at the gate and notes what is fixed about the container.
+    fn settle(&mut self) {
+        let Some(known) = self.known.clone() else {
+            return;
+        };
+        let (node, notify, pid) = (self.new.node.clone(), self.notify.clone(), self.pid);
+        let ports = self.fixed_ports();
+        self.in_thread(move || {
+            let settle = || -> Result<Box<Settled>, SettleError> {
+                let facts = Facts::gather(known)?;
+                let seat = node.gates.seat(pid, &node.config.gate, notify)?;
+                if let Some(ports) = ports {
+                    seat.set_ports(&ports).map_err(PodGateError::from)?;
+                }
+                Ok(Box::new(Settled { facts, seat }))
+            };
+            Notice::Settled(settle())
+        });
+    }
+
+    /// The ports that the user named.
+    pub(super) fn fixed_ports(&self) -> Option<BTreeSet<u16>> {
+        match &self.new.settings.ports {
+            Ports::Fixed(ports) => Some(ports.clone()),
+            Ports::Listening => None,
+        }
+    }
+
+    /// The result of [`settle`](Self::settle).
+    pub(super) fn settled(&mut self, result: Result<Box<Settled>, SettleError>) {
+        self.looking = false;
+        match result {
+            Ok(settled) => {
+                let Settled { facts, seat } = *settled;
+                self.facts = Some(Arc::new(facts));
+                self.seat = Some(Arc::new(seat));
+                self.unsettled = None;
+                self.check();
+            }
+            Err(cause) => {
+                self.unsettled = Some(cause);
+                self.decide(&Looked::default());
+            }
+        }
+    }
+
+    /// The result of a look.
+    pub(super) fn looked(&mut self, result: Result<Looked, LookError>) {
+        self.looking = false;
+        match result {
+            Ok(looked) => self.decide(&looked),
+            Err(cause) => {
+                let obstacle = Some(cause.to_string());
+                self.decide(&Looked {
+                    obstacle,
+                    ..Looked::default()
+                });
+            }
+        }
+    }
+
+    fn decide(&mut self, looked: &Looked) {
+        if !self.is_whole() {
+            return;
+        }
+        let now = monotonic();
+        let fixed = self.new.fixed;
+        let cpu_cores = looked.cpu.and_then(|used| self.cpu.note(now, used));
+        let gate_unavailable = match &self.unsettled {
+            Some(cause) if !self.uses_host_network() => Some(cause.to_string()),
+            _ => None,
+        };
+        let observation = Observation {
+            now,
+            started_at: self.awake_since,
+            last_activity: looked.last_packet.max(self.last_use),
+            sandbox: fixed.sandbox,
+            terminal: fixed.terminal,
+            host_network: self.uses_host_network(),
+            shared_pid_namespace: fixed.shared_pid_namespace,
+            paused: self.paused,
+            execs: self.execs,
+            attached: fixed.attached,
+            filling: false,
+            cpu_cores,
+            listening: looked.listening.clone(),
+            gate_unavailable,
+            not_checkpointable: looked.obstacle.clone(),
+            retry: self.back_off.retry().cloned(),
+        };
+        let mut decision = decide(&self.new.settings, &observation);
+        if !self.asked.is_empty() && passes_by_itself(&decision) {
+            decision = Decision::Sleep;
+        }
+        match decision {
+            Decision::Sleep => {
+                // The dump reports back; nothing follows for the driver yet.
+                self.event(Event::Sleep);
+            }
+            Decision::StayAwake { reason, recheck } => {
+                for asker in self.asked.drain(..) {
+                    drop(asker.send(Err(Refusal::Awake(reason.to_string()))));
+                }
+                self.check_at = recheck.map(|after| Instant::now() + after);
+                self.stay_awake(reason, &looked.listening);
+            }
+        }
+    }
+
+    fn stay_awake(&self, reason: AwakeReason, listening: &BTreeSet<u16>) {
+        let ports = self.fixed_ports().unwrap_or_else(|| listening.clone());
+        let ports: Vec<u16> = ports.into_iter().collect();
+        let same = {
+            let status = self.status.borrow();
+            status.awake.as_ref() == Some(&reason) && status.ports == ports
+        };
+        if !same {
+            info!("container {} stays awake: {reason}", self.new.identity.id);
+            self.update(|status| {
+                status.awake = Some(reason);
+                status.ports = ports;
+            });
+        }
+    }
+
+    pub(super) fn in_thread(&self, work: impl FnOnce() -> Notice + Send + 'static) {
+        let notify = self.notify.clone();
+        tokio::task::spawn_blocking(move || {
+            // A driver that has ended needs no notice.
+            drop(notify.send(work()));
+        });
+    }
+}
+
+/// Whether somebody who asks for sleep need not wait for this.
+fn passes_by_itself(decision: &Decision) -> bool {
+    matches!(
+        decision,
+        Decision::StayAwake {
+            reason: AwakeReason::Starting
+                | AwakeReason::Traffic
+                | AwakeReason::BackOff(_)
+                | AwakeReason::BusyCpu { .. },
+            ..
+        }
+    )
+}

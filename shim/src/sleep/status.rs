@@ -1,0 +1,186 @@
+//! What a container's sleeping looks like from outside, and who can ask about it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use podmotion_model::{
+    idle::AwakeReason,
+    lifecycle::{State, WakeCause},
+};
+use tokio::sync::{mpsc, watch};
+
+use super::Notice;
+
+/// One sleep that succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastSleep {
+    /// When the memory was free.
+    pub at: SystemTime,
+    /// From the decision until then.
+    pub took: Duration,
+    /// Of it, the time in which the container stood still.
+    pub frozen: Duration,
+    /// Memory that was freed, in bytes.
+    pub memory_bytes: u64,
+    /// Size of the images in bytes.
+    pub image_bytes: u64,
+}
+
+/// One wake that succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastWake {
+    /// When the processes ran.
+    pub at: SystemTime,
+    /// What for.
+    pub cause: WakeCause,
+    /// From the request until then.
+    pub took: Duration,
+    /// How long the first held packet had waited when it was given back.
+    pub first_packet_held: Option<Duration>,
+    /// Packets given back.
+    pub packets: u64,
+    /// Memory was still on its way.
+    pub lazy: bool,
+}
+
+/// Counts since the container was created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Checkpoints that put it to sleep.
+    pub sleeps: u64,
+    /// Checkpoints given up because it was wanted.
+    pub sleeps_aborted: u64,
+    /// Checkpoints that failed.
+    pub sleeps_failed: u64,
+    /// Restores that woke it.
+    pub wakes: u64,
+    /// Restores that failed.
+    pub wakes_failed: u64,
+    /// Starts without its state, after it could not be restored.
+    pub cold_starts: u64,
+}
+
+/// A container's sleeping, at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// The state.
+    pub state: State,
+    /// Since when.
+    pub since: SystemTime,
+    /// Why it is awake, where that is known.
+    pub awake: Option<AwakeReason>,
+    /// Ports that count and wake.
+    pub ports: Vec<u16>,
+    /// The last sleep.
+    pub last_sleep: Option<LastSleep>,
+    /// The last wake.
+    pub last_wake: Option<LastWake>,
+    /// Counts.
+    pub counters: Counters,
+    /// The last failure of a sleep or a wake.
+    pub last_error: Option<String>,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self {
+            state: State::Created,
+            since: SystemTime::now(),
+            awake: None,
+            ports: Vec::new(),
+            last_sleep: None,
+            last_wake: None,
+            counters: Counters::default(),
+            last_error: None,
+        }
+    }
+}
+
+/// Who a container is, in its pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// containerd's id.
+    pub id: String,
+    /// containerd's namespace.
+    pub namespace: String,
+    /// Name in the pod; the id where there is no pod.
+    pub name: String,
+    /// The pod's name, namespace and uid; empty where there is none.
+    pub pod_name: String,
+    /// See `pod_name`.
+    pub pod_namespace: String,
+    /// See `pod_name`.
+    pub pod_uid: String,
+    /// Image reference, where it is known.
+    pub image: String,
+}
+
+/// How to ask a container about its sleeping, and for a change of it.
+#[derive(Clone)]
+pub struct Handle {
+    /// Who it is.
+    pub identity: Arc<Identity>,
+    /// What it does.
+    pub status: watch::Receiver<Status>,
+    /// The way to its driver.
+    pub driver: mpsc::UnboundedSender<Notice>,
+}
+
+/// All containers of this shim.
+#[derive(Clone)]
+pub struct Registry {
+    containers: Arc<Mutex<BTreeMap<String, Handle>>>,
+    revision: watch::Sender<u64>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            containers: Arc::default(),
+            revision: watch::Sender::new(1),
+        }
+    }
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Handle>> {
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a container.
+    pub fn insert(&self, handle: Handle) {
+        self.lock().insert(handle.identity.id.clone(), handle);
+        self.changed();
+    }
+
+    /// Takes a container out.
+    pub fn remove(&self, id: &str) {
+        self.lock().remove(id);
+        self.changed();
+    }
+
+    /// One container.
+    pub fn get(&self, id: &str) -> Option<Handle> {
+        self.lock().get(id).cloned()
+    }
+
+    /// All of them, by id.
+    pub fn all(&self) -> Vec<Handle> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Says that the status of one of them is another now.
+    pub fn changed(&self) {
+        self.revision.send_modify(|revision| *revision += 1);
+    }
+
+    /// A number that grows with every change, to wait on.
+    pub fn revision(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+}
