@@ -27,6 +27,7 @@ use log::{info, warn};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
+use crate::api::Api;
 use crate::cgroup::Cgroup;
 use crate::container::Shared;
 use crate::events::Events;
@@ -60,10 +61,7 @@ pub fn start(flags: &Flags) -> Result<String> {
     // Here an error reaches whoever creates the container.
     Node::load()?;
     let spec = Spec::read(Path::new("."))?;
-    let group = GROUPING
-        .iter()
-        .find_map(|name| spec.annotations.get(*name))
-        .unwrap_or(&flags.id);
+    let group = group(&spec, flags);
     let address = containerd_shim::socket_address(&flags.address, &flags.namespace, group);
     let path = socket_path(&address);
     if let Some(listener) = bind(path)? {
@@ -71,6 +69,14 @@ pub fn start(flags: &Flags) -> Result<String> {
     }
     fs::write(ADDRESS_FILE, &address).context("write the server's address")?;
     Ok(address)
+}
+
+/// Which shim the container belongs to.
+fn group<'a>(spec: &'a Spec, flags: &'a Flags) -> &'a str {
+    GROUPING
+        .iter()
+        .find_map(|name| spec.annotations.get(*name))
+        .unwrap_or(&flags.id)
 }
 
 fn socket_path(address: &str) -> &Path {
@@ -272,11 +278,17 @@ pub fn serve(flags: &Flags) -> Result<()> {
 async fn serve_tasks(flags: &Flags, listener: UnixListener) -> Result<()> {
     let events_address = std::env::var("TTRPC_ADDRESS").context("TTRPC_ADDRESS")?;
     let events = Events::start(&events_address, &flags.namespace);
+    let node = Arc::new(Node::load()?);
+    let spec = Spec::read(Path::new("."))?;
+    let api = Api::start(Arc::clone(&node), group(&spec, flags))
+        .await
+        .inspect_err(|error| warn!("no status of this shim: {error}"))
+        .ok();
     let shared = Shared {
         namespace: flags.namespace.clone(),
         reaper: Reaper::start().context("watch for ended processes")?,
         events: events.clone(),
-        node: Arc::new(Node::load()?),
+        node,
     };
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
@@ -292,6 +304,9 @@ async fn serve_tasks(flags: &Flags, listener: UnixListener) -> Result<()> {
         () = shutdown.notified() => info!("shutting down"),
         _ = terminate.recv() => info!("shutting down on SIGTERM"),
         _ = interrupt.recv() => info!("shutting down on SIGINT"),
+    }
+    if let Some(api) = api {
+        api.stop().await;
     }
     events.flush().await;
     server.shutdown().await.context("stop the server")

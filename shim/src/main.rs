@@ -1,5 +1,6 @@
 //! `containerd-shim-podmotion-v1`: runs a pod's containers for containerd.
 
+mod api;
 mod bootstrap;
 mod cgroup;
 mod container;

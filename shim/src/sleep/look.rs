@@ -55,7 +55,7 @@ pub fn look(facts: &Facts, seat: &Seat, follow: bool) -> Result<Looked, LookErro
         .mptcp_listeners
         .first()
         .map(|address| format!("it listens on {address} with MPTCP, which CRIU cannot checkpoint"));
-    let last_packet = seat.last_activity()?;
+    let last_packet = seat.last_activity()?.max(seat.last_other_activity()?);
     Ok(Looked {
         listening,
         last_packet,

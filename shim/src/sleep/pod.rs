@@ -135,6 +135,11 @@ impl Seat {
         lock(&self.pod.gate).last_activity(self.key)
     }
 
+    /// Time of the last packet for connections that the pod's containers have opened themselves.
+    pub fn last_other_activity(&self) -> Result<Option<Duration>, GateError> {
+        lock(&self.pod.gate).last_other_activity()
+    }
+
     /// Holds what comes for the container from now on. Needs the runtime's context.
     pub fn hold(&self, runtime: &tokio::runtime::Handle) -> Result<(), GateError> {
         lock(&self.pod.gate).hold(self.key, &[])?;
