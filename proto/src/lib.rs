@@ -1,1 +1,41 @@
 //! ttrpc services of Podmotion.
+//!
+//! [`shim::v1`] is what one shim says about its containers. The messages and services are
+//! generated from the files in `proto/`, which document each field.
+
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/generated.rs"));
+}
+
+/// `podmotion.shim`: status, sleep and wake of one shim's containers.
+pub mod shim {
+    /// Version 1. A server implements `Shim` and registers the methods that `create_shim` makes
+    /// of it; a client uses `ShimClient`.
+    pub mod v1 {
+        pub use crate::generated::shim::*;
+        pub use crate::generated::shim_ttrpc::*;
+    }
+}
+
+pub use protobuf;
+pub use ttrpc;
+
+#[cfg(test)]
+mod tests {
+    use protobuf::Message;
+
+    use crate::shim::v1::{Container, Depth, State};
+
+    #[test]
+    fn container_survives_the_wire() {
+        let container = Container {
+            id: "abc".into(),
+            state: State::STATE_ASLEEP.into(),
+            depth: Depth::DEPTH_DEEP.into(),
+            memory_freed_bytes: 1 << 40,
+            ..Container::default()
+        };
+        let bytes = container.write_to_bytes().unwrap();
+        assert_eq!(Container::parse_from_bytes(&bytes).unwrap(), container);
+    }
+}
