@@ -18,7 +18,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         .rust_protobuf()
         .customize(Customize {
             async_all: true,
-
             ..Customize::default()
         })
         .rust_protobuf_customize(ProtobufCustomize::default().gen_mod_rs(false))
