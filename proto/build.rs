@@ -1,30 +1,31 @@
-//! Generates messages and services from `proto/*.proto`, without a protoc.
+//! Generates the services' code into `OUT_DIR`.
 
+use std::error::Error;
 use std::path::PathBuf;
 
 use ttrpc_codegen::{Codegen, Customize, ProtobufCustomize};
 
-fn main() -> std::io::Result<()> {
-    let out = std::env::var_os("OUT_DIR").map(PathBuf::from).unwrap_or_default();
-    println!("cargo::rerun-if-changed=proto");
+fn main() -> Result<(), Box<dyn Error>> {
+    let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    let protos = ["proto/podmotion/shim/v1/shim.proto"];
+    for proto in protos {
+        println!("cargo::rerun-if-changed={proto}");
+    }
     Codegen::new()
-        .out_dir(&out)
-        .inputs(["proto/shim.proto"])
+        .out_dir(&out_dir)
+        .inputs(protos)
         .include("proto")
         .rust_protobuf()
-        .customize(Customize { async_all: true, gen_mod: true, ..Default::default() })
+        .customize(Customize {
+            async_all: true,
+            ..Customize::default()
+        })
         .rust_protobuf_customize(ProtobufCustomize::default().gen_mod_rs(false))
         .run()?;
-    // Inner attributes are not allowed in an included file.
-    for name in ["shim.rs", "shim_ttrpc.rs"] {
-        let path = out.join(name);
-        let code = std::fs::read_to_string(&path)?;
-        let kept: Vec<_> = code.lines().filter(|line| !is_inner(line)).collect();
-        std::fs::write(&path, kept.join("\n"))?;
-    }
+    // A file of modules, since an included file cannot have the attributes of the generated ones.
+    std::fs::write(
+        out_dir.join("generated.rs"),
+        "pub mod shim;\npub mod shim_ttrpc;\n",
+    )?;
     Ok(())
-}
-
-fn is_inner(line: &str) -> bool {
-    line.starts_with("#![") || line.starts_with("//!")
 }

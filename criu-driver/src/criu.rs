@@ -134,7 +134,7 @@ impl Criu {
     fn ask(&self, request: &Criu_req, look: impl FnOnce(i32)) -> Result<Criu_resp, Error> {
         let (connection, process) = self.worker(Vec::new(), &[], None, None)?;
         let event = match connection.send(request) {
-            Ok(()) => connection.wait(Instant::now() + QUESTION_TIMEOUT, None)?,
+            Ok(()) => connection.wait(&process, Instant::now() + QUESTION_TIMEOUT, None)?,
             Err(e) if rpc::is_gone(&e) => Event::Closed,
             Err(e) => return Err(e),
         };

@@ -153,7 +153,8 @@ pub struct DumpFailure {
 pub enum Tasks {
     /// They run as before.
     Running,
-    /// They are there, but not all could be put back; the container should be stopped.
+    /// The init process is there, but not everything could be put back, or another process died;
+    /// the container should be stopped.
     Damaged,
     /// The init process is gone.
     Lost,
@@ -203,13 +204,17 @@ impl Criu {
             control,
             freezer,
             target,
+            processes: Vec::new(),
             freeze: Duration::ZERO,
             committed: false,
         };
         match dump.run(started) {
             Ok(()) => Ok(dump.report(started)),
             Err(cause) if dump.committed => dump.finish(started, cause),
-            Err(cause) => Err(fail(dump.put_back(), cause)),
+            Err(cause) => {
+                let cause = dump.explain(cause);
+                Err(fail(dump.put_back(&cause), cause))
+            }
         }
     }
 }
@@ -222,12 +227,17 @@ struct Dump<'a> {
     control: &'a DumpControl,
     freezer: Option<Freezer>,
     target: OwnedFd,
+    /// All processes in the cgroup when it was frozen.
+    processes: Vec<OwnedFd>,
     freeze: Duration,
     committed: bool,
 }
 
 /// After an abort or timeout CRIU has this long to put everything back before it is killed.
 const CURE_TIME: Duration = Duration::from_secs(10);
+
+/// A task that CRIU left in the middle of a system call of its own making dies within this time.
+const CRASH_TIME: Duration = Duration::from_millis(100);
 
 impl Dump<'_> {
     fn run(&mut self, started: Instant) -> Result<(), Error> {
@@ -245,6 +255,10 @@ impl Dump<'_> {
         });
         self.freeze = started.elapsed();
         frozen?;
+        if let Some(freezer) = &self.freezer {
+            let pids = freezer.processes()?;
+            self.processes = pids.into_iter().flat_map(launch::pidfd).collect();
+        }
         let (connection, process) = worker.unwrap_or_else(|_| {
             Err(Error::Spawn {
                 path: self.criu.binary.clone(),
@@ -273,7 +287,7 @@ impl Dump<'_> {
         let mut given_up: Option<Error> = None;
         loop {
             let abort = (given_up.is_none() && !self.committed).then(|| self.control.abort.as_fd());
-            match connection.wait(deadline, abort)? {
+            match connection.wait(process, deadline, abort)? {
                 Event::Notify { script, .. } => {
                     let go_on = given_up.is_none() && !self.control.aborted();
                     let go_on = match script.as_str() {
@@ -383,19 +397,37 @@ impl Dump<'_> {
         request
     }
 
+    /// CRIU's line can be one about a call that failed; the container's descriptors say more.
+    fn explain(&self, cause: Error) -> Error {
+        let Error::Refused { errno, log } = cause else {
+            return cause;
+        };
+        let pids = match &self.freezer {
+            Some(freezer) => freezer.processes().unwrap_or_default(),
+            None => vec![self.request.pid],
+        };
+        match heal::unsupported(&pids) {
+            Some((pid, what)) => Error::Unsupported { what, pid, log },
+            None => Error::Refused { errno, log },
+        }
+    }
+
     /// Makes a container run on after a dump that failed before the commit.
-    fn put_back(&self) -> Tasks {
-        let healthy = match &self.freezer {
+    fn put_back(&self, cause: &Error) -> Tasks {
+        let healed = match &self.freezer {
             Some(freezer) => self.heal(freezer),
             None => heal::leave_repair_mode(&[self.request.pid]).is_ok(),
         };
-        if launch::wait_exit(&self.target, Instant::now()).unwrap_or(false) {
-            Tasks::Lost
-        } else if healthy {
-            Tasks::Running
-        } else {
-            Tasks::Damaged
+        let died = matches!(cause, Error::Exited { .. } | Error::TimedOut { .. });
+        let grace = if died { CRASH_TIME } else { Duration::ZERO };
+        if launch::wait_exit(&self.target, Instant::now() + grace).unwrap_or(false) {
+            return Tasks::Lost;
         }
+        let gone = |pidfd: &OwnedFd| launch::wait_exit(pidfd, Instant::now()).unwrap_or(false);
+        if !healed || (died && self.processes.iter().any(gone)) {
+            return Tasks::Damaged;
+        }
+        Tasks::Running
     }
 
     fn heal(&self, freezer: &Freezer) -> bool {

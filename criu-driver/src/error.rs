@@ -70,6 +70,16 @@ pub enum Error {
         /// The error lines.
         log: LogErrors,
     },
+    /// The container uses something that CRIU cannot dump.
+    #[error("process {pid} uses {what}, which CRIU cannot dump{}", log.suffix())]
+    Unsupported {
+        /// What it is.
+        what: &'static str,
+        /// The process, on the host.
+        pid: i32,
+        /// CRIU's error lines.
+        log: LogErrors,
+    },
     /// No answer in time; CRIU was ended.
     #[error("CRIU took longer than {after:?}{}", log.suffix())]
     TimedOut {
@@ -118,6 +128,7 @@ impl Error {
         match self {
             Self::Exited { log }
             | Self::Refused { log, .. }
+            | Self::Unsupported { log, .. }
             | Self::TimedOut { log, .. }
             | Self::LazyPages { log, .. } => log.first.as_deref(),
             _ => None,

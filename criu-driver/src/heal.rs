@@ -3,6 +3,10 @@
 //! The kernel detaches the tasks when their tracer dies, and CRIU's code inside them ends by
 //! itself when its socket closes: it returns to where the task was. What nobody undoes are TCP
 //! sockets in repair mode, which neither send nor receive, and a frozen cgroup.
+//!
+//! What cannot be undone: CRIU makes a stopped task run single system calls, with registers and
+//! code of CRIU's. A task whose tracer dies in those few milliseconds runs on like that and dies
+//! of SIGTRAP or SIGSEGV.
 
 use std::fs;
 use std::io;
@@ -37,9 +41,41 @@ pub(crate) fn leave_repair_mode(pids: &[i32]) -> io::Result<usize> {
     failure.map_or(Ok(healed), Err)
 }
 
+/// Puts the established TCP connections of the processes into repair mode, so that the peers do not
+/// notice their end.
+pub(crate) fn silence(pids: &[i32]) {
+    for &pid in pids {
+        for socket in sockets(pid).unwrap_or_default() {
+            // Refused for all that is no connection, which has nobody to notice.
+            if sys::in_repair_mode(socket.as_fd()).is_ok_and(|on| !on) {
+                let _ = sys::enter_repair_mode(socket.as_fd());
+            }
+        }
+    }
+}
+
 /// Copies of the sockets of a process.
 fn sockets(pid: i32) -> io::Result<Vec<OwnedFd>> {
     matching(pid, "socket:[")
+}
+
+/// The first process with a descriptor whose link in `/proc` is one of those that CRIU is known to
+/// refuse, and what that is. CRIU's own line names only the call that failed.
+pub(crate) fn unsupported(pids: &[i32]) -> Option<(i32, &'static str)> {
+    pids.iter().find_map(|&pid| {
+        fs::read_dir(format!("/proc/{pid}/fd"))
+            .ok()?
+            .flatten()
+            .filter_map(|entry| fs::read_link(entry.path()).ok())
+            .find_map(|link| match link.to_str()? {
+                "anon_inode:[io_uring]" => Some("io_uring"),
+                "anon_inode:[userfaultfd]" => Some("userfaultfd"),
+                "anon_inode:[perf_event]" => Some("perf events"),
+                "anon_inode:bpf-map" | "anon_inode:bpf-prog" => Some("BPF"),
+                _ => None,
+            })
+            .map(|what| (pid, what))
+    })
 }
 
 /// Copies of those descriptors of a process whose link in `/proc` starts with `prefix`.

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -117,6 +118,8 @@ impl Launch<'_> {
             .env_clear()
             // CRIU runs tar, ip and iptables by name.
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            // Its helpers stay in its group, see `Process::kill`.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::from(stderr));
@@ -286,9 +289,12 @@ impl Process {
         &self.pidfd
     }
 
+    /// Kills it and its helpers. Also when the process itself has ended: helpers can be left.
     pub(crate) fn kill(&self) {
-        // It can only fail because the process is gone already.
+        // Both fail when nobody is left; the second also before Linux 6.9, where helpers are left
+        // to notice by themselves that their socket is closed.
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = sys::kill_group(&self.pidfd);
     }
 
     /// What it has written to standard error, where a start that fails says why.

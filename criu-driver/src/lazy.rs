@@ -190,9 +190,11 @@ impl Daemon {
             .stack_size(64 * 1024)
             .spawn(move || {
                 let outcome = watch(daemon, &pidfd, copies, &log_path);
+                drop(pidfd);
+                let _ = rustix::io::write(&signal, &1u64.to_ne_bytes());
+                drop(signal);
                 // Whoever waited may be gone.
                 let _ = sender.send(outcome.map(|()| started.elapsed()));
-                let _ = rustix::io::write(&signal, &1u64.to_ne_bytes());
             })
             .map_err(failed("make a thread for"))?;
         Ok(Fill {

@@ -26,6 +26,7 @@ pub mod restore;
 pub mod stats;
 pub mod subject;
 
+mod ghosts;
 mod heal;
 mod launch;
 mod rpc;

@@ -16,7 +16,9 @@ use rustix::process::Signal;
 
 use crate::criu::{Criu, Directory, refused};
 use crate::error::Error;
-use crate::freezer;
+use crate::freezer::{self, Freezer, FreezerError};
+use crate::ghosts;
+use crate::heal;
 use crate::launch::{self, Process, RestoreMounts};
 use crate::lazy::{Daemon, Fill};
 use crate::log::{self, LogErrors};
@@ -106,6 +108,9 @@ impl RestoreFailure {
 /// Time for CRIU to end after its answer, and for killed processes to go.
 const END_TIME: Duration = Duration::from_secs(10);
 
+/// Time for tasks to freeze before they are killed, so that none sends a last packet.
+const DISCARD_FREEZE_TIME: Duration = Duration::from_millis(100);
+
 impl Criu {
     /// Restores a container: its processes run when this returns.
     ///
@@ -138,6 +143,51 @@ impl Criu {
             }
         })
     }
+}
+
+/// Kills a restored container whose fill failed so that its images can be restored again: the peers
+/// of its TCP connections do not notice, and its addresses are free.
+///
+/// # Errors
+/// When the cgroup cannot be used.
+pub fn discard(subject: &Subject) -> Result<(), FreezerError> {
+    let freezer = subject.freezer.as_deref().map(Freezer::new).transpose()?;
+    if let Some(freezer) = &freezer {
+        // A task that waits for its memory does not freeze.
+        let _ = freezer.freeze(DISCARD_FREEZE_TIME);
+        heal::silence(&freezer.processes()?);
+        kill_all(subject);
+        freezer.thaw()?;
+        wait_all(subject);
+        return Ok(());
+    }
+    kill_all(subject);
+    wait_all(subject);
+    Ok(())
+}
+
+/// Processes in the subject's cgroups.
+fn processes(subject: &Subject) -> Vec<OwnedFd> {
+    let mut pids = Vec::new();
+    for cgroup in &subject.cgroups {
+        if let Err(e) = freezer::collect(cgroup, &mut pids) {
+            ::log::warn!("list the processes in {}: {e}", cgroup.display());
+        }
+    }
+    pids.sort_unstable();
+    pids.dedup();
+    pids.into_iter().flat_map(launch::pidfd).collect()
+}
+
+fn kill_all(subject: &Subject) {
+    for pidfd in processes(subject) {
+        // It fails only on a process that is gone.
+        let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+    }
+}
+
+fn wait_all(subject: &Subject) {
+    processes(subject).iter().for_each(end);
 }
 
 /// One restore under way.
@@ -229,7 +279,7 @@ impl Restore<'_> {
         deadline: Instant,
     ) -> Result<(), Error> {
         loop {
-            match connection.wait(deadline, None)? {
+            match connection.wait(process, deadline, None)? {
                 Event::Notify {
                     script,
                     pid,
@@ -346,17 +396,10 @@ impl Restore<'_> {
             end(pidfd);
         }
         // A container that is asleep has no process: all there are come from this restore.
-        for cgroup in &self.subject.cgroups {
-            let mut pids = Vec::new();
-            if let Err(e) = freezer::collect(cgroup, &mut pids) {
-                ::log::warn!(
-                    "list what is left of a restore in {}: {e}",
-                    cgroup.display()
-                );
-            }
-            pids.into_iter()
-                .filter_map(|pid| launch::pidfd(pid).ok())
-                .for_each(|pidfd| end(&pidfd));
+        kill_all(self.subject);
+        wait_all(self.subject);
+        if let Err(e) = ghosts::remove(self.subject, self.request.images_dir) {
+            ::log::warn!("remove what a restore left in the container's files: {e}");
         }
     }
 }

@@ -14,6 +14,7 @@ use rustix::net::{
 };
 
 use crate::error::Error;
+use crate::launch::Process;
 
 /// Our end of the conversation.
 pub(crate) struct Connection {
@@ -69,20 +70,26 @@ impl Connection {
     }
 
     /// Waits for CRIU, for `watch` to become readable, or for the deadline. A message from CRIU
-    /// goes before a readable `watch`.
+    /// goes before all else. CRIU's helper processes share its end of the socket, so its own end
+    /// shows at `process` only.
     pub(crate) fn wait(
         &self,
+        process: &Process,
         deadline: Instant,
         watch: Option<BorrowedFd<'_>>,
     ) -> Result<Event, Error> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = Timespec::try_from(left).ok();
-            let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN)];
+            let mut fds = vec![
+                PollFd::new(&self.socket, PollFlags::IN),
+                PollFd::new(process.pidfd(), PollFlags::IN),
+            ];
             fds.extend(watch.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(0) => return Ok(Event::Deadline),
                 Ok(_) if !fds[0].revents().is_empty() => return self.receive(),
+                Ok(_) if !fds[1].revents().is_empty() => return Ok(Event::Closed),
                 Ok(_) => return Ok(Event::Watched),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(Error::Transport(e.into())),

@@ -1,7 +1,7 @@
 //! The few system calls without a safe wrapper.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -26,6 +26,27 @@ pub(crate) fn ignore_file_size_signal(command: &mut Command) {
             }
             Ok(())
         });
+    }
+}
+
+/// Kills the process group that the process leads or led. Needs Linux 6.9.
+pub(crate) fn kill_group(leader: &OwnedFd) -> io::Result<()> {
+    // From the kernel's include/uapi/linux/pidfd.h.
+    const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
+    // SAFETY: the kernel reads nothing through the null pointer, which asks for a plain signal.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            leader.as_raw_fd(),
+            libc::SIGKILL,
+            std::ptr::null::<libc::siginfo_t>(),
+            PIDFD_SIGNAL_PROCESS_GROUP,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 
@@ -54,6 +75,12 @@ pub(crate) fn in_repair_mode(socket: BorrowedFd<'_>) -> io::Result<bool> {
 /// Takes a TCP socket out of repair mode, as CRIU does when a dump fails.
 pub(crate) fn leave_repair_mode(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, 0)
+}
+
+/// Puts a TCP socket into repair mode: closed in it, the socket vanishes without a packet. Fails on a
+/// socket that is neither closed nor established.
+pub(crate) fn enter_repair_mode(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1)
 }
 
 /// Lets the socket's address be bound again: leaving repair mode takes that right away.

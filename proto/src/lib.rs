@@ -1,15 +1,41 @@
 //! ttrpc services of Podmotion.
 //!
-//! Generated from `proto/*.proto` at build time; the documentation of messages and fields is there.
+//! [`shim::v1`] is what one shim says about its containers. The messages and services are
+//! generated from the files in `proto/`, which document each field.
 
-/// Messages of `podmotion.shim.v1`: status, sleep and wake of one shim's containers.
-#[allow(missing_docs, unused_qualifications, clippy::all)]
-pub mod shim {
-    include!(concat!(env!("OUT_DIR"), "/shim.rs"));
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/generated.rs"));
 }
 
-/// Client and server of `podmotion.shim.v1`.
-#[allow(missing_docs, unused_qualifications, clippy::all)]
-pub mod shim_ttrpc {
-    include!(concat!(env!("OUT_DIR"), "/shim_ttrpc.rs"));
+/// `podmotion.shim`: status, sleep and wake of one shim's containers.
+pub mod shim {
+    /// Version 1. A server implements `Shim` and registers the methods that `create_shim` makes
+    /// of it; a client uses `ShimClient`.
+    pub mod v1 {
+        pub use crate::generated::shim::*;
+        pub use crate::generated::shim_ttrpc::*;
+    }
+}
+
+pub use protobuf;
+pub use ttrpc;
+
+#[cfg(test)]
+mod tests {
+    use protobuf::Message;
+
+    use crate::shim::v1::{Container, Counters};
+
+    #[test]
+    fn container_survives_the_wire() {
+        let container = Container {
+            id: "abc".into(),
+            state: "asleep".into(),
+            memory_freed_bytes: 1 << 40,
+            counters: Some(Counters { sleeps: 7, ..Counters::default() }).into(),
+            ..Container::default()
+        };
+        let bytes = container.write_to_bytes().unwrap();
+        assert_eq!(Container::parse_from_bytes(&bytes).unwrap(), container);
+    }
 }

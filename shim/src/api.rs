@@ -17,7 +17,7 @@ use containerd_shim_protos::ttrpc::{
 };
 use log::warn;
 use podmotion_model::lifecycle::State;
-use podmotion_proto::{shim as proto, shim_ttrpc::create_shim};
+use podmotion_proto::shim::v1 as proto;
 use tokio::sync::oneshot;
 
 use crate::sleep::{
@@ -85,7 +85,7 @@ impl Api {
             .map_err(failed("restrict", &path))?;
         listener.set_nonblocking(true).map_err(failed("listen on", &path))?;
         let listener = Listener::try_from(listener).map_err(failed("listen on", &path))?;
-        let service = create_shim(Arc::new(Service { node }));
+        let service = proto::create_shim(Arc::new(Service { node }));
         let mut server = Server::new().add_listener(listener).register_service(service);
         server
             .start()
@@ -147,7 +147,7 @@ fn refuse(code: Code, message: String) -> ttrpc::Error {
 }
 
 #[async_trait]
-impl podmotion_proto::shim_ttrpc::Shim for Service {
+impl proto::Shim for Service {
     async fn list(
         &self,
         _: &TtrpcContext,

@@ -63,7 +63,6 @@ fn ip(arguments: &str) -> String {
 pub struct Options {
     pub script: &'static str,
     pub arguments: Vec<String>,
-    pub seccomp_unconfined: bool,
 }
 
 impl Container {
@@ -131,7 +130,6 @@ impl Container {
         Self::start(Options {
             script: SERVER,
             arguments: vec![megabytes.to_string()],
-            seccomp_unconfined: false,
         })
     }
 

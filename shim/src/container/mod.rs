@@ -255,8 +255,8 @@ pub struct Container {
 }
 
 impl Container {
-    /// Creates a container and starts its driver. Goes on to its end even if the caller does not
-    /// wait for it.
+    /// Creates a container and starts its driver. A caller that does not wait for the answer leaves
+    /// no half-made container: what was created for it is removed again.
     ///
     /// # Errors
     /// See [`ContainerError`]. Nothing is left behind.
@@ -266,9 +266,11 @@ impl Container {
             match create::create(new, shared).await {
                 Ok((container, driver)) => {
                     let pid = driver.pid();
-                    // A caller that gave up finds the container by its events.
-                    drop(reply.send(Ok((container, pid))));
-                    driver.run().await;
+                    match reply.send(Ok((container, pid))) {
+                        Ok(()) => driver.run().await,
+                        // Nobody knows of the container, so nobody would ever delete it.
+                        Err(_) => driver.abandon().await,
+                    }
                 }
                 Err(error) => drop(reply.send(Err(error))),
             }

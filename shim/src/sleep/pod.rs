@@ -155,17 +155,23 @@ impl Seat {
         lock(&self.pod.gate).add_flows(self.key, flows)
     }
 
-    /// Ends the hold and gives back what was held, in order.
+    /// Ends the hold and gives back what was held, in order, in some microseconds.
+    /// [`settle`](Self::settle) has to follow.
     pub fn release(&self) -> Result<Released, GateError> {
+        lock(&self.pod.gate).let_through(self.key)
+    }
+
+    /// Takes the tap away if nobody in the pod is held any more, in some milliseconds.
+    pub fn settle(&self) -> Result<(), GateError> {
         let mut gate = lock(&self.pod.gate);
-        let released = gate.release(self.key);
+        let settled = gate.settle();
         if gate.tap_fd().is_none()
             && let Some(reading) = lock(&self.pod.reading).take()
         {
             // It still has the descriptor, and with it the tap.
             reading.abort();
         }
-        released
+        settled
     }
 
     /// Looks at the sockets of the pod that are among `inodes`.

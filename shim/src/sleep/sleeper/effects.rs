@@ -333,7 +333,12 @@ impl Sleeper {
         let (Some(seat), notify) = (self.seat.clone(), self.notify.clone()) else {
             return;
         };
-        self.after_tail(move || drop(notify.send(Notice::Released(seat.release()))));
+        self.after_tail(move || {
+            drop(notify.send(Notice::Released(seat.release())));
+            if let Err(cause) = seat.settle() {
+                warn!("take the tap away: {cause}");
+            }
+        });
     }
 
     fn released(&mut self, result: Result<Released, GateError>) {

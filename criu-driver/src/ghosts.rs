@@ -1,0 +1,152 @@
+//! Files that a restore which was killed leaves in the container's file systems.
+//!
+//! A deleted file that a process has open is made again under the name `<path>.cr.<id>.ghost`,
+//! opened, and deleted. Killed in between, CRIU leaves it, and the next restore from the same
+//! images refuses to make it a second time.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use protobuf::CodedInputStream;
+
+use crate::subject::Subject;
+
+/// Removes what is left of restores from these images.
+pub(crate) fn remove(subject: &Subject, images_dir: &Path) -> io::Result<()> {
+    let image = fs::read(images_dir.join("files.img"))?;
+    for path in regular_files(&image) {
+        let on_host = on_host(subject, &path);
+        let (Some(directory), Some(name)) = (on_host.parent(), on_host.file_name()) else {
+            continue;
+        };
+        let prefix = format!("{}.cr.", name.to_string_lossy());
+        let Ok(entries) = fs::read_dir(directory) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(&prefix) && name.ends_with(".ghost") {
+                fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where a path of the container is on the host. What is on a tmpfs of the container is gone with
+/// it and not found.
+fn on_host(subject: &Subject, path: &Path) -> PathBuf {
+    subject
+        .mounts
+        .iter()
+        .filter_map(|mount| Some((mount, path.strip_prefix(&mount.inside).ok()?)))
+        .min_by_key(|(_, rest)| rest.as_os_str().len())
+        .map_or_else(
+            || subject.rootfs.join(path.strip_prefix("/").unwrap_or(path)),
+            |(mount, rest)| mount.source_on_host.join(rest),
+        )
+}
+
+/// Paths of the regular files in a `files.img`: two magics, then length-prefixed `file_entry`
+/// messages of CRIU's `images/fdinfo.proto`, whose field 3 is a `reg_file_entry` with its name in
+/// field 6. An image that ends early gives what was read until there.
+fn regular_files(image: &[u8]) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    let mut rest = image.get(8..).unwrap_or_default();
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let length = u32::from_le_bytes(*length) as usize;
+        let Some(message) = after.get(..length) else {
+            break;
+        };
+        let regular = bytes_field(message, 3);
+        let name = regular.and_then(|regular| bytes_field(&regular, 6));
+        if let Some(name) = name {
+            let path = String::from_utf8_lossy(&name).into_owned();
+            paths.push(Path::new("/").join(path));
+        }
+        rest = &after[length..];
+    }
+    paths
+}
+
+fn bytes_field(message: &[u8], number: u32) -> Option<Vec<u8>> {
+    let mut stream = CodedInputStream::from_bytes(message);
+    while let Some(tag) = stream.read_raw_tag_or_eof().ok()? {
+        match tag & 7 {
+            2 => {
+                let bytes = stream.read_bytes().ok()?;
+                if tag >> 3 == number {
+                    return Some(bytes);
+                }
+            }
+            0 => drop(stream.read_uint64().ok()?),
+            1 => drop(stream.read_fixed64().ok()?),
+            _ => drop(stream.read_fixed32().ok()?),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subject::ExternalMount;
+
+    fn image(names: &[&str]) -> Vec<u8> {
+        let mut image = vec![0; 8];
+        for name in names {
+            let mut regular = vec![1 << 3, 7, 6 << 3 | 2, name.len() as u8];
+            regular.extend(name.as_bytes());
+            let mut entry = vec![1 << 3, 1, 2 << 3, 7, 3 << 3 | 2, regular.len() as u8];
+            entry.extend(regular);
+            image.extend((entry.len() as u32).to_le_bytes());
+            image.extend(entry);
+        }
+        image
+    }
+
+    #[test]
+    fn a_left_over_ghost_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (rootfs, volume) = (dir.path().join("rootfs"), dir.path().join("volume"));
+        fs::create_dir_all(rootfs.join("tmp")).unwrap();
+        fs::create_dir_all(&volume).unwrap();
+        let subject = Subject {
+            rootfs: rootfs.clone(),
+            mounts: vec![ExternalMount {
+                inside: "/data".into(),
+                source_on_host: volume.clone(),
+                options: "rw".into(),
+            }],
+            join: Vec::new(),
+            cgroups: Vec::new(),
+            freezer: None,
+            stdio: Vec::new(),
+        };
+        let ghosts = [
+            rootfs.join("tmp/log.cr.1.ghost"),
+            volume.join("db.cr.a.ghost"),
+        ];
+        let others = [rootfs.join("tmp/other.cr.1.ghost"), rootfs.join("tmp/log")];
+        for path in ghosts.iter().chain(&others) {
+            fs::write(path, "").unwrap();
+        }
+        fs::write(
+            dir.path().join("files.img"),
+            image(&["tmp/log", "/data/db"]),
+        )
+        .unwrap();
+        remove(&subject, dir.path()).unwrap();
+        assert!(ghosts.iter().all(|path| !path.exists()));
+        assert!(others.iter().all(|path| path.exists()));
+    }
+
+    #[test]
+    fn an_image_cut_short_is_read_to_there() {
+        let mut image = image(&["/a", "/b"]);
+        image.truncate(image.len() - 1);
+        assert_eq!(regular_files(&image), [PathBuf::from("/a")]);
+    }
+}
