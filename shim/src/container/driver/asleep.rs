@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use libc::SIGKILL;
+use nix::errno::Errno;
 use podmotion_model::lifecycle::WakeCause;
 use podmotion_model::settings::Settings;
 
