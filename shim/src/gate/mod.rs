@@ -195,7 +195,7 @@ impl Gate {
 
     /// When a packet that counts last came for a port of `container`, as `CLOCK_MONOTONIC`; `None`
     /// if never. Counted are connection requests and ends, payload, and UDP; acknowledgements and
-    /// keepalives are not.
+    /// keepalives are not. To a tick of the kernel's clock (1 to 10 ms), never in the future.
     pub fn last_activity(&self, container: ContainerKey) -> Result<Option<Duration>, GateError> {
         let Some(entry) = self.containers.get(&container) else {
             return Ok(None);
