@@ -115,12 +115,6 @@ impl Bundle {
         }
         let lib = partial.join("lib");
         let mut objects = programs.clone();
-        if !self.data.is_empty() {
-            // Modules that programs load by themselves.
-            for (_, to) in self.data {
-                objects.extend(modules(&partial.join(to))?);
-            }
-        }
         let mut wanted: BTreeSet<String> = BTreeSet::new();
         while let Some(object) = objects.pop() {
             for name in needed(&object)? {
@@ -218,16 +212,25 @@ impl<'a> Tree<'a> {
         Ok(found)
     }
 
+    /// Copies the folder `from` of every package that has it into `to`.
     fn copy_dir(&self, from: &str, to: &Path) -> Result<()> {
-        let source = self.find(from)?;
         files::make_dir(to)?;
-        process::output(
-            process::command("cp")
-                .arg("-aL")
-                .arg(source.join("."))
-                .arg(to),
-        )
-        .map(drop)
+        let sources: Vec<PathBuf> = self
+            .packages
+            .iter()
+            .map(|(_, root)| root.join(from))
+            .filter(|dir| dir.is_dir())
+            .collect();
+        ensure!(!sources.is_empty(), "no package has {from}");
+        for source in sources {
+            process::output(
+                process::command("cp")
+                    .arg("-a")
+                    .arg(source.join("."))
+                    .arg(to),
+            )?;
+        }
+        Ok(())
     }
 
     fn library(&self, name: &str) -> Result<&Path> {
@@ -286,18 +289,6 @@ fn referred_licences(text: &str) -> BTreeSet<String> {
         .map(|name| name.trim_end_matches('.').to_owned())
         .filter(|name| !name.is_empty())
         .collect()
-}
-
-/// Shared objects below `dir`.
-fn modules(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in WalkDir::new(dir) {
-        let entry = entry.with_context(|| format!("cannot list {}", dir.display()))?;
-        if entry.path().extension().is_some_and(|ext| ext == "so") {
-            found.push(entry.into_path());
-        }
-    }
-    Ok(found)
 }
 
 /// Libraries that `object` names; none for a static program.

@@ -16,6 +16,7 @@ mod items;
 mod oci;
 mod rootfs;
 mod ui;
+mod vm;
 
 use std::path::Path;
 use std::time::Instant;
