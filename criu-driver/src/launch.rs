@@ -223,7 +223,8 @@ fn cover_run(cache: Option<&[u8]>) -> io::Result<()> {
     for entry in entries {
         let target = run.join(entry.file_name());
         let kind = entry.file_type()?;
-        if entry.file_name() == CACHE_NAME {
+        // Not CRIU's own: on a disk it leaves an unfinished cache, and makes none while that is there.
+        if entry.file_name().to_string_lossy().starts_with(CACHE_NAME) {
             continue;
         } else if kind.is_symlink() {
             std::os::unix::fs::symlink(fs::read_link(entry.path())?, &target)?;
