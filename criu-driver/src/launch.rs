@@ -156,6 +156,17 @@ fn make_mounts(mounts: Mounts<'_>) -> io::Result<()> {
     if let Some(restore) = mounts.restore {
         rustix::mount::mount_bind_recursive(restore.rootfs, restore.root)?;
         stage(&restore)?;
+        // CRIU builds the container's mounts in a directory in /tmp. One that is killed would
+        // leave it there. All that it needs of the host's /tmp is in place by now.
+        if !restore.stage.starts_with("/tmp") {
+            rustix::mount::mount(
+                "tmpfs",
+                "/tmp",
+                "tmpfs",
+                MountFlags::NOSUID,
+                Some(c"mode=1777"),
+            )?;
+        }
     }
     Ok(())
 }

@@ -1,22 +1,21 @@
 use super::*;
 
-/// A dump of a process that has an io_uring, CRIU 4.2.1 at its level for information.
+/// From CRIU 4.2.1's log of the dump of a process that has an io_uring.
 const IO_URING: &str = "\
-(00.000032) Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted
-(00.043501) Dumping opened files (pid: 3272)
-(00.043525) Error (criu/pie/parasite.c:588): send_fds failed (-22)
-(00.043530) Error (compel/src/lib/infect-rpc.c:66): Message reply from daemon is trimmed (12/0)
-(00.043544) Error (criu/cr-dump.c:1567): Dump files (pid: 3272) failed with -1
-(00.044100) Error (criu/cr-dump.c:2124): Dumping FAILED.
+(00.000971) ========================================
+(00.000995) Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted
+(00.008623) ----------------------------------------
+pie: 1: Error (criu/pie/parasite.c:588): send_fds failed (-22)
+pie: 1: Close the control socket for writing
+(00.008708) Error (criu/parasite-syscall.c:280): Can't retrieve FDs from socket
+(00.008759) Error (compel/src/lib/infect-rpc.c:44): Message reply from daemon is trimmed (12/0)
+(00.008772) Error (criu/cr-dump.c:1545): Dump files (pid: 3980) failed with -1
+(00.009545) Unfreezing tasks into 1
+(00.009558) Error (criu/cr-dump.c:1975): Dumping FAILED.
 ";
 
-/// A restore whose external source was a symbolic link.
-const SYMLINK: &str = "\
-(00.097764)      1: mnt-v2: \tBind /lib64 to /tmp/.criu.mntns.10eR0a/mnt-0000000099
-(00.097801)      1: Error (criu/mount-v2.c:324): mnt-v2: Failed to move_mount from /lib64 to /tmp/.criu.mntns.10eR0a/mnt-0000000099: Invalid argument
-(00.098000) Error (criu/cr-restore.c:1462): 24109 exited, status=1
-(00.099000) Error (criu/cr-restore.c:2320): Restoring FAILED.
-";
+/// The form of a line from a process that is being restored.
+const SYMLINK: &str = "(00.097801)      1: Error (criu/mount-v2.c:324): mnt-v2: Failed to move_mount from /lib64 to /tmp/.criu.mntns.10eR0a/mnt-0000000099: Invalid argument\n";
 
 #[test]
 fn the_first_error_is_the_cause() {
@@ -31,7 +30,7 @@ fn the_first_error_is_the_cause() {
 fn the_last_error_is_no_summary() {
     let errors = parse(IO_URING);
     let last = errors.last.unwrap();
-    assert!(last.contains("Dump files (pid: 3272) failed"), "{last}");
+    assert!(last.contains("Dump files (pid: 3980) failed"), "{last}");
 }
 
 #[test]

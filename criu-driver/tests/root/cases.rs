@@ -304,6 +304,20 @@ fn killed_restores() {
     let criu = criu();
     let mut container = Container::server(20);
     container.dump(&criu).expect("dump");
+    let yard = |entry: &std::fs::DirEntry| {
+        entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(b".criu.mntns")
+    };
+    let yards = || {
+        std::fs::read_dir("/tmp")
+            .expect("list")
+            .flatten()
+            .filter(yard)
+            .count()
+    };
+    let before = yards();
     let (mut killed, mut finished) = (0, 0);
     for n in 2..18 {
         let begin = Instant::now();
@@ -327,6 +341,7 @@ fn killed_restores() {
     }
     println!("killed {killed}, killed too late {finished}");
     assert!(killed > 0);
+    assert_eq!(yards(), before, "directories in /tmp");
     container.restore(&criu, false).expect("restore");
     assert_healthy(&container, 1);
 }
