@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use walkdir::WalkDir;
 
 use super::apt::Deb;
 use super::{Cache, Item, Work, files};
-use crate::process;
+use crate::{elf, process};
 
 /// Counts up whenever bundles are made in another way.
 const RECIPE: u32 = 1;
@@ -127,7 +127,7 @@ impl Bundle {
         }
         let lib_target = target.join("lib");
         for program in &programs {
-            let Some(loader) = interpreter(program)? else {
+            let Some(loader) = elf::interpreter(program)? else {
                 continue;
             };
             let name = Path::new(&loader)
@@ -293,7 +293,7 @@ fn referred_licences(text: &str) -> BTreeSet<String> {
 
 /// Libraries that `object` names; none for a static program.
 fn needed(object: &Path) -> Result<Vec<String>> {
-    if interpreter(object)?.is_none() && !is_library(object) {
+    if elf::interpreter(object)?.is_none() && !is_library(object) {
         return Ok(Vec::new());
     }
     let names = process::output(
@@ -312,28 +312,6 @@ fn is_library(path: &Path) -> bool {
 /// The C library and the loader find each other without a path, and a patched loader crashes.
 fn is_libc(name: &str) -> bool {
     name.starts_with("ld-") || name.starts_with("libc.so")
-}
-
-/// The loader that `program` asks for; none for static programs and libraries.
-fn interpreter(program: &Path) -> Result<Option<String>> {
-    let output = process::command("patchelf")
-        .arg("--print-interpreter")
-        .arg(program)
-        .output()
-        .context("cannot start patchelf")?;
-    if output.status.success() {
-        let name = String::from_utf8_lossy(&output.stdout);
-        return Ok(Some(name.trim().to_owned()));
-    }
-    let error = String::from_utf8_lossy(&output.stderr);
-    // Static programs and libraries have no such section.
-    if error.contains(".interp") {
-        return Ok(None);
-    }
-    bail!(
-        "patchelf --print-interpreter {}: {error}",
-        program.display()
-    )
 }
 
 fn patchelf(file: &Path, args: &[&str]) -> Result<()> {

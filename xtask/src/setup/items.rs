@@ -2,6 +2,7 @@
 
 use super::Item;
 use super::bundle::Bundle;
+use super::deny::Deny;
 use super::go::Go;
 use super::host::Packages;
 use super::images::{Apps, Base, Pause};
@@ -20,6 +21,7 @@ pub fn all() -> Vec<Box<dyn Item>> {
     items.push(Box::new(Base));
     items.push(Box::new(Apps));
     items.push(Box::new(Vm));
+    items.push(Box::new(Deny));
     items
 }
 
