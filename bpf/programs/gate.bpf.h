@@ -100,8 +100,9 @@ struct sk_buff {
 } __attribute__((preserve_access_index));
 
 /*
- * The cookie of the network namespace that the packet is in. bpf_get_netns_cookie() knows it too,
- * but only since Linux 6.15 for programs of this type.
+ * The cookie of the network namespace that the packet is in. bpf_get_netns_cookie(), which programs
+ * of this type have since Linux 6.15, is no help: it tells that of the packet's socket, and without
+ * one, as nearly always on ingress, that of the first namespace.
  */
 static __always_inline __u64 netns_cookie(struct __sk_buff *ctx)
 {

@@ -6,6 +6,8 @@
  */
 #include "gate.bpf.h"
 
+#include <stddef.h>
+
 /* IPv6 extension headers followed before a packet is given up on and passed. */
 #define MAX_EXTENSIONS 6
 
@@ -17,8 +19,6 @@ GATE_MAP(flows, struct flow_key, __u32, 131072);
 GATE_MAP(counters, __u64, struct counters, 16384);
 
 struct packet {
-	__u8 local[16];
-	__u8 remote[16];
 	__u16 local_port;
 	__u16 remote_port;
 	__u8 proto;
@@ -41,26 +41,30 @@ struct extension {
 	__be16 fragment_offset;
 };
 
-static __always_inline void map_v4(__u8 *to, __be32 from)
+/* bpf_skb_load_bytes(), without the call for the usual packet whose headers are in one piece. */
+static __always_inline int load(struct __sk_buff *ctx, __u32 offset, void *to, __u32 size)
 {
-	__builtin_memset(to, 0, 10);
-	to[10] = 0xff;
-	to[11] = 0xff;
-	__builtin_memcpy(to + 12, &from, 4);
+	void *from = (void *)(long)ctx->data + offset;
+
+	if (from + size > (void *)(long)ctx->data_end)
+		return bpf_skb_load_bytes(ctx, offset, to, size);
+	__builtin_memcpy(to, from, size);
+	return 0;
 }
 
+/* `end` is where the IP packet ends, which is not where a padded frame does. */
 static __always_inline int parse_l4(struct __sk_buff *ctx, __u32 offset, __u32 end, struct packet *p)
 {
 	struct l4 l4 = {};
 
 	if (p->proto == IPPROTO_TCP) {
-		if (bpf_skb_load_bytes(ctx, offset, &l4, sizeof(l4)))
+		if (load(ctx, offset, &l4, sizeof(l4)))
 			return -1;
 		__u32 data = offset + ((l4.offset >> 4) << 2);
 		p->tcp_flags = l4.flags;
 		p->payload = end > data ? end - data : 0;
 	} else if (p->proto == IPPROTO_UDP) {
-		if (bpf_skb_load_bytes(ctx, offset, &l4, 4))
+		if (load(ctx, offset, &l4, 4))
 			return -1;
 	} else {
 		return -1;
@@ -74,7 +78,7 @@ static __always_inline int parse_v4(struct __sk_buff *ctx, struct packet *p)
 {
 	struct iphdr ip;
 
-	if (bpf_skb_load_bytes(ctx, ETH_HLEN, &ip, sizeof(ip)))
+	if (load(ctx, ETH_HLEN, &ip, sizeof(ip)))
 		return -1;
 	/*
 	 * Only the first fragment has ports. The others wait in the reassembly queue for it, whether it
@@ -83,9 +87,7 @@ static __always_inline int parse_v4(struct __sk_buff *ctx, struct packet *p)
 	if (ip.frag_off & bpf_htons(IP_OFFSET_MASK))
 		return -1;
 	p->proto = ip.protocol;
-	map_v4(p->local, ip.daddr);
-	map_v4(p->remote, ip.saddr);
-	/* The header's length, as short frames are padded; none for packets above 64 KB ("BIG TCP"). */
+	/* Packets above 64 KB ("BIG TCP") have no length. */
 	__u32 length = bpf_ntohs(ip.tot_len);
 	__u32 end = length ? ETH_HLEN + length : ctx->len;
 	return parse_l4(ctx, ETH_HLEN + (ip.ihl << 2), end, p);
@@ -96,7 +98,7 @@ static __always_inline int parse_v6(struct __sk_buff *ctx, struct packet *p)
 	struct ipv6hdr ip;
 	__u32 offset = ETH_HLEN + sizeof(ip);
 
-	if (bpf_skb_load_bytes(ctx, ETH_HLEN, &ip, sizeof(ip)))
+	if (load(ctx, ETH_HLEN, &ip, sizeof(ip)))
 		return -1;
 	__u32 length = bpf_ntohs(ip.payload_len);
 	__u32 end = length ? offset + length : ctx->len;
@@ -123,86 +125,96 @@ static __always_inline int parse_v6(struct __sk_buff *ctx, struct packet *p)
 		next = ext.next;
 	}
 	p->proto = next;
-	__builtin_memcpy(p->local, &ip.daddr, 16);
-	__builtin_memcpy(p->remote, &ip.saddr, 16);
 	return parse_l4(ctx, offset, end, p);
 }
 
-static __always_inline int hold(__u32 tap, struct counters *count)
+/* The addresses as they are in the key of a flow. */
+static __always_inline int load_addresses(struct __sk_buff *ctx, struct flow_key *flow)
 {
+	if (ctx->protocol == bpf_htons(ETH_P_IPV6)) {
+		__u32 source = ETH_HLEN + offsetof(struct ipv6hdr, saddr);
+
+		return load(ctx, source, flow->remote, 16) || load(ctx, source + 16, flow->local, 16);
+	}
+	__u32 source = ETH_HLEN + offsetof(struct iphdr, saddr);
+
+	flow->remote[10] = flow->remote[11] = 0xff;
+	flow->local[10] = flow->local[11] = 0xff;
+	return load(ctx, source, flow->remote + 12, 4) || load(ctx, source + 4, flow->local + 12, 4);
+}
+
+/* Sends a packet to the pod's tap. */
+static __always_inline int hold(__u64 *cookie, __u32 tap)
+{
+	struct counters *count = bpf_map_lookup_elem(&counters, cookie);
+
 	if (count)
 		__sync_fetch_and_add(&count->held, 1);
 	return bpf_redirect(tap, 0);
+}
+
+/* Drops a packet that is for a sleeping connection and asks for nothing. */
+static __always_inline int drop(__u64 *cookie)
+{
+	struct counters *count = bpf_map_lookup_elem(&counters, cookie);
+
+	if (count)
+		__sync_fetch_and_add(&count->dropped, 1);
+	return GATE_DROP;
 }
 
 SEC("classifier")
 int gate_ingress(struct __sk_buff *ctx)
 {
 	__u64 cookie = netns_cookie(ctx);
-	struct netns_value *netns_entry = bpf_map_lookup_elem(&netns, &cookie);
+	struct netns_value *pod = bpf_map_lookup_elem(&netns, &cookie);
 
-	if (!netns_entry)
+	if (!pod)
 		return GATE_PASS;
 
 	struct packet p = {};
-	int unknown;
+	int unknown = -1;
 
 	if (ctx->protocol == bpf_htons(ETH_P_IP))
 		unknown = parse_v4(ctx, &p);
 	else if (ctx->protocol == bpf_htons(ETH_P_IPV6))
 		unknown = parse_v6(ctx, &p);
-	else
-		return GATE_PASS;
 	if (unknown)
 		return GATE_PASS;
 
-	/* A segment that only acknowledges, answers a keepalive or is one says nothing about use. */
 	int tcp = p.proto == IPPROTO_TCP;
+	/* A segment that only acknowledges, or keeps alive, says nothing about use. */
 	int used = !tcp || p.payload || (p.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST));
-	__u32 tap = netns_entry->tap_ifindex;
+	struct port_key key = { .netns = cookie, .port = p.local_port, .proto = p.proto };
+	__u32 tap = pod->tap_ifindex;
 
-	if (tcp && tap) {
+	/* Somebody in the pod sleeps. */
+	if (tap) {
 		struct flow_key flow = {
 			.netns = cookie,
 			.local_port = p.local_port,
 			.remote_port = p.remote_port,
 		};
-		__builtin_memcpy(flow.local, p.local, 16);
-		__builtin_memcpy(flow.remote, p.remote, 16);
-		if (bpf_map_lookup_elem(&flows, &flow)) {
-			struct counters *count = bpf_map_lookup_elem(&counters, &cookie);
 
-			if (used)
-				return hold(tap, count);
-			if (count)
-				__sync_fetch_and_add(&count->dropped, 1);
-			return GATE_DROP;
-		}
+		if (tcp && !load_addresses(ctx, &flow) && bpf_map_lookup_elem(&flows, &flow))
+			return used ? hold(&cookie, tap) : drop(&cookie);
+
+		struct port_value *port = bpf_map_lookup_elem(&ports, &key);
+		int asks = !tcp || (p.tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+
+		if (port && port->mode == MODE_HOLD && asks)
+			return hold(&cookie, tap);
 	}
 	if (!used)
 		return GATE_PASS;
 
-	struct port_key key = { .netns = cookie, .port = p.local_port, .proto = p.proto };
-	struct port_value *port = bpf_map_lookup_elem(&ports, &key);
-
-	if (!port) {
-		/* A connection that the container opened itself. */
-		if (tcp) {
-			__u64 *other = bpf_map_lookup_elem(&other_activity, &cookie);
-
-			if (other)
-				*other = bpf_ktime_get_ns();
-		}
-		return GATE_PASS;
-	}
-	if (port->mode == MODE_HOLD && tap &&
-	    (!tcp || (p.tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN))
-		return hold(tap, bpf_map_lookup_elem(&counters, &cookie));
-
 	__u64 *last = bpf_map_lookup_elem(&activity, &key);
 
+	/* No managed port: for TCP, a connection that the pod has opened. */
+	if (!last && tcp)
+		last = bpf_map_lookup_elem(&other_activity, &cookie);
 	if (last)
-		*last = bpf_ktime_get_ns();
+		*last = bpf_ktime_get_coarse_ns();
 	return GATE_PASS;
 }
 

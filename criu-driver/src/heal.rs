@@ -4,9 +4,10 @@
 //! itself when its socket closes: it returns to where the task was. What nobody undoes are TCP
 //! sockets in repair mode, which neither send nor receive, and a frozen cgroup.
 //!
-//! What cannot be undone: CRIU makes a stopped task run single system calls, with registers and
-//! code of CRIU's. A task whose tracer dies in those few milliseconds runs on like that and dies
-//! of SIGTRAP or SIGSEGV.
+//! What cannot be undone: a task that reads from a connection in the moment between CRIU's death
+//! and the freeze here gets EPERM from a socket in repair mode. And CRIU makes a stopped task run
+//! single system calls, with registers and code of CRIU's. A task whose tracer dies in those few
+//! milliseconds runs on like that and dies of SIGTRAP or SIGSEGV.
 
 use std::fs;
 use std::io;

@@ -156,6 +156,17 @@ fn make_mounts(mounts: Mounts<'_>) -> io::Result<()> {
     if let Some(restore) = mounts.restore {
         rustix::mount::mount_bind_recursive(restore.rootfs, restore.root)?;
         stage(&restore)?;
+        // CRIU builds the container's mounts in a directory in /tmp. One that is killed would
+        // leave it there. All that it needs of the host's /tmp is in place by now.
+        if !restore.stage.starts_with("/tmp") {
+            rustix::mount::mount(
+                "tmpfs",
+                "/tmp",
+                "tmpfs",
+                MountFlags::NOSUID,
+                Some(c"mode=1777"),
+            )?;
+        }
     }
     Ok(())
 }
@@ -223,7 +234,8 @@ fn cover_run(cache: Option<&[u8]>) -> io::Result<()> {
     for entry in entries {
         let target = run.join(entry.file_name());
         let kind = entry.file_type()?;
-        if entry.file_name() == CACHE_NAME {
+        // Not CRIU's own: on a disk it leaves an unfinished cache, and makes none while that is there.
+        if entry.file_name().to_string_lossy().starts_with(CACHE_NAME) {
             continue;
         } else if kind.is_symlink() {
             std::os::unix::fs::symlink(fs::read_link(entry.path())?, &target)?;

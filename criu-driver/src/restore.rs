@@ -35,7 +35,8 @@ pub struct RestoreRequest<'a> {
     /// The images of a dump.
     pub images_dir: &'a Path,
     /// Existing directory for logs and the lazy-pages socket. One restore at a time uses it. Its
-    /// path must leave room for a socket's name: at most 80 bytes.
+    /// path must leave room for a socket's name: at most 80 bytes. Not below `/tmp`: otherwise a CRIU
+    /// that is killed leaves an empty directory there.
     pub work_dir: &'a Path,
     /// Let the processes run before their memory is there, see [`lazy`](crate::lazy).
     pub lazy: bool,

@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 
+import common
+
 
 def say(line):
     os.write(1, (line + "\n").encode())
@@ -17,6 +19,7 @@ def size(*_):
         say("no terminal")
 
 
+common.end_on_term()
 signal.signal(signal.SIGWINCH, size)
 size()
 for line in sys.stdin:

@@ -30,10 +30,8 @@ pub(crate) use generated::containerd::types::Mount;
 pub(crate) use generated::containerd::v1::types::{Process, Status as TaskStatus};
 pub(crate) use generated::runtime::v1 as cri;
 
-/// The containerd namespace of what [`crate::Container`] runs.
-pub(crate) const NAMESPACE: &str = "podmotion-test";
-/// The containerd namespace of CRI.
-pub(crate) const CRI_NAMESPACE: &str = "k8s.io";
+/// CRI's containerd namespace, for everything: so an image is unpacked once.
+pub(crate) const NAMESPACE: &str = "k8s.io";
 
 /// What the daemon answered with, where it answered with an error.
 #[derive(Clone, Debug, PartialEq, Eq)]

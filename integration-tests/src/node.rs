@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
-use crate::api::{Api, CRI_NAMESPACE, NAMESPACE, rpc, version};
+use crate::api::{Api, NAMESPACE, rpc, version};
 use crate::app::App;
 use crate::container::Container;
 use crate::containerd::Containerd;
@@ -36,7 +36,7 @@ struct Inner {
     io: PathBuf,
     daemon: Mutex<Containerd>,
     connection: Mutex<Connection>,
-    images: Mutex<HashSet<(Image, &'static str)>>,
+    images: Mutex<HashSet<Image>>,
 }
 
 #[derive(Debug)]
@@ -192,25 +192,21 @@ impl Node {
         lock(&self.0.daemon).folder().to_owned()
     }
 
-    /// Loads an image, once, for [`Container`]s.
+    /// Loads an image, once.
     pub(crate) fn need_image(&self, image: Image) -> Result<()> {
-        self.import(image, NAMESPACE)
-    }
-
-    /// Loads an image, once, for [`Pod`]s. CRI hears of it by an event; returns when it has.
-    pub(crate) fn need_cri_image(&self, image: Image) -> Result<()> {
-        self.import(image, CRI_NAMESPACE)?;
-        cri::wait_for_image(&self.api(), image.reference())
-    }
-
-    fn import(&self, image: Image, namespace: &'static str) -> Result<()> {
         let mut images = lock(&self.0.images);
-        if !images.contains(&(image, namespace)) {
+        if !images.contains(&image) {
             let socket = lock(&self.0.daemon).socket();
-            image.import(&self.0.tools, &socket, namespace)?;
-            images.insert((image, namespace));
+            image.import(&self.0.tools, &socket, NAMESPACE)?;
+            images.insert(image);
         }
         Ok(())
+    }
+
+    /// The same for a [`Pod`]: CRI hears of the image by an event; returns when it has.
+    pub(crate) fn need_cri_image(&self, image: Image) -> Result<()> {
+        self.need_image(image)?;
+        cri::wait_for_image(&self.api(), image.reference())
     }
 
     pub(crate) fn api(&self) -> Api {

@@ -84,10 +84,21 @@ pub fn wait_gone(pid: i32, patience: Duration) -> Result<()> {
     }
 }
 
+/// Whether it has ended and only its parent has not noticed.
+fn is_zombie(pid: i32) -> bool {
+    // The state follows the name, which is in parentheses and may itself contain some.
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with('Z'))
+    })
+}
+
 /// Kills every process of a run, round by round until none is left.
 pub(crate) fn kill_run(name: &str) -> Result<()> {
     for _ in 0..10 {
-        let alive = of_run(name)?;
+        let mut alive = of_run(name)?;
+        alive.retain(|process| !is_zombie(process.pid));
         if alive.is_empty() {
             return Ok(());
         }

@@ -5,10 +5,15 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
+mod dist;
+mod elf;
 mod process;
 mod setup;
+mod test;
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -25,12 +30,22 @@ struct Cli {
 enum Command {
     /// Bring build packages, tools, test images and the virtual machine into the cache.
     Setup(setup::Args),
+    /// Build the programs that go to a node into `target/dist`, each one static file.
+    Build,
+    /// Check format, lints, generated files, licences and advisories.
+    Check,
+    /// Run the tests; the last line is `N passed, N failed`.
+    Test(test::Args),
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     match Cli::parse().command {
-        Command::Setup(args) => setup::run(&args),
+        Command::Setup(args) => setup::run(&args)?,
+        Command::Build => dist::run().map(drop)?,
+        Command::Check => check::run()?,
+        Command::Test(args) => return test::run(&args),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The checkout's top folder.

@@ -1,6 +1,6 @@
 //! Running other programs: quietly while they succeed, with everything they said when they fail.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -36,6 +36,26 @@ pub fn output(command: &mut Command) -> Result<String> {
         );
     }
     Ok(stdout)
+}
+
+/// Runs `command` with this program's own standard output and error.
+///
+/// # Errors
+/// When it cannot be started or ends with anything but success.
+pub fn passthrough(command: &mut Command) -> Result<()> {
+    let line = describe(command);
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {line}"))?;
+    if !status.success() {
+        bail!("{line}: {status}");
+    }
+    Ok(())
+}
+
+/// The cargo that runs us.
+pub fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 /// Runs `command` to its end, however that is, and returns all that it wrote.

@@ -70,7 +70,7 @@ impl Container {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let unique = std::process::id() % 1000 * 60 + number % 60;
         let id = format!("pmtest{unique}");
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
         let (third, fourth) = (unique / 250 % 250, unique % 250);
         let netns = id.clone();
         let link = format!("pm{unique}");

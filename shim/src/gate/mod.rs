@@ -23,6 +23,7 @@
 
 mod error;
 mod frame;
+mod hold;
 mod queue;
 pub mod sockets;
 mod sys;
@@ -31,20 +32,18 @@ mod tap;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::net::if_::if_nametoindex;
 use podmotion_bpf::{
-    Counters, FlowKey, GATE_PROGRAM, Link, Maps, Method, Mode, NetnsValue, PortKey, PortValue,
-    Protocol, attach, is_attached, netns,
+    Counters, GATE_PROGRAM, Link, Maps, Method, Mode, NetnsValue, PortKey, PortValue, Protocol,
+    attach, is_attached, netns,
 };
 
 pub use error::GateError;
 pub use queue::Limits;
 pub use sockets::Flow;
 
-use frame::Addresses;
 use queue::Queue;
 use tap::Tap;
 
@@ -195,7 +194,7 @@ impl Gate {
 
     /// When a packet that counts last came for a port of `container`, as `CLOCK_MONOTONIC`; `None`
     /// if never. Counted are connection requests and ends, payload, and UDP; acknowledgements and
-    /// keepalives are not.
+    /// keepalives are not. To a tick of the kernel's clock (1 to 10 ms), never in the future.
     pub fn last_activity(&self, container: ContainerKey) -> Result<Option<Duration>, GateError> {
         let Some(entry) = self.containers.get(&container) else {
             return Ok(None);
@@ -215,109 +214,6 @@ impl Gate {
     pub fn last_other_activity(&self) -> Result<Option<Duration>, GateError> {
         let last = self.maps.other_activity.get(&self.cookie)?;
         Ok(last.and_then(monotonic))
-    }
-
-    /// Holds from now on what comes for the ports of `container` and for the connections `flows`.
-    /// The first hold in the pod makes the tap. Again for a container that is held: as
-    /// [`add_flows`](Self::add_flows).
-    ///
-    /// # Errors
-    ///
-    /// On an error nothing is held that was not held before.
-    pub fn hold(&mut self, container: ContainerKey, flows: &[Flow]) -> Result<(), GateError> {
-        if self.tap.is_none() {
-            let tap = Tap::create(self.netns.as_fd(), &self.pins)?;
-            let ifindex = tap.ifindex();
-            self.tap = Some(tap);
-            if let Err(error) = self.register(ifindex) {
-                self.tap = None;
-                return Err(error);
-            }
-        }
-        let was_held = std::mem::replace(&mut self.books(container).held, true);
-        let held = self
-            .add_flows(container, flows)
-            .and_then(|()| self.set_mode(container, Mode::Hold));
-        if held.is_err() && !was_held {
-            self.release(container)?;
-        }
-        held
-    }
-
-    /// Holds connections more: those that a look at the sockets of the frozen container has found
-    /// since [`hold`](Self::hold), which must have come first.
-    pub fn add_flows(&mut self, container: ContainerKey, flows: &[Flow]) -> Result<(), GateError> {
-        for flow in flows {
-            self.books(container).flows.insert(*flow);
-            self.by_flow.insert(*flow, container);
-            let key = FlowKey::new(self.cookie, flow.local, flow.remote);
-            self.maps.flows.insert(&key, &container.0)?;
-        }
-        Ok(())
-    }
-
-    /// The tap's descriptor, non-blocking, while somebody is held: readable when
-    /// [`read_held`](Self::read_held) has something to do. It is another one after each time that
-    /// nobody was.
-    #[must_use]
-    pub fn tap_fd(&self) -> Option<Arc<OwnedFd>> {
-        self.tap.as_ref().map(Tap::fd)
-    }
-
-    /// Takes all frames from the tap into the queue. Returns the containers they are for, which are
-    /// to be woken.
-    pub fn read_held(&mut self) -> Result<BTreeSet<ContainerKey>, GateError> {
-        let mut wanted = BTreeSet::new();
-        let Some(tap) = self.tap.as_mut() else {
-            return Ok(wanted);
-        };
-        while let Some(frame) = tap.read()? {
-            let Some(addresses) = Addresses::of(frame) else {
-                continue;
-            };
-            let owner = self
-                .by_flow
-                .get(&addresses.flow())
-                .or_else(|| self.by_port.get(&addresses.local.port()))
-                .copied();
-            match owner.filter(|owner| self.containers.get(owner).is_some_and(|c| c.held)) {
-                Some(container) => {
-                    // Also with a full queue: the sender is there and tries again.
-                    wanted.insert(container);
-                    self.queue.push(container, frame, Instant::now());
-                }
-                // Taken by a program that had just read the entry of a hold that has ended.
-                None => tap.write_back_last()?,
-            }
-        }
-        Ok(wanted)
-    }
-
-    /// Ends the hold of `container` and then writes its frames back in their order. Frames of other
-    /// containers stay. When nobody is held any more the tap goes; this waits for programs that
-    /// still run (some milliseconds), after the frames are written.
-    ///
-    /// # Errors
-    ///
-    /// The hold has ended and what could be written is written even then.
-    pub fn release(&mut self, container: ContainerKey) -> Result<Released, GateError> {
-        if !self.containers.get(&container).is_some_and(|c| c.held) {
-            return Ok(Released::default());
-        }
-        let mut result = self.set_mode(container, Mode::Awake);
-        for flow in std::mem::take(&mut self.books(container).flows) {
-            let key = FlowKey::new(self.cookie, flow.local, flow.remote);
-            result = result.and(self.maps.flows.remove(&key).map_err(GateError::from));
-            self.by_flow.remove(&flow);
-        }
-        // Still booked as held: what is in the tap goes behind what is in the queue.
-        result = result.and(self.read_held().map(drop));
-        let released = self.write_back(container);
-        self.books(container).held = false;
-        if !self.containers.values().any(|container| container.held) {
-            result = result.and(self.remove_tap());
-        }
-        result.map(|()| released)
     }
 
     /// Ends whatever there is of `container`. Frames held for it go to the kernel, which refuses
@@ -416,38 +312,6 @@ impl Gate {
         self.books(container).ports.remove(&port);
         self.by_port.remove(&port);
         Ok(result?)
-    }
-
-    fn write_back(&mut self, container: ContainerKey) -> Released {
-        let mut released = Released {
-            lost: self.queue.take_overflow(container),
-            ..Released::default()
-        };
-        for held in self.queue.take(container) {
-            released
-                .held_for
-                .get_or_insert_with(|| held.since.elapsed());
-            match self.tap.as_ref().map(|tap| tap.write(&held.frame)) {
-                Some(Ok(())) => {
-                    released.frames += 1;
-                    released.bytes += held.frame.len();
-                }
-                _ => released.lost += 1,
-            }
-        }
-        released
-    }
-
-    /// Nobody is held and no entry says so any more; but a program may be running that has read one
-    /// before, and then puts a frame into the tap.
-    fn remove_tap(&mut self) -> Result<(), GateError> {
-        sys::wait_for_running_programs();
-        let result = self.read_held().map(drop);
-        let result = result.and(self.register(0));
-        match self.tap.take() {
-            Some(tap) => result.and(tap.remove(self.netns.as_fd())),
-            None => result,
-        }
     }
 }
 

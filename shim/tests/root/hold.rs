@@ -356,7 +356,8 @@ pub fn no_packet_is_lost_between_hold_and_release() {
             .collect();
         for _ in 0..ROUNDS {
             gate.hold(A, &[]).unwrap();
-            gate.release(A).unwrap();
+            gate.let_through(A).unwrap();
+            gate.settle().unwrap();
         }
         done.store(true, Ordering::Relaxed);
         let served: usize = clients.into_iter().map(|c| c.join().unwrap()).sum();

@@ -6,6 +6,7 @@
 mod gate;
 
 mod books;
+mod cost;
 mod hold;
 mod rig;
 
@@ -48,6 +49,7 @@ fn main() {
         hold::containers_of_a_pod_wake_one_by_one,
         hold::frames_beyond_the_limit_are_counted,
         hold::no_packet_is_lost_between_hold_and_release,
+        cost::packet_of_an_awake_container_is_cheap,
         books::activity_is_what_uses_the_container,
         books::activity_of_connections_that_the_pod_opened,
         books::ports_are_replaced_and_kept_apart,

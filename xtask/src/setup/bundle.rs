@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use walkdir::WalkDir;
 
 use super::apt::Deb;
 use super::{Cache, Item, Work, files};
-use crate::process;
+use crate::{elf, process};
 
 /// Counts up whenever bundles are made in another way.
 const RECIPE: u32 = 1;
@@ -115,12 +115,6 @@ impl Bundle {
         }
         let lib = partial.join("lib");
         let mut objects = programs.clone();
-        if !self.data.is_empty() {
-            // Modules that programs load by themselves.
-            for (_, to) in self.data {
-                objects.extend(modules(&partial.join(to))?);
-            }
-        }
         let mut wanted: BTreeSet<String> = BTreeSet::new();
         while let Some(object) = objects.pop() {
             for name in needed(&object)? {
@@ -133,7 +127,7 @@ impl Bundle {
         }
         let lib_target = target.join("lib");
         for program in &programs {
-            let Some(loader) = interpreter(program)? else {
+            let Some(loader) = elf::interpreter(program)? else {
                 continue;
             };
             let name = Path::new(&loader)
@@ -218,16 +212,25 @@ impl<'a> Tree<'a> {
         Ok(found)
     }
 
+    /// Copies the folder `from` of every package that has it into `to`.
     fn copy_dir(&self, from: &str, to: &Path) -> Result<()> {
-        let source = self.find(from)?;
         files::make_dir(to)?;
-        process::output(
-            process::command("cp")
-                .arg("-aL")
-                .arg(source.join("."))
-                .arg(to),
-        )
-        .map(drop)
+        let sources: Vec<PathBuf> = self
+            .packages
+            .iter()
+            .map(|(_, root)| root.join(from))
+            .filter(|dir| dir.is_dir())
+            .collect();
+        ensure!(!sources.is_empty(), "no package has {from}");
+        for source in sources {
+            process::output(
+                process::command("cp")
+                    .arg("-a")
+                    .arg(source.join("."))
+                    .arg(to),
+            )?;
+        }
+        Ok(())
     }
 
     fn library(&self, name: &str) -> Result<&Path> {
@@ -288,21 +291,9 @@ fn referred_licences(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Shared objects below `dir`.
-fn modules(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in WalkDir::new(dir) {
-        let entry = entry.with_context(|| format!("cannot list {}", dir.display()))?;
-        if entry.path().extension().is_some_and(|ext| ext == "so") {
-            found.push(entry.into_path());
-        }
-    }
-    Ok(found)
-}
-
 /// Libraries that `object` names; none for a static program.
 fn needed(object: &Path) -> Result<Vec<String>> {
-    if interpreter(object)?.is_none() && !is_library(object) {
+    if elf::interpreter(object)?.is_none() && !is_library(object) {
         return Ok(Vec::new());
     }
     let names = process::output(
@@ -321,28 +312,6 @@ fn is_library(path: &Path) -> bool {
 /// The C library and the loader find each other without a path, and a patched loader crashes.
 fn is_libc(name: &str) -> bool {
     name.starts_with("ld-") || name.starts_with("libc.so")
-}
-
-/// The loader that `program` asks for; none for static programs and libraries.
-fn interpreter(program: &Path) -> Result<Option<String>> {
-    let output = process::command("patchelf")
-        .arg("--print-interpreter")
-        .arg(program)
-        .output()
-        .context("cannot start patchelf")?;
-    if output.status.success() {
-        let name = String::from_utf8_lossy(&output.stdout);
-        return Ok(Some(name.trim().to_owned()));
-    }
-    let error = String::from_utf8_lossy(&output.stderr);
-    // Static programs and libraries have no such section.
-    if error.contains(".interp") {
-        return Ok(None);
-    }
-    bail!(
-        "patchelf --print-interpreter {}: {error}",
-        program.display()
-    )
 }
 
 fn patchelf(file: &Path, args: &[&str]) -> Result<()> {

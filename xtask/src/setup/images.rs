@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
 use super::oci::{self, Image};
-use super::rootfs::RootFs;
+use super::rootfs::{self, RootFs};
 use super::{Cache, Item, Work, files, go};
 use crate::process;
 
@@ -92,14 +92,7 @@ impl Item for Base {
         .write_tar(work, &layer)?;
         work.ui.step("unpacking it");
         let root = partial.join("root");
-        files::make_dir(&root)?;
-        process::output(
-            process::command("tar")
-                .args(["--numeric-owner", "-xpf"])
-                .arg(&layer)
-                .arg("-C")
-                .arg(&root),
-        )?;
+        rootfs::unpack(&layer, &root)?;
         let file =
             File::open(&layer).with_context(|| format!("cannot open {}", layer.display()))?;
         let (digest, _) =
@@ -109,7 +102,7 @@ impl Item for Base {
 
     fn check(&self, place: &Path) -> Result<()> {
         for program in ["python3", "nginx", "redis-server", "node", "java"] {
-            let said = process::answer(process::command("chroot").arg(place.join("root")).args([
+            let said = process::answer(rootfs::inside(&place.join("root")).args([
                 program,
                 if program == "nginx" {
                     "-v"
@@ -176,16 +169,8 @@ impl Item for Apps {
         };
         oci::write_archive(partial, &image, &[base.join("layer.tar"), layer.clone()])?;
         // The unpacked root is for those who run the applications without containerd.
-        let apps = base.join("root/apps");
-        files::remove(&apps)?;
-        files::make_dir(&apps)?;
-        process::output(
-            process::command("tar")
-                .args(["--numeric-owner", "-xpf"])
-                .arg(&layer)
-                .arg("-C")
-                .arg(base.join("root")),
-        )?;
+        files::remove(&base.join("root/apps"))?;
+        rootfs::unpack(&layer, &base.join("root"))?;
         files::remove(&layer)?;
         files::remove(&build)?;
         Ok(content_hash(&sources())?[..12].to_owned())
@@ -264,7 +249,7 @@ fn compile_apps(work: &Work<'_>, build: &Path) -> Result<()> {
     let inside = root.join("tmp/build");
     files::remove(&inside)?;
     files::copy(&sources.join("Server.java"), &inside.join("Server.java"))?;
-    process::output(process::command("chroot").arg(&root).args([
+    process::output(rootfs::inside(&root).args([
         "javac",
         "-d",
         "/tmp/build/out",

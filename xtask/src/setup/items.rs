@@ -2,9 +2,11 @@
 
 use super::Item;
 use super::bundle::Bundle;
+use super::deny::Deny;
 use super::go::Go;
 use super::host::Packages;
 use super::images::{Apps, Base, Pause};
+use super::vm::Vm;
 
 /// Every item; what one needs comes before it.
 pub fn all() -> Vec<Box<dyn Item>> {
@@ -18,6 +20,8 @@ pub fn all() -> Vec<Box<dyn Item>> {
     items.push(Box::new(Go));
     items.push(Box::new(Base));
     items.push(Box::new(Apps));
+    items.push(Box::new(Vm));
+    items.push(Box::new(Deny));
     items
 }
 
@@ -32,7 +36,7 @@ const CONTAINERD_PROGRAMS: &[(&str, &str)] = &[
 
 const RUNC_PROGRAMS: &[(&str, &str)] = &[("usr/sbin/runc", "bin/runc")];
 
-fn bundles() -> [Bundle; 8] {
+fn bundles() -> [Bundle; 9] {
     [
         Bundle {
             name: "criu",
@@ -87,6 +91,34 @@ fn bundles() -> [Bundle; 8] {
             links: &[("tools/bin/wrk", "tools/wrk/bin/wrk")],
             // wrk prints its usage and fails when asked for its version.
             trial: ("bin/wrk", &["--version"], "wrk"),
+        },
+        Bundle {
+            name: "qemu",
+            why: "runs the virtual machine by emulation; version 7 panics there",
+            place: "tools/qemu",
+            suite: "trixie",
+            packages: &["qemu-system-x86", "qemu-utils"],
+            programs: &[
+                ("usr/bin/qemu-system-x86_64", "bin/qemu-system-x86_64"),
+                ("usr/bin/qemu-img", "bin/qemu-img"),
+            ],
+            // It looks for these in `/usr` unless told otherwise with `-L`.
+            data: &[
+                ("usr/share/qemu", "share/qemu"),
+                ("usr/share/seabios", "share/qemu"),
+            ],
+            links: &[
+                (
+                    "tools/bin/qemu-system-x86_64",
+                    "tools/qemu/bin/qemu-system-x86_64",
+                ),
+                ("tools/bin/qemu-img", "tools/qemu/bin/qemu-img"),
+            ],
+            trial: (
+                "bin/qemu-system-x86_64",
+                &["--version"],
+                "QEMU emulator version",
+            ),
         },
     ]
 }

@@ -8,6 +8,7 @@
 mod apt;
 mod bundle;
 mod cache;
+mod deny;
 mod files;
 mod go;
 mod host;
@@ -16,6 +17,7 @@ mod items;
 mod oci;
 mod rootfs;
 mod ui;
+mod vm;
 
 use std::path::Path;
 use std::time::Instant;
@@ -24,6 +26,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 pub use cache::Cache;
 use cache::Stamp;
+pub use deny::PROGRAM as CARGO_DENY;
 use ui::Ui;
 
 /// Arguments of `cargo xtask setup`.
@@ -55,6 +58,16 @@ trait Item {
     /// Names of items that must be there before this one is made.
     fn needs(&self) -> &[&str] {
         &[]
+    }
+
+    /// Whether setup brings it when no item is named.
+    fn by_default(&self) -> bool {
+        true
+    }
+
+    /// Whether only root can make it.
+    fn needs_root(&self) -> bool {
+        true
     }
 
     /// Where it lives, relative to the cache; nothing for what goes to the machine itself.
@@ -90,27 +103,53 @@ pub fn run(args: &Args) -> Result<()> {
     if args.list {
         return list(&cache, &items);
     }
-    let wanted = select(&items, &args.only)?;
-    if absent(&cache, &wanted)?.is_empty() {
+    let names: Vec<&str> = if args.only.is_empty() {
+        items
+            .iter()
+            .filter(|item| item.by_default())
+            .map(|item| item.name())
+            .collect()
+    } else {
+        args.only.iter().map(String::as_str).collect()
+    };
+    if !bring_named(&cache, &items, &names)? {
         println!("setup: everything is there, in {}", cache.root().display());
-        return Ok(());
+    }
+    Ok(())
+}
+
+/// Brings what is missing of the items called `names`, and what they need.
+///
+/// # Errors
+/// When an item is unknown or cannot be brought.
+pub fn ensure(names: &[&str]) -> Result<()> {
+    bring_named(&Cache::from_env()?, &items::all(), names).map(drop)
+}
+
+/// Says whether anything was missing.
+fn bring_named(cache: &Cache, items: &[Box<dyn Item>], names: &[&str]) -> Result<bool> {
+    let wanted = select(items, names)?;
+    let missing = absent(cache, &wanted)?;
+    if missing.is_empty() {
+        return Ok(false);
     }
     ensure!(
-        nix::unistd::geteuid().is_root(),
+        nix::unistd::geteuid().is_root() || !missing.iter().any(|item| item.needs_root()),
         "setup installs packages and makes root file systems: run it as root"
     );
     let _lock = cache.lock()?;
     let ui = Ui::new();
     let work = Work {
-        cache: &cache,
+        cache,
         ui: &ui,
-        apt: apt::Suites::new(&cache),
+        apt: apt::Suites::new(cache),
     };
     // Asked again: another setup may have brought things while this one waited for the lock.
-    for item in absent(&cache, &wanted)? {
+    for item in absent(cache, &wanted)? {
         bring(&work, item).with_context(|| format!("setup of {}", item.name()))?;
     }
-    work.apt.clean()
+    work.apt.clean()?;
+    Ok(true)
 }
 
 fn list(cache: &Cache, items: &[Box<dyn Item>]) -> Result<()> {
@@ -126,14 +165,10 @@ fn list(cache: &Cache, items: &[Box<dyn Item>]) -> Result<()> {
     Ok(())
 }
 
-/// The items called for by `names` (all when empty) with what they need, in the order of making.
-fn select<'a>(items: &'a [Box<dyn Item>], names: &[String]) -> Result<Vec<&'a dyn Item>> {
+/// The items called `names` with what they need, in the order of making.
+fn select<'a>(items: &'a [Box<dyn Item>], names: &[&str]) -> Result<Vec<&'a dyn Item>> {
     let mut wanted: Vec<&str> = Vec::new();
-    let mut queue: Vec<&str> = if names.is_empty() {
-        items.iter().map(|item| item.name()).collect()
-    } else {
-        names.iter().map(String::as_str).collect()
-    };
+    let mut queue = names.to_vec();
     while let Some(name) = queue.pop() {
         let Some(item) = items.iter().find(|item| item.name() == name) else {
             bail!("no item is called {name}; `cargo xtask setup --list` shows them");
@@ -220,8 +255,7 @@ mod tests {
     #[test]
     fn selecting_brings_what_is_needed_first() {
         let items = items::all();
-        let names = vec!["runc-1.3".to_owned()];
-        let chosen: Vec<&str> = select(&items, &names)
+        let chosen: Vec<&str> = select(&items, &["runc-1.3"])
             .expect("known")
             .iter()
             .map(|item| item.name())
@@ -232,7 +266,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_an_error() {
-        let error = select(&items::all(), &["nothing".to_owned()]).err();
+        let error = select(&items::all(), &["nothing"]).err();
         assert!(error.is_some_and(|error| error.to_string().contains("nothing")));
     }
 }

@@ -1,10 +1,11 @@
 //! Root file systems of Debian suites, as tar files.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::Result;
 
-use super::{Work, apt};
+use super::{Work, apt, files};
 use crate::process;
 
 /// What goes into a root file system.
@@ -37,6 +38,8 @@ impl RootFs<'_> {
                         .iter()
                         .map(|glob| format!("--dpkgopt=path-exclude={glob}")),
                 )
+                // Its own user may not read a keyring in our cache.
+                .arg("--aptopt=APT::Sandbox::User \"root\"")
                 .args(
                     apt::host_acquire_settings()?
                         .lines()
@@ -49,4 +52,26 @@ impl RootFs<'_> {
         )
         .map(drop)
     }
+}
+
+/// Unpacks the root file system `tar` at `root`.
+pub fn unpack(tar: &Path, root: &Path) -> Result<()> {
+    files::make_dir(root)?;
+    process::output(
+        process::command("tar")
+            .args(["--numeric-owner", "-xpf"])
+            .arg(tar)
+            .arg("-C")
+            .arg(root),
+    )
+    .map(drop)
+}
+
+/// A command that runs in the root file system at `root`, with a `/proc` of its own: Java finds itself through it.
+pub fn inside(root: &Path) -> Command {
+    let mut command = process::command("unshare");
+    command
+        .args(["--mount", "--pid", "--fork", "--mount-proc", "--root"])
+        .arg(root);
+    command
 }

@@ -57,7 +57,7 @@ fn memory_limit(container: &Container) -> Result<u64> {
 }
 
 pub(super) fn oom_event(node: &Node, runtime: Runtime) -> Result<()> {
-    let app = App::sh("echo ready; tail -c 200m /dev/zero | cat > /dev/null; sleep 1000");
+    let app = App::sh(r#"awk 'BEGIN { s = "x"; while (1) s = s s }'; sleep 1000"#);
     let container = node.run(app.memory_limit(16 << 20).runtime(runtime))?;
     node.events().wait_for(container.id(), "/tasks/oom")?;
     Ok(())

@@ -1,0 +1,86 @@
+//! `cargo xtask build`: the programs as they go to a node, each one static file.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use indicatif::HumanBytes;
+
+use crate::{elf, process};
+
+/// (package, program) of everything that goes to a node.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("podmotion-shim", "containerd-shim-podmotion-v1"),
+    ("podmotion-installer", "podmotion-installer"),
+];
+
+/// Builds the programs and returns the folder that they are in.
+///
+/// # Errors
+/// When they do not compile or turn out to need a loader of the node.
+pub fn run() -> Result<PathBuf> {
+    let host = host_triple()?;
+    // Named with --target, so that the flags stay away from build scripts and procedural macros, which cannot be static.
+    let flags = format!(
+        "target.{host}.rustflags=[\"-Ctarget-feature=+crt-static\",\"-Crelocation-model=static\"]"
+    );
+    let mut build = process::command(process::cargo());
+    build.current_dir(crate::project_root()).args([
+        "build",
+        "--release",
+        "--target",
+        &host,
+        "--config",
+        &flags,
+    ]);
+    for (package, _) in PROGRAMS {
+        build.args(["--package", package]);
+    }
+    process::passthrough(&mut build)?;
+
+    let target = target_dir()?;
+    let dist = target.join("dist");
+    fs::create_dir_all(&dist).with_context(|| format!("cannot create {}", dist.display()))?;
+    for (_, program) in PROGRAMS {
+        let built = target.join(&host).join("release").join(program);
+        let copy = dist.join(program);
+        // Renamed into place: a running program's file cannot be written to.
+        let partial = dist.join(format!("{program}.partial"));
+        fs::copy(&built, &partial).with_context(|| format!("cannot copy {}", built.display()))?;
+        fs::rename(&partial, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
+        let loader = elf::interpreter(&copy)?;
+        ensure!(
+            loader.is_none(),
+            "{} is not static: it asks for {loader:?}",
+            copy.display()
+        );
+        let size = copy
+            .metadata()
+            .with_context(|| format!("cannot read {}", copy.display()))?
+            .len();
+        println!("{} {}", HumanBytes(size), copy.display());
+    }
+    Ok(dist)
+}
+
+fn host_triple() -> Result<String> {
+    let about = process::output(process::command("rustc").arg("-vV"))?;
+    about
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .map(str::to_owned)
+        .context("rustc does not say what it builds for")
+}
+
+fn target_dir() -> Result<PathBuf> {
+    let metadata = process::output(
+        process::command(process::cargo())
+            .current_dir(crate::project_root())
+            .args(["metadata", "--format-version", "1", "--no-deps"]),
+    )?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata).context("cargo metadata")?;
+    let dir = metadata["target_directory"]
+        .as_str()
+        .context("cargo metadata has no target folder")?;
+    Ok(PathBuf::from(dir))
+}

@@ -1,0 +1,180 @@
+//! `cargo xtask test`: runs every test and ends with one line, `N passed, N failed`.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::setup::{self, Cache};
+use crate::{dist, process};
+
+const INTEGRATION: &str = "podmotion-integration-tests";
+
+/// Arguments of `cargo xtask test`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only what needs neither root nor the tools of setup.
+    #[arg(long)]
+    fast: bool,
+    /// Only tests whose name contains this.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+}
+
+/// Tests that passed and failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the tests could not be run at all. Failed tests make the exit code.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let bin = if args.fast {
+        None
+    } else {
+        setup::run(&setup::Args::default())?;
+        Some(dist::run()?)
+    };
+    let mut tally = Tally::default();
+    for mut command in commands(args, bin.as_deref())? {
+        tally.add(count(&mut command)?);
+    }
+    ensure!(
+        tally != Tally::default(),
+        "no test ran: none has {:?} in its name",
+        args.only
+    );
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(if tally.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// `bin` is the folder of the programs under test, none for the fast tests.
+fn commands(args: &Args, bin: Option<&Path>) -> Result<Vec<Command>> {
+    let mut each = vec![
+        vec!["--workspace", "--exclude", INTEGRATION],
+        vec!["--package", INTEGRATION, "--lib"],
+    ];
+    if bin.is_some() {
+        each.push(vec!["--package", INTEGRATION, "--test", "suite"]);
+    }
+    let cache = Cache::from_env()?;
+    Ok(each
+        .into_iter()
+        .map(|targets| {
+            let mut command = process::command(process::cargo());
+            command
+                .current_dir(crate::project_root())
+                .args(["test", "--no-fail-fast"])
+                .args(targets)
+                .env("PODMOTION_CACHE", cache.root());
+            match bin {
+                Some(bin) => command.env("PODMOTION_BIN", bin),
+                None => command.env("PODMOTION_SKIP_ROOT", "1"),
+            };
+            if let Some(name) = &args.only {
+                command.args(["--", name]);
+            }
+            command
+        })
+        .collect())
+}
+
+/// Runs `command`, repeats its output as it comes and counts its tests.
+fn count(command: &mut Command) -> Result<Tally> {
+    let line = process::describe(command);
+    println!("test: {line}");
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {line}"))?;
+    let stdout = child.stdout.take().context("the tests have no output")?;
+    let mut tally = Tally::default();
+    for text in BufReader::new(stdout).split(b'\n') {
+        let text = text.with_context(|| format!("cannot read what {line} says"))?;
+        let text = String::from_utf8_lossy(&text);
+        println!("{text}");
+        if let Some(result) = parse(&text) {
+            tally.add(result);
+        }
+    }
+    let status = child
+        .wait()
+        .with_context(|| format!("cannot wait for {line}"))?;
+    if !status.success() && tally.failed == 0 {
+        // It did not compile, or a test took its whole process down.
+        println!("test: {line}: {status}, counted as one failure");
+        tally.failed += 1;
+    }
+    Ok(tally)
+}
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// Reads `test result: ok. 11 passed; 0 failed; ...`.
+fn parse(line: &str) -> Option<Tally> {
+    let (_, counts) = line
+        .trim()
+        .strip_prefix("test result: ")?
+        .split_once(". ")?;
+    let number = |what: &str| {
+        counts
+            .split("; ")
+            .find_map(|count| count.strip_suffix(what)?.trim().parse().ok())
+    };
+    Some(Tally {
+        passed: number("passed")?,
+        failed: number("failed")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_read_from_good_and_bad_runs() {
+        let good = "test result: ok. 11 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        assert_eq!(
+            parse(good),
+            Some(Tally {
+                passed: 11,
+                failed: 0
+            })
+        );
+        let bad = "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.52s";
+        assert_eq!(
+            parse(bad),
+            Some(Tally {
+                passed: 2,
+                failed: 3
+            })
+        );
+        assert_eq!(parse("test some::name ... ok"), None);
+    }
+
+    #[test]
+    fn a_run_that_dies_counts_as_a_failure() {
+        let tally = count(&mut process::command("false")).expect("ran");
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 0,
+                failed: 1
+            }
+        );
+    }
+}
