@@ -13,7 +13,7 @@ use super::{Cache, Item, Work, files};
 use crate::process;
 
 /// Counts up whenever the machine is made in another way.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 const SUITE: &str = "trixie";
 const PACKAGES: &[&str] = &[
@@ -134,6 +134,8 @@ fn configure(root: &Path) -> Result<()> {
         files::make_parent(&path)?;
         files::write(&path, content.as_bytes())?;
     }
+    // The root file system comes without it, and the kernel's device files are mounted there.
+    files::make_dir(&root.join("dev"))?;
     for (verb, units) in [
         ("enable", ["systemd-networkd.service"].as_slice()),
         ("mask", MASKED),
