@@ -95,7 +95,23 @@ impl EventLog {
 
     /// Waits for the first event of a container with this topic.
     pub fn wait_for(&self, container: &str, topic: &str) -> Result<Event> {
-        let matches = |event: &Event| event.container == container && event.topic == topic;
+        self.wait_match(container, topic, |event| event.topic == topic)
+    }
+
+    /// Waits for the end of a container's first process; [`EventLog::wait_for`] takes an exec's end too.
+    pub fn wait_for_exit(&self, container: &str) -> Result<Event> {
+        self.wait_match(container, "/tasks/exit", |event| {
+            event.topic == "/tasks/exit" && event.process == event.container
+        })
+    }
+
+    fn wait_match(
+        &self,
+        container: &str,
+        what: &str,
+        wanted: impl Fn(&Event) -> bool,
+    ) -> Result<Event> {
+        let matches = |event: &Event| event.container == container && wanted(event);
         self.wait(PATIENCE, |events| events.iter().any(matches));
         let events = self.shared.lock();
         events
@@ -104,7 +120,7 @@ impl EventLog {
             .cloned()
             .ok_or_else(|| {
                 let seen: Vec<_> = events.iter().filter(|e| e.container == container).collect();
-                anyhow!("no {topic} of {container} in {PATIENCE:?}; seen: {seen:?}")
+                anyhow!("no {what} of {container} in {PATIENCE:?}; seen: {seen:?}")
             })
     }
 

@@ -32,7 +32,11 @@ mod tests {
             id: "abc".into(),
             state: "asleep".into(),
             memory_freed_bytes: 1 << 40,
-            counters: Some(Counters { sleeps: 7, ..Counters::default() }).into(),
+            counters: Some(Counters {
+                sleeps: 7,
+                ..Counters::default()
+            })
+            .into(),
             ..Container::default()
         };
         let bytes = container.write_to_bytes().unwrap();

@@ -66,7 +66,11 @@ impl Api {
         let path = folder.join(format!("{group}.sock"));
         let failed = |operation, path: &Path| {
             let path = path.to_owned();
-            move |source| ApiError::Socket { operation, path, source }
+            move |source| ApiError::Socket {
+                operation,
+                path,
+                source,
+            }
         };
         fs::DirBuilder::new()
             .recursive(true)
@@ -83,14 +87,18 @@ impl Api {
         let listener = UnixListener::bind(&path).map_err(failed("listen on", &path))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
             .map_err(failed("restrict", &path))?;
-        listener.set_nonblocking(true).map_err(failed("listen on", &path))?;
+        listener
+            .set_nonblocking(true)
+            .map_err(failed("listen on", &path))?;
         let listener = Listener::try_from(listener).map_err(failed("listen on", &path))?;
         let service = proto::create_shim(Arc::new(Service { node }));
-        let mut server = Server::new().add_listener(listener).register_service(service);
-        server
-            .start()
-            .await
-            .map_err(|source| ApiError::Server { path: path.clone(), source })?;
+        let mut server = Server::new()
+            .add_listener(listener)
+            .register_service(service);
+        server.start().await.map_err(|source| ApiError::Server {
+            path: path.clone(),
+            source,
+        })?;
         Ok(Self { server, path })
     }
 
@@ -126,7 +134,11 @@ impl Service {
         // The revision first: a change between the two is answered once more, not missed.
         let revision = *self.node.registry.revision().borrow();
         let containers = self.node.registry.all().iter().map(describe).collect();
-        proto::ListResponse { revision, containers, ..Default::default() }
+        proto::ListResponse {
+            revision,
+            containers,
+            ..Default::default()
+        }
     }
 
     async fn ask(
@@ -136,7 +148,10 @@ impl Service {
     ) -> ttrpc::Result<()> {
         let (asker, answer) = oneshot::channel();
         let ended = || refuse(Code::NOT_FOUND, format!("container {id} has ended"));
-        self.handle(id)?.driver.send(notice(asker)).map_err(|_| ended())?;
+        self.handle(id)?
+            .driver
+            .send(notice(asker))
+            .map_err(|_| ended())?;
         let answer = answer.await.map_err(|_| ended())?;
         answer.map_err(|refusal| refuse(Code::FAILED_PRECONDITION, refusal.to_string()))
     }
@@ -178,7 +193,10 @@ impl proto::Shim for Service {
         request: proto::InspectRequest,
     ) -> ttrpc::Result<proto::InspectResponse> {
         let container = MessageField::some(describe(&self.handle(&request.id)?));
-        Ok(proto::InspectResponse { container, ..Default::default() })
+        Ok(proto::InspectResponse {
+            container,
+            ..Default::default()
+        })
     }
 
     async fn sleep(
@@ -211,8 +229,16 @@ fn micros(duration: Duration) -> u64 {
 
 fn describe(handle: &Handle) -> proto::Container {
     let identity = (*handle.identity).clone();
-    let Status { state, since, awake, ports, last_sleep, last_wake, counters, last_error } =
-        handle.status.borrow().clone();
+    let Status {
+        state,
+        since,
+        awake,
+        ports,
+        last_sleep,
+        last_wake,
+        counters,
+        last_error,
+    } = handle.status.borrow().clone();
     let sleeping = matches!(state, State::Asleep { .. } | State::Waking { .. });
     let freed = last_sleep.filter(|_| sleeping);
     proto::Container {

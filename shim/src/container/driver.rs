@@ -22,10 +22,11 @@ pub use asleep::identity;
 use std::collections::HashMap;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use log::warn;
 use podmotion_model::settings::Settings;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::command::{Command, ExecId, Reply};
@@ -102,6 +103,7 @@ pub struct Driver {
     sleeper: Sleeper,
     /// Commands that wait for the container to be awake.
     waiting: Vec<Command>,
+    input: Arc<Notify>,
     bundle: PathBuf,
     cgroup: Option<Cgroup>,
     deleted: bool,
@@ -129,6 +131,7 @@ impl Driver {
                 .inspect_err(|error| warn!("watch container {} for OOM: {error}", new.id))
                 .ok()
         });
+        let input = init.io.as_ref().map(ProcessIo::input).unwrap_or_default();
         let sleeper = asleep::sleeper(&new, &spec, settings, &shared);
         let driver = Self {
             id: new.id,
@@ -147,6 +150,7 @@ impl Driver {
             notify,
             sleeper,
             waiting: Vec::new(),
+            input,
             bundle: new.bundle,
             cgroup,
             deleted: false,
@@ -169,6 +173,10 @@ impl Driver {
                 Some(notice) = self.notices.recv() => self.handle_notice(notice).await,
                 notice = self.sleeper.next() => {
                     let outcome = self.sleeper.handle(notice);
+                    self.follow(outcome).await;
+                }
+                () = self.input.notified() => {
+                    let outcome = self.sleeper.input_arrived();
                     self.follow(outcome).await;
                 }
                 command = self.commands.recv() => match command {

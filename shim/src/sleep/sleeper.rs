@@ -60,8 +60,6 @@ pub struct Fixed {
     pub sandbox: bool,
     /// It has a terminal.
     pub terminal: bool,
-    /// Its standard input is open for somebody to write to.
-    pub attached: bool,
     /// It shares its PID namespace.
     pub shared_pid_namespace: bool,
 }
@@ -214,6 +212,12 @@ impl Sleeper {
     /// Something needs the container awake.
     pub fn wake(&mut self, cause: WakeCause) -> Outcome {
         self.event(Event::Wake(cause))
+    }
+
+    /// Input for its process has come.
+    pub fn input_arrived(&mut self) -> Outcome {
+        self.used();
+        self.wake(WakeCause::Attach)
     }
 
     /// The sleeping container is to end as if its process had ended with `status`.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 
 use log::warn;
 use nix::errno::Errno;
@@ -13,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::StdioError;
@@ -32,7 +34,7 @@ pub fn pipe_to_sink(source: OwnedFd, sink: Sink) -> Result<JoinHandle<()>, Stdio
     let source = nonblocking(source, Interest::READABLE)?;
     Ok(tokio::spawn(async move {
         let result = match sink {
-            Sink::Pipe(target) => splice_all(&source, &target).await,
+            Sink::Pipe(target) => splice_all(&source, &target, || ()).await,
             other => write_all(&source, other).await,
         };
         if let Err(error) = result {
@@ -41,17 +43,19 @@ pub fn pipe_to_sink(source: OwnedFd, sink: Sink) -> Result<JoinHandle<()>, Stdio
     }))
 }
 
-/// Copies a client's input to the process until the last client and the shim have closed it.
+/// Copies a client's input to the process until the last client and the shim have closed it, and
+/// tells `arrived` about each part.
 ///
 /// # Errors
 /// Fails when the pipe cannot be watched.
 pub fn fifo_to_pipe(
     source: AsyncFd<OwnedFd>,
     target: OwnedFd,
+    arrived: Arc<Notify>,
 ) -> Result<JoinHandle<()>, StdioError> {
     let target = nonblocking(target, Interest::WRITABLE)?;
     Ok(tokio::spawn(async move {
-        if let Err(error) = splice_all(&source, &target).await {
+        if let Err(error) = splice_all(&source, &target, || arrived.notify_one()).await {
             // EPIPE, a process that has closed its input, is its own choice.
             if error.kind() != io::ErrorKind::BrokenPipe {
                 warn!("copy input: {error}");
@@ -60,14 +64,19 @@ pub fn fifo_to_pipe(
     }))
 }
 
-async fn splice_all(source: &AsyncFd<OwnedFd>, target: &AsyncFd<OwnedFd>) -> io::Result<()> {
+async fn splice_all(
+    source: &AsyncFd<OwnedFd>,
+    target: &AsyncFd<OwnedFd>,
+    moved: impl Fn(),
+) -> io::Result<()> {
     let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
     loop {
         let mut readable = source.readable().await?;
         let mut writable = target.writable().await?;
         match splice(source.get_ref(), None, target.get_ref(), None, CHUNK, flags) {
             Ok(0) => return Ok(()),
-            Ok(_) | Err(Errno::EINTR) => {}
+            Ok(_) => moved(),
+            Err(Errno::EINTR) => {}
             // One of the two is not ready, and the call does not say which.
             Err(Errno::EAGAIN) => {
                 if sys::bytes_readable(source.get_ref().as_fd())? == 0 {
@@ -221,7 +230,7 @@ mod tests {
         let path = fifo(&dir);
         let (input, held) = super::super::sink::open_input(path.to_str().unwrap()).unwrap();
         let (mut reader, writer) = io::pipe().unwrap();
-        let mut copy = fifo_to_pipe(input, writer.into()).unwrap();
+        let mut copy = fifo_to_pipe(input, writer.into(), Arc::default()).unwrap();
         for client in [&b"one "[..], b"two"] {
             std::fs::OpenOptions::new()
                 .write(true)

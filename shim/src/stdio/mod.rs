@@ -17,10 +17,11 @@ mod sink;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use log::warn;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::reaper::Reaper;
@@ -248,6 +249,7 @@ impl Prepared {
             output: Vec::new(),
             terminal: Weak::new(),
             logger: self.logger,
+            input: Arc::default(),
         };
         let input = if self.addresses.stdin.is_empty() {
             None
@@ -280,7 +282,7 @@ impl Prepared {
             }
         }
         if let (Some(input), Some(writer)) = (input, self.stdin) {
-            io.stdin_copy = Some(copy::fifo_to_pipe(input, writer)?);
+            io.stdin_copy = Some(copy::fifo_to_pipe(input, writer, Arc::clone(&io.input))?);
         }
         Ok(io)
     }
@@ -309,6 +311,7 @@ pub struct ProcessIo {
     ends: ProcessEnds,
     stdin_writer: Option<HeldFifo>,
     stdin_copy: Option<JoinHandle<()>>,
+    input: Arc<Notify>,
     output: Vec<JoinHandle<()>>,
     terminal: Weak<Master>,
     logger: Option<Logger>,
@@ -319,6 +322,12 @@ impl ProcessIo {
     #[must_use]
     pub fn ends(&self) -> &ProcessEnds {
         &self.ends
+    }
+
+    /// Told whenever input for the process has come.
+    #[must_use]
+    pub fn input(&self) -> Arc<Notify> {
+        Arc::clone(&self.input)
     }
 
     /// No more input comes: the process reads end of file once it has read what was written.

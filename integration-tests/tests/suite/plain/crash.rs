@@ -20,7 +20,7 @@ pub(super) fn shim_killed(node: &Node, runtime: Runtime) -> Result<()> {
     let pid = container.pid()?.try_into()?;
     let shim = node.shim_of(container.id())?;
     kill_process(Pid::from_raw(shim.pid).expect("a pid"), Signal::KILL)?;
-    let exit = node.events().wait_for(container.id(), "/tasks/exit")?;
+    let exit = node.events().wait_for_exit(container.id())?;
     ensure!(exit.exit_status == 137, "{exit:?}");
     wait_gone(pid, PATIENCE)?;
     drop(container);

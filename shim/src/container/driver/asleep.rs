@@ -50,7 +50,6 @@ pub fn sleeper(new: &NewContainer, spec: &Spec, settings: Settings, shared: &Sha
         fixed: Fixed {
             sandbox: kind.is_some_and(|kind| kind == "sandbox"),
             terminal: new.stdio.terminal,
-            attached: !new.stdio.stdin.is_empty(),
             shared_pid_namespace: !spec.has_own_pid_namespace(),
         },
     })

@@ -144,7 +144,7 @@ impl Sleeper {
             shared_pid_namespace: fixed.shared_pid_namespace,
             paused: self.paused,
             execs: self.execs,
-            attached: fixed.attached,
+            attached: false,
             filling: false,
             cpu_cores,
             listening: looked.listening.clone(),
