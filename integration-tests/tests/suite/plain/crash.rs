@@ -25,7 +25,7 @@ pub(super) fn shim_killed(node: &Node, runtime: Runtime) -> Result<()> {
     wait_gone(pid, PATIENCE)?;
     drop(container);
     let except: &[&str] = match runtime {
-        // containerd's own shim leaves the socket file it listened on.
+        // A killed shim of containerd's own leaves the socket file it listened on (seen with 1.6).
         Runtime::Runc => &["file /run/containerd/s/"],
         Runtime::Podmotion => &[],
     };

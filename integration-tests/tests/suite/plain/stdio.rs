@@ -65,7 +65,8 @@ pub(super) fn log_file(node: &Node, runtime: Runtime) -> Result<()> {
     container.delete_task()?;
     let text = fs::read_to_string(&path)?;
     if runtime == Runtime::Runc {
-        // containerd's own shim does not wait for both streams: the end of one can be missing.
+        // With containerd's own shim one of the two lines was seen to be missing (once in eight runs,
+        // containerd 2.1); why is not known. It is the measure for nothing here.
         ensure!(
             text.contains("to the file") || text.contains("errors too"),
             "{text:?}"
