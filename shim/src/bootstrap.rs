@@ -264,21 +264,22 @@ pub fn serve(flags: &Flags) -> Result<()> {
     let listener = sys::adopt_listener().context("take over the socket")?;
     sys::use_one_heap();
     nix::sys::prctl::set_child_subreaper(true).context("become a subreaper")?;
-    containerd_shim::logger::init(flags.debug, "info", &flags.namespace, &flags.id)
+    let node = Arc::new(Node::load()?);
+    let level = node.config.shim.log_level.as_str();
+    containerd_shim::logger::init(flags.debug, level, &flags.namespace, &flags.id)
         .context("open containerd's log")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the event loop")?;
-    let result = runtime.block_on(serve_tasks(flags, listener));
+    let result = runtime.block_on(serve_tasks(flags, listener, node));
     remove_socket(socket_path(&flags.socket));
     result
 }
 
-async fn serve_tasks(flags: &Flags, listener: UnixListener) -> Result<()> {
+async fn serve_tasks(flags: &Flags, listener: UnixListener, node: Arc<Node>) -> Result<()> {
     let events_address = std::env::var("TTRPC_ADDRESS").context("TTRPC_ADDRESS")?;
     let events = Events::start(&events_address, &flags.namespace);
-    let node = Arc::new(Node::load()?);
     let spec = Spec::read(Path::new("."))?;
     let api = Api::start(Arc::clone(&node), group(&spec, flags))
         .await

@@ -56,10 +56,14 @@ pub async fn create(
     new: NewContainer,
     shared: Shared,
 ) -> Result<(Container, Driver), ContainerError> {
-    let options = new
+    let mut options = new
         .options
         .as_ref()
         .map_or_else(|| Ok(Options::default()), Options::from_any)?;
+    if options.binary_name.is_empty() {
+        let binary: &Path = shared.node.config.runc.binary.as_ref();
+        options.binary_name = binary.to_string_lossy().into_owned();
+    }
     let spec = Spec::read(&new.bundle)?;
     let name = identity(&new.id, &shared.namespace, &spec).name;
     let settings = Settings::resolve(&spec.annotations, &name, &shared.node.config)?;

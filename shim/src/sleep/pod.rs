@@ -48,10 +48,13 @@ pub enum PodGateError {
     Gate(#[from] GateError),
 }
 
+/// Device and inode of a namespace's file.
+type NamespaceId = (u64, u64);
+
 /// All gates of this shim: one in practice, as the containers of a pod share their network.
 #[derive(Clone, Default)]
 pub struct PodGates {
-    open: Arc<Mutex<HashMap<(u64, u64), Weak<PodGate>>>>,
+    open: Arc<Mutex<HashMap<NamespaceId, Weak<PodGate>>>>,
 }
 
 /// An open gate.

@@ -16,6 +16,9 @@ use crate::sleep::{
 /// nobody saw.
 const LOST: u32 = 255;
 
+/// After a wake, the time until the container is looked at again.
+const SETTLE: Duration = Duration::from_secs(1);
+
 impl Sleeper {
     /// Takes in what happened.
     pub fn handle(&mut self, notice: Notice) -> Outcome {
@@ -325,7 +328,8 @@ impl Sleeper {
             // It ended while it was being restored: nobody waits for this process.
             return Outcome::Kill;
         }
-        self.check_soon();
+        // Not at once: the processor is the container's now, to answer whoever woke it.
+        self.check_at = Some(Instant::now() + SETTLE);
         Outcome::Moved { pid, exit }
     }
 

@@ -1,8 +1,9 @@
 //! Whether the container may sleep: looks at it, asks the policy, goes by the answer.
 
 use podmotion_model::{
+    annotations,
     idle::{Decision, Observation, decide},
-    settings::Ports,
+    settings::{DeepSleepAfter, Ports},
 };
 
 use super::*;
@@ -53,6 +54,21 @@ impl Sleeper {
             || !settings.selected
             || *fixed != Fixed::default()
             || self.uses_host_network()
+    }
+
+    /// What was asked for and cannot be done: such a container is left alone, and says so.
+    fn unsupported(&self) -> Option<String> {
+        let settings = &self.new.settings;
+        if settings.disable_checkpointing {
+            let name = annotations::DISABLE_CHECKPOINTING;
+            return Some(format!(
+                "{name} is set, and stopping without a checkpoint is not supported"
+            ));
+        }
+        (settings.deep_sleep_after == DeepSleepAfter::Never).then(|| {
+            let name = annotations::DEEP_SLEEP_AFTER;
+            format!("{name} is never, and only deep sleep is supported")
+        })
     }
 
     fn uses_host_network(&self) -> bool {
@@ -149,7 +165,7 @@ impl Sleeper {
             cpu_cores,
             listening: looked.listening.clone(),
             gate_unavailable,
-            not_checkpointable: looked.obstacle.clone(),
+            not_checkpointable: self.unsupported().or_else(|| looked.obstacle.clone()),
             retry: self.back_off.retry().cloned(),
         };
         let mut decision = decide(&self.new.settings, &observation);
@@ -174,12 +190,16 @@ impl Sleeper {
     fn stay_awake(&self, reason: AwakeReason, listening: &BTreeSet<u16>) {
         let ports = self.fixed_ports().unwrap_or_else(|| listening.clone());
         let ports: Vec<u16> = ports.into_iter().collect();
-        let same = {
+        let (known, same) = {
             let status = self.status.borrow();
-            status.awake.as_ref() == Some(&reason) && status.ports == ports
+            let before = status.awake.as_ref();
+            let known = before.is_some_and(|before| before.as_str() == reason.as_str());
+            (known, before == Some(&reason) && status.ports == ports)
         };
-        if !same {
+        if !known {
             info!("container {} stays awake: {reason}", self.new.identity.id);
+        }
+        if !same {
             self.update(|status| {
                 status.awake = Some(reason);
                 status.ports = ports;
