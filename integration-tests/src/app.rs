@@ -77,9 +77,9 @@ impl App {
         }
     }
 
-    /// Runs a shell script.
+    /// Runs a shell script, in the small image.
     pub fn sh(script: &str) -> Self {
-        Self::new(["/bin/sh", "-c", script])
+        Self::new(["/bin/sh", "-c", script]).image(Image::Busybox)
     }
 
     /// An HTTP server on port 8080 that counts its requests in memory, in a network of its own.

@@ -15,6 +15,8 @@ use crate::tools::Tools;
 pub enum Image {
     /// Applications of all kinds, with a Debian below them.
     Apps,
+    /// A shell and its commands, small.
+    Busybox,
     /// The pause program of a pod sandbox.
     Pause,
 }
@@ -24,6 +26,7 @@ impl Image {
     pub fn reference(self) -> &'static str {
         match self {
             Self::Apps => "podmotion.test/apps:1",
+            Self::Busybox => "podmotion.test/busybox:1",
             Self::Pause => "podmotion.test/pause:1",
         }
     }
@@ -31,6 +34,7 @@ impl Image {
     fn archive(self, tools: &Tools) -> Result<PathBuf> {
         tools.cached(match self {
             Self::Apps => "images/apps.tar",
+            Self::Busybox => "images/busybox.tar",
             Self::Pause => "images/pause.tar",
         })
     }

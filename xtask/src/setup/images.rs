@@ -15,8 +15,8 @@ use crate::process;
 /// Counts up whenever images are made in another way.
 const RECIPE: u32 = 1;
 
-const BASE: &str = "apps-base";
-const BASE_PLACE: &str = "rootfs/apps";
+pub(super) const BASE: &str = "apps-base";
+pub(super) const BASE_PLACE: &str = "rootfs/apps";
 const BASE_SUITE: &str = "bookworm";
 const BASE_PACKAGES: &[&str] = &[
     "busybox",
@@ -317,12 +317,12 @@ fn content_hash(dir: &Path) -> Result<String> {
 }
 
 /// This machine's architecture: Debian and OCI agree on the names of those that Podmotion runs on.
-fn architecture() -> Result<String> {
+pub(super) fn architecture() -> Result<String> {
     let name = process::output(process::command("dpkg").arg("--print-architecture"))?;
     Ok(name.trim().to_owned())
 }
 
-fn check_archive(path: &Path) -> Result<()> {
+pub(super) fn check_archive(path: &Path) -> Result<()> {
     let names = process::output(process::command("tar").arg("-tf").arg(path))?;
     ensure!(
         names.lines().any(|name| name == "index.json"),

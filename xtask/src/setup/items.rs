@@ -6,6 +6,7 @@ use super::deny::Deny;
 use super::go::Go;
 use super::host::Packages;
 use super::images::{Apps, Base, Pause};
+use super::small::Busybox;
 use super::vm::Vm;
 
 /// Every item; what one needs comes before it.
@@ -19,6 +20,7 @@ pub fn all() -> Vec<Box<dyn Item>> {
     items.push(Box::new(Pause));
     items.push(Box::new(Go));
     items.push(Box::new(Base));
+    items.push(Box::new(Busybox));
     items.push(Box::new(Apps));
     items.push(Box::new(Vm));
     items.push(Box::new(Deny));

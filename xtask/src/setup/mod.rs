@@ -16,6 +16,7 @@ mod images;
 mod items;
 mod oci;
 mod rootfs;
+mod small;
 mod ui;
 mod vm;
 

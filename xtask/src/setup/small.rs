@@ -1,0 +1,108 @@
+//! A small test image, for tests that need a shell and nothing else: it unpacks in no time.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use super::images::{BASE, BASE_PLACE, architecture, check_archive};
+use super::oci::{self, Image};
+use super::{Cache, Item, Work, files, rootfs};
+use crate::process;
+
+/// Counts up whenever the image is made in another way.
+const RECIPE: u32 = 1;
+
+/// `podmotion.test/busybox:1`: the Debian's busybox with its libraries, under all of its names.
+pub struct Busybox;
+
+impl Item for Busybox {
+    fn name(&self) -> &str {
+        "busybox-image"
+    }
+
+    fn why(&self) -> &str {
+        "small test image podmotion.test/busybox:1"
+    }
+
+    fn needs(&self) -> &[&str] {
+        &["packages", BASE]
+    }
+
+    fn place(&self) -> Option<&str> {
+        Some("images/busybox.tar")
+    }
+
+    fn recipe(&self, cache: &Cache) -> Result<String> {
+        let base = cache
+            .stamp(BASE)
+            .map_or(String::new(), |stamp| stamp.version);
+        Ok(format!("{RECIPE} base {base}"))
+    }
+
+    fn make(&self, work: &Work<'_>, partial: &Path) -> Result<String> {
+        let base = work.cache.path(BASE_PLACE).join("root");
+        let root = files::with_suffix(partial, ".root");
+        files::remove(&root)?;
+        copy(&base, &root, "/bin/busybox")?;
+        let linked = process::answer(rootfs::inside(&base).args(["ldd", "/bin/busybox"]))?;
+        for library in linked
+            .split_ascii_whitespace()
+            .filter(|word| word.starts_with('/'))
+        {
+            copy(&base, &root, library)?;
+        }
+        let names = process::answer(rootfs::inside(&base).args(["busybox", "--list"]))?;
+        for name in names.lines().filter(|name| *name != "busybox") {
+            let link = root.join("bin").join(name);
+            symlink("busybox", &link).with_context(|| format!("cannot make {}", link.display()))?;
+        }
+        for folder in ["dev", "etc", "proc", "root", "sys", "tmp"] {
+            files::make_dir(&root.join(folder))?;
+        }
+        let layer = files::with_suffix(partial, ".layer");
+        process::output(
+            process::command("tar")
+                .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
+                .args(["--mtime=@0", "-cf"])
+                .arg(&layer)
+                .arg("-C")
+                .arg(&root)
+                .arg("."),
+        )?;
+        let image = Image {
+            name: "podmotion.test/busybox:1",
+            architecture: &architecture()?,
+            entrypoint: &[],
+            command: &["/bin/sh"],
+            env: &[],
+        };
+        oci::write_archive(partial, &image, std::slice::from_ref(&layer))?;
+        files::remove(&layer)?;
+        files::remove(&root)?;
+        Ok("1".to_owned())
+    }
+
+    fn check(&self, place: &Path) -> Result<()> {
+        check_archive(place)?;
+        let size = std::fs::metadata(place)
+            .with_context(|| format!("cannot look at {}", place.display()))?
+            .len();
+        ensure!(
+            size < 16 << 20,
+            "{} has {size} bytes, that is not small",
+            place.display()
+        );
+        Ok(())
+    }
+}
+
+/// Copies the file that `path` is inside `base`, links followed, to the same path in `root`.
+fn copy(base: &Path, root: &Path, path: &str) -> Result<()> {
+    let relative = path.trim_start_matches('/');
+    let real = process::answer(rootfs::inside(base).args(["readlink", "-f", path]))?;
+    files::copy(
+        &base.join(real.trim().trim_start_matches('/')),
+        &root.join(relative),
+    )
+}
