@@ -18,6 +18,7 @@ use crate::exec::{Exec, ExecProcess};
 use crate::machine::Machine;
 use crate::netns::Netns;
 use crate::node::Node;
+use crate::sleeper::{Sleeper, Status};
 use crate::spec;
 use crate::stdio::Stdio;
 
@@ -175,6 +176,31 @@ impl Container {
     /// Its control group, as a path below each hierarchy.
     pub fn cgroup(&self) -> Result<String> {
         Ok(format!("/{}/{}", Machine::get()?.name(), self.id))
+    }
+
+    /// Its sleep.
+    pub fn sleeper(&self) -> Sleeper {
+        Sleeper::new(&self.id, &self.id)
+    }
+
+    /// [`Sleeper::sleep`].
+    pub fn sleep(&self) -> Result<()> {
+        self.sleeper().sleep()
+    }
+
+    /// [`Sleeper::wake`].
+    pub fn wake(&self) -> Result<()> {
+        self.sleeper().wake()
+    }
+
+    /// [`Sleeper::status`].
+    pub fn status(&self) -> Result<Status> {
+        self.sleeper().status()
+    }
+
+    /// [`Sleeper::wait_state`].
+    pub fn wait_state(&self, state: &str) -> Result<Status> {
+        self.sleeper().wait_state(state)
     }
 
     /// Starts the program; returns its host pid.

@@ -16,6 +16,9 @@ use crate::machine::Machine;
 use crate::process::MARK;
 use crate::tools::{ContainerdVersion, Runtime, Tools, Versions};
 
+/// The node's configuration of our runtime, in the daemon's folder.
+const SETTINGS: &str = "settings.toml";
+
 /// A daemon, running or not, and where its things are.
 #[derive(Debug)]
 pub(crate) struct Containerd {
@@ -27,7 +30,13 @@ pub(crate) struct Containerd {
 
 impl Containerd {
     /// Starts a daemon below the machine's work folder; `name` must be new.
-    pub(crate) fn start(tools: Tools, versions: Versions, name: &str) -> Result<Self> {
+    /// `settings` are lines for our runtime's configuration, each with its section: `sleep.busy_cpu = 1`.
+    pub(crate) fn start(
+        tools: Tools,
+        versions: Versions,
+        name: &str,
+        settings: &str,
+    ) -> Result<Self> {
         let machine = Machine::get()?;
         let mut daemon = Self {
             child: None,
@@ -41,6 +50,9 @@ impl Containerd {
         daemon.write("cni/10-test.conflist", &network(&daemon.folder, name))?;
         let configuration = daemon.configuration(versions)?;
         daemon.write("config.toml", &configuration)?;
+        let criu = daemon.tools.criu()?;
+        let criu = format!("criu.binary = \"{}\"\n{settings}\n", criu.display());
+        daemon.write(SETTINGS, &criu)?;
         daemon.spawn()?;
         Ok(daemon)
     }
@@ -93,6 +105,8 @@ impl Containerd {
             .arg(self.folder.join("config.toml"))
             .env("PATH", self.tools.path())
             .env(MARK, Machine::get()?.name())
+            // Shims inherit it, and read the file when they start.
+            .env("PODMOTION_CONFIG", self.folder.join(SETTINGS))
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)

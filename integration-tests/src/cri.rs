@@ -14,6 +14,7 @@ use crate::api::{Api, cri};
 use crate::app::App;
 use crate::container::Exit;
 use crate::node::Node;
+use crate::sleeper::Sleeper;
 use crate::tools::Runtime;
 
 type Service = cri::runtime_service_client::RuntimeServiceClient<Channel>;
@@ -150,6 +151,11 @@ impl Pod {
         Ok(SocketAddr::new(*ip.context("no IPv6 address")?, port))
     }
 
+    /// The sleep of the sandbox's own container.
+    pub fn sleeper(&self) -> Sleeper {
+        Sleeper::new(&self.id, &self.id)
+    }
+
     /// Makes and starts a container in it.
     pub fn start(&self, member: Member) -> Result<PodContainer<'_>> {
         let container = self.create(member)?;
@@ -231,6 +237,11 @@ impl PodContainer<'_> {
     /// Its id.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Its sleep.
+    pub fn sleeper(&self) -> Sleeper {
+        Sleeper::new(&self.pod.id, &self.id)
     }
 
     /// Starts it.

@@ -6,6 +6,7 @@
 //!
 //! - [`Node`]: one containerd, with CRI, CNI and both runtimes,
 //! - [`App`]: what to run, and [`Container`]: that, running, as `ctr` would run it,
+//! - [`Sleeper`]: what a container's shim says of its sleep, and requests for sleep and wake,
 //! - [`Pod`]: a sandbox with containers, as the kubelet would run it,
 //! - [`Client`]: HTTP over plain sockets, with times and retransmissions,
 //! - [`Census`]: what exists before and after.
@@ -42,6 +43,7 @@ mod machine;
 mod netns;
 mod node;
 mod process;
+mod sleeper;
 mod spec;
 mod stdio;
 mod sys;
@@ -63,6 +65,7 @@ pub use machine::Machine;
 pub use netns::Netns;
 pub use node::Node;
 pub use process::{OwnProcess, own_processes, wait_gone};
+pub use sleeper::{Sleeper, Status, refusal};
 pub use tools::{ContainerdVersion, RuncVersion, Runtime, Tools, Versions};
 
 /// How long anything may take before a test gives up: far more than the slowest step takes on a loaded

@@ -8,18 +8,20 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
+use crate::tools::Tools;
 use crate::{cgroup, process};
 
 const BASE: &str = "/var/tmp/podmotion-test";
 const PREFIX: &str = "podmotion-test-";
 
 static MACHINE: OnceLock<Machine> = OnceLock::new();
+static PINNED: Mutex<bool> = Mutex::new(false);
 
 /// Private namespaces, a work folder and a control group for one test binary.
 #[derive(Debug)]
@@ -107,6 +109,16 @@ impl Machine {
     /// A folder on disk, removed at the end.
     pub fn work(&self) -> &Path {
         &self.work
+    }
+
+    /// Pins the gate's BPF programs, at the first call.
+    pub(crate) fn pin_programs(&self, tools: &Tools) -> Result<()> {
+        let mut pinned = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*pinned {
+            run(Command::new(tools.installer()?).arg("bpf")).context("pin the gate's programs")?;
+            *pinned = true;
+        }
+        Ok(())
     }
 
     /// Mount points that have come since the machine was entered, its own included.

@@ -63,9 +63,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Node {
     /// Starts a containerd of its own. [`Machine::enter`] must have been called.
     pub fn start(versions: Versions) -> Result<Self> {
+        Self::start_with(versions, "")
+    }
+
+    /// The same, with more in our runtime's configuration: lines that name their section, such as
+    /// `checkpoint.on_restore_failure = "cold-start"`.
+    pub fn start_with(versions: Versions, settings: &str) -> Result<Self> {
         let tools = Tools::new(versions)?;
+        Machine::get()?.pin_programs(&tools)?;
         let name = format!("node-{}", NODES.fetch_add(1, Ordering::Relaxed));
-        let daemon = Containerd::start(tools.clone(), versions, &name)
+        let daemon = Containerd::start(tools.clone(), versions, &name, settings)
             .with_context(|| format!("start {versions}"))?;
         let io = daemon.folder().join("io");
         fs::create_dir_all(&io).with_context(|| format!("create {}", io.display()))?;

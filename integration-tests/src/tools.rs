@@ -205,16 +205,28 @@ impl Tools {
                 self.versions.containerd,
                 runtime.shim()
             )),
-            Runtime::Podmotion => {
-                let path = self.dist.join(runtime.shim());
-                ensure!(
-                    path.exists(),
-                    "{} is missing: build the binaries or set PODMOTION_BIN",
-                    path.display()
-                );
-                Ok(path)
-            }
+            Runtime::Podmotion => self.built(runtime.shim()),
         }
+    }
+
+    /// The CRIU that shims are told to use.
+    pub fn criu(&self) -> Result<PathBuf> {
+        self.cached("criu/bin/criu")
+    }
+
+    /// Our program that pins the gate's BPF programs.
+    pub(crate) fn installer(&self) -> Result<PathBuf> {
+        self.built("podmotion-installer")
+    }
+
+    fn built(&self, name: &str) -> Result<PathBuf> {
+        let path = self.dist.join(name);
+        ensure!(
+            path.exists(),
+            "{} is missing: build the binaries or set PODMOTION_BIN",
+            path.display()
+        );
+        Ok(path)
     }
 
     /// `PATH` of the daemon: it finds the shims there.

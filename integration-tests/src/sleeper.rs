@@ -1,0 +1,183 @@
+//! A container's sleep, as its shim tells it and takes requests for it: the service on
+//! `/run/podmotion/shims/<group>.sock`.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use podmotion_proto::shim::v1::{
+    InspectRequest, ListResponse, ShimClient, SleepRequest, WakeRequest, WatchRequest,
+};
+use podmotion_proto::ttrpc;
+
+use crate::PATIENCE;
+use crate::api::runtime;
+
+/// What a shim says about one container: the message `Container` of `shim.proto`.
+pub use podmotion_proto::shim::v1::Container as Status;
+
+/// Where shims listen.
+const SOCKETS: &str = "/run/podmotion/shims";
+
+/// The sleep of one container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sleeper {
+    group: String,
+    id: String,
+}
+
+/// One connection to a shim's service.
+struct Connection {
+    client: ShimClient,
+    socket: PathBuf,
+}
+
+impl Connection {
+    fn open(group: &str) -> Result<Self> {
+        let socket = Path::new(SOCKETS).join(format!("{group}.sock"));
+        let address = format!("unix://{}", socket.display());
+        let client = runtime()
+            .block_on(ttrpc::r#async::Client::connect(&address))
+            .with_context(|| format!("connect to {}", socket.display()))?;
+        Ok(Self {
+            client: ShimClient::new(client),
+            socket,
+        })
+    }
+
+    /// Waits for a call's answer. The shim's refusal stays the error's source.
+    fn wait<T>(&self, what: &str, call: impl Future<Output = ttrpc::Result<T>>) -> Result<T> {
+        let patience = PATIENCE + Duration::from_secs(1);
+        runtime()
+            .block_on(async { tokio::time::timeout(patience, call).await })
+            .map_err(|_| anyhow!("no answer in {PATIENCE:?}"))
+            .and_then(|answer| answer.map_err(anyhow::Error::new))
+            .with_context(|| format!("{what} at {}", self.socket.display()))
+    }
+
+    /// All containers: at once with `revision` 0, else after the next change or `limit`.
+    fn watch(&self, revision: u64, limit: Duration) -> Result<ListResponse> {
+        let timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
+        let request = WatchRequest {
+            revision,
+            timeout_ms,
+            ..Default::default()
+        };
+        self.wait("watch", self.client.watch(context(), &request))
+    }
+}
+
+fn context() -> ttrpc::context::Context {
+    ttrpc::context::with_duration(PATIENCE)
+}
+
+/// The shim's own words in an error of [`Sleeper::try_sleep`] or [`Sleeper::wake`], if it answered.
+pub fn refusal(error: &anyhow::Error) -> Option<String> {
+    match error.downcast_ref::<ttrpc::Error>() {
+        Some(ttrpc::Error::RpcStatus(status)) => Some(status.message.clone()),
+        _ => None,
+    }
+}
+
+impl Sleeper {
+    /// A container of the shim of `group`: the sandbox, or the container itself where there is none.
+    pub(crate) fn new(group: &str, id: &str) -> Self {
+        Self {
+            group: group.to_owned(),
+            id: id.to_owned(),
+        }
+    }
+
+    /// What the shim says now.
+    pub fn status(&self) -> Result<Status> {
+        let connection = Connection::open(&self.group)?;
+        let request = InspectRequest {
+            id: self.id.clone(),
+            ..Default::default()
+        };
+        let call = connection.client.inspect(context(), &request);
+        let answer = connection.wait("inspect", call)?;
+        answer.container.into_option().context("an empty answer")
+    }
+
+    /// All containers of the same shim.
+    pub fn siblings(&self) -> Result<Vec<Status>> {
+        Ok(Connection::open(&self.group)?
+            .watch(0, PATIENCE)?
+            .containers)
+    }
+
+    /// Asks for sleep, once.
+    pub fn try_sleep(&self) -> Result<()> {
+        let connection = Connection::open(&self.group)?;
+        let request = SleepRequest {
+            id: self.id.clone(),
+            ..Default::default()
+        };
+        let call = connection.client.sleep(context(), &request);
+        connection.wait("sleep", call).map(drop)
+    }
+
+    /// Puts it to sleep as soon as it can be: once its memory is back, and not in the moment in which
+    /// its last connection ends, for which the shim gives up.
+    pub fn sleep(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let settled = self.wait_until("an opinion on its sleep", |status| {
+                status.state == "asleep"
+                    || status.state == "running" && status.awake_reason.is_some()
+            })?;
+            let Err(error) = self.try_sleep() else {
+                return Ok(());
+            };
+            let aborted = |status: &Status| status.counters.sleeps_aborted;
+            if aborted(&self.status()?) == aborted(&settled) || Instant::now() > deadline {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Wakes it.
+    pub fn wake(&self) -> Result<()> {
+        let connection = Connection::open(&self.group)?;
+        let request = WakeRequest {
+            id: self.id.clone(),
+            ..Default::default()
+        };
+        let call = connection.client.wake(context(), &request);
+        connection.wait("wake", call).map(drop)
+    }
+
+    /// Waits for a state: `running`, `falling-asleep`, `asleep`, `waking` or `stopped`.
+    pub fn wait_state(&self, state: &str) -> Result<Status> {
+        self.wait_until(&format!("state {state}"), |status| status.state == state)
+    }
+
+    /// Waits until it stays awake for a reason of this name.
+    pub fn wait_reason(&self, name: &str) -> Result<Status> {
+        self.wait_until(&format!("reason {name}"), |status| {
+            status.awake_reason.name == name
+        })
+    }
+
+    /// Waits until `reached` is true of what the shim says; `what` is for the error. States that pass
+    /// quickly can be missed.
+    pub fn wait_until(&self, what: &str, reached: impl Fn(&Status) -> bool) -> Result<Status> {
+        let connection = Connection::open(&self.group)?;
+        let deadline = Instant::now() + PATIENCE;
+        let mut revision = 0;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answer = connection.watch(revision, left)?;
+            revision = answer.revision;
+            let found = answer.containers.into_iter().find(|one| one.id == self.id);
+            match found {
+                Some(status) if reached(&status) => return Ok(status),
+                found if Instant::now() > deadline => {
+                    bail!("{}: no {what} in {PATIENCE:?}: {found:?}", self.id)
+                }
+                _ => {}
+            }
+        }
+    }
+}
