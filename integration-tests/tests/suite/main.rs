@@ -7,6 +7,7 @@
 mod plain;
 mod pool;
 mod skips;
+mod sleep;
 
 use std::process::ExitCode;
 
@@ -29,7 +30,8 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode> {
     let mut arguments = Arguments::from_args();
-    let trials = plain::trials();
+    let mut trials = plain::trials();
+    trials.extend(sleep::trials());
     if arguments.list {
         return Ok(libtest_mimic::run(&arguments, trials).exit_code());
     }
