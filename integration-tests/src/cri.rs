@@ -92,6 +92,9 @@ impl Pod {
             annotations: to_map(annotations.iter().copied()),
             linux: Some(cri::LinuxPodSandboxConfig {
                 cgroup_parent: node.cgroup_parent()?,
+                security_context: Some(cri::LinuxSandboxSecurityContext {
+                    namespace_options: Some(namespaces()),
+                }),
                 ..Default::default()
             }),
             ..Default::default()
@@ -191,6 +194,9 @@ impl Pod {
                     memory_limit_in_bytes: app.memory_limit.unwrap_or_default().try_into()?,
                     ..Default::default()
                 }),
+                security_context: Some(cri::LinuxContainerSecurityContext {
+                    namespace_options: Some(namespaces()),
+                }),
             }),
             ..Default::default()
         };
@@ -289,6 +295,16 @@ impl PodContainer<'_> {
         let folder = std::path::Path::new(&self.pod.config.log_directory);
         let path = folder.join(format!("{}.log", self.name));
         std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    }
+}
+
+/// What the kubelet asks for unless the pod's specification does: processes of a pod's containers do not see
+/// one another. CRI's own default is that they do.
+fn namespaces() -> cri::NamespaceOption {
+    cri::NamespaceOption {
+        network: cri::NamespaceMode::Pod.into(),
+        pid: cri::NamespaceMode::Container.into(),
+        ipc: cri::NamespaceMode::Pod.into(),
     }
 }
 

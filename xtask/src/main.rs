@@ -11,6 +11,7 @@ mod elf;
 mod process;
 mod setup;
 mod test;
+mod workbench;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -36,6 +37,10 @@ enum Command {
     Check,
     /// Run the tests; the last line is `N passed, N failed`.
     Test(test::Args),
+    /// See a container of a real containerd fall asleep and wake, step by step.
+    Demo(workbench::DemoArgs),
+    /// Measure, beside plain runc and containerd's own runtime.
+    Bench(workbench::BenchArgs),
 }
 
 fn main() -> Result<ExitCode> {
@@ -44,6 +49,8 @@ fn main() -> Result<ExitCode> {
         Command::Build => dist::run().map(drop)?,
         Command::Check => check::run()?,
         Command::Test(args) => return test::run(&args),
+        Command::Demo(args) => match workbench::demo(&args)? {},
+        Command::Bench(args) => match workbench::bench(&args)? {},
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,164 @@
+//! Sleep and wake of applications that hold memory, and the same by plain runc, in turns.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use podmotion_integration_tests::{App, Client, Container, Node};
+
+use super::figure::{Figure, Target};
+use super::plain::Plain;
+use crate::numbers::Samples;
+use crate::report::Progress;
+
+/// Where the application listens.
+pub const PORT: u16 = 8080;
+
+/// What should be reached with an application of some size, and what the best existing peer does on a
+/// machine of this kind.
+struct Size {
+    mb: u32,
+    /// Largest share of the time that plain runc takes to restore.
+    wake: f64,
+    peer_wake_ms: f64,
+    peer_sleep_ms: f64,
+}
+
+const SIZES: &[Size] = &[
+    Size {
+        mb: 50,
+        wake: 0.5,
+        peer_wake_ms: 176.0,
+        peer_sleep_ms: 262.0,
+    },
+    Size {
+        mb: 500,
+        wake: 0.25,
+        peer_wake_ms: 588.0,
+        peer_sleep_ms: 675.0,
+    },
+    Size {
+        mb: 2000,
+        wake: 0.25,
+        peer_wake_ms: 1958.0,
+        peer_sleep_ms: 1700.0,
+    },
+];
+
+/// Largest share of the time that plain runc takes for a checkpoint.
+const SLEEP: f64 = 0.5;
+
+#[derive(Default)]
+struct Ours {
+    wake: Samples,
+    restore: Samples,
+    whole: Samples,
+    sleep: Samples,
+    frozen: Samples,
+}
+
+#[derive(Default)]
+struct Theirs {
+    restore: Samples,
+    checkpoint: Samples,
+}
+
+/// Measures with that many MiB.
+pub fn measure(node: &Node, mb: u32, rounds: usize, progress: &Progress) -> Result<Vec<Figure>> {
+    progress.begin(&format!("{mb} MB: start"));
+    let started = Instant::now();
+    let app = counter(mb);
+    let ours = node.run(app)?;
+    ours.stdout()?.wait_for("listening")?;
+    let theirs = Plain::run(&ours)?;
+    let mut measured = (Ours::default(), Theirs::default());
+    // The first of both is to warm up.
+    round(&ours, &theirs, 1, &mut (Ours::default(), Theirs::default()))?;
+    for number in 0..rounds {
+        progress.detail(&format!("{mb} MB: round {} of {rounds}", number + 1));
+        let count = u64::try_from(number)? + 2;
+        round(&ours, &theirs, count, &mut measured)?;
+    }
+    progress.end(&format!(
+        "{mb} MB: {rounds} sleeps and wakes of both in {:.0} s",
+        started.elapsed().as_secs_f64()
+    ));
+    Ok(figures(mb, measured))
+}
+
+/// A container of ours that never sleeps by itself.
+pub fn counter(mb: u32) -> App {
+    App::counter()
+        .mem_mb(mb)
+        .env("LOG_REQUESTS", "0")
+        .annotation("scaledown-duration", "1h")
+}
+
+/// One sleep and wake of each; `count` is which request of each comes then.
+fn round(
+    ours: &Container,
+    theirs: &Plain,
+    count: u64,
+    measured: &mut (Ours, Theirs),
+) -> Result<()> {
+    let (mine, plain) = measured;
+    ours.sleep().context("sleep")?;
+    let slept = ours.wait_state("asleep")?.last_sleep;
+    mine.sleep.add_time(Duration::from_micros(slept.took_us));
+    mine.frozen.add_time(Duration::from_micros(slept.frozen_us));
+
+    let began = Instant::now();
+    let response = Client::default().get(ours.address(PORT)?, "/")?;
+    mine.wake.add_time(response.first_byte);
+    check(&response.body, count)?;
+    let sleeper = ours.sleeper();
+    let woken = sleeper.wait_until("memory back", |status| {
+        status.state == "running" && status.awake_reason.is_some()
+    })?;
+    mine.whole.add_time(began.elapsed());
+    let restore = Duration::from_micros(woken.last_wake.took_us);
+    mine.restore.add_time(restore);
+
+    plain.checkpoint.add_time(theirs.checkpoint()?);
+    let (restore, body) = theirs.restore()?;
+    plain.restore.add_time(restore);
+    check(&body, count)
+}
+
+/// Whether the answer is of the process that was put away, with its memory.
+fn check(body: &str, count: u64) -> Result<()> {
+    let answer: serde_json::Value = serde_json::from_str(body).context("parse the answer")?;
+    ensure!(
+        answer["count"] == count && answer["mem_ok"] == true,
+        "not answer {count} of the same process: {body}"
+    );
+    Ok(())
+}
+
+fn figures(mb: u32, (ours, theirs): (Ours, Theirs)) -> Vec<Figure> {
+    let size = SIZES.iter().find(|size| size.mb == mb);
+    let mut wake = Figure::new(format!("wake {mb} MB, SYN to first byte"), "ms", ours.wake)
+        .beside("runc restore to first byte", theirs.restore)
+        .peer(size.map(|size| size.peer_wake_ms));
+    if let Some(size) = size {
+        wake = wake.target(Target::Share(size.wake));
+    }
+    let sleep = Figure::new(
+        format!("sleep {mb} MB, decision to memory free"),
+        "ms",
+        ours.sleep,
+    )
+    .beside("runc checkpoint", theirs.checkpoint)
+    .target(Target::Share(SLEEP))
+    .peer(size.map(|size| size.peer_sleep_ms));
+    vec![
+        wake,
+        Figure::new(format!("  {mb} MB, restore alone"), "ms", ours.restore),
+        Figure::new(
+            format!("  {mb} MB, SYN to all memory back"),
+            "ms",
+            ours.whole,
+        ),
+        sleep,
+        Figure::new(format!("  {mb} MB, stood still"), "ms", ours.frozen),
+    ]
+}

@@ -1,0 +1,83 @@
+//! Figures: ours beside plain runc with the same CRIU, and beside containerd's own runtime.
+
+mod figure;
+mod gate;
+mod load;
+mod machine;
+mod memory;
+mod plain;
+mod shim;
+
+use anyhow::Result;
+use podmotion_integration_tests::{Node, Versions};
+use serde_json::{Value, json};
+
+use crate::report::Progress;
+use figure::Figure;
+
+/// How much is measured.
+pub struct Plan {
+    /// Memory of the applications, in MiB.
+    sizes: &'static [u32],
+    /// Sleeps and wakes of each.
+    rounds: usize,
+    /// Runs of the load generator for each kind of load and runtime.
+    loads: usize,
+    /// Length of one, in seconds.
+    load_seconds: u32,
+}
+
+const FULL: Plan = Plan {
+    sizes: &[50, 500, 2000],
+    rounds: 10,
+    loads: 5,
+    load_seconds: 3,
+};
+
+const QUICK: Plan = Plan {
+    sizes: &[50, 500],
+    rounds: 3,
+    loads: 2,
+    load_seconds: 1,
+};
+
+/// Measures. The answer is whether every target is met, and the figures.
+pub fn run(quick: bool) -> Result<(bool, Value)> {
+    let plan = if quick { &QUICK } else { &FULL };
+    let versions = Versions::default();
+    let progress = Progress::new();
+    progress.begin("containerd starts");
+    let node = Node::start(versions)?;
+    let before = machine::Facts::read(&node)?;
+    progress.end(&before.to_string());
+
+    let mut figures = Vec::new();
+    for &size in plan.sizes {
+        figures.extend(memory::measure(&node, size, plan.rounds, &progress)?);
+    }
+    figures.extend(shim::measure(&node, &progress)?);
+    figures.extend(gate::measure(&node, plan, &progress)?);
+
+    let load = machine::load()?;
+    println!("{before}");
+    println!("{}", figure::table(&figures));
+    println!("load average before {:.1}, after {load:.1}", before.load);
+    if before.is_busy() {
+        println!("the machine was busy with something else: the times are longer than its own");
+    }
+    let missed: Vec<&str> = figures
+        .iter()
+        .filter(|figure| figure.met() == Some(false))
+        .map(Figure::name)
+        .collect();
+    if !missed.is_empty() {
+        println!("not met: {}", missed.join(", "));
+    }
+    let json = json!({
+        "machine": before.to_json(),
+        "load_after": load,
+        "quick": quick,
+        "figures": figures.iter().map(Figure::to_json).collect::<Vec<_>>(),
+    });
+    Ok((true, json))
+}

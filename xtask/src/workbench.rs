@@ -1,0 +1,97 @@
+//! `cargo xtask demo` and `cargo xtask bench`: setup, build, and then the program that does it, which uses
+//! the tests' harness. It is a program of its own so that nothing else of xtask has to wait for its
+//! compilation.
+
+use std::convert::Infallible;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::setup::{self, Cache};
+use crate::{dist, process};
+
+/// What both need of setup.
+const NEEDS: &[&str] = &[
+    "packages",
+    "criu",
+    "containerd-2",
+    "runc-1.3",
+    "cni",
+    "pause-image",
+    "apps-image",
+];
+
+/// What only the figures need.
+const LOAD: &str = "wrk";
+
+/// Arguments of `cargo xtask demo`.
+#[derive(clap::Args)]
+pub struct DemoArgs {
+    /// Write the steps to this file too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Leave everything up at the end until Ctrl-C, and say how to look around.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Arguments of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub struct BenchArgs {
+    /// Write the figures to this file too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Fewer rounds, less memory.
+    #[arg(long)]
+    quick: bool,
+}
+
+/// Runs the demo in place of this program.
+///
+/// # Errors
+/// When it cannot be prepared or started.
+pub fn demo(args: &DemoArgs) -> Result<Infallible> {
+    let flag = args.keep.then_some("--keep");
+    run("demo", NEEDS, args.json.as_ref(), flag)
+}
+
+/// Runs the benchmarks in place of this program.
+///
+/// # Errors
+/// When they cannot be prepared or started.
+pub fn bench(args: &BenchArgs) -> Result<Infallible> {
+    let needs: Vec<&str> = NEEDS.iter().copied().chain([LOAD]).collect();
+    let flag = args.quick.then_some("--quick");
+    run("bench", &needs, args.json.as_ref(), flag)
+}
+
+fn run(
+    verb: &str,
+    needs: &[&str],
+    json: Option<&PathBuf>,
+    flag: Option<&str>,
+) -> Result<Infallible> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "cargo xtask {verb} starts containers: run it as root"
+    );
+    setup::ensure(needs)?;
+    let programs = dist::run()?;
+    let mut command = process::command(process::cargo());
+    command
+        .args(["run", "--quiet", "--manifest-path"])
+        .arg(crate::project_root().join("Cargo.toml"))
+        .args(["--package", "podmotion-integration-tests"])
+        .args(["--bin", "workbench", "--", verb])
+        .env("PODMOTION_CACHE", Cache::from_env()?.root())
+        .env("PODMOTION_BIN", programs);
+    if let Some(file) = json {
+        command.arg("--json").arg(file);
+    }
+    command.args(flag);
+    let line = process::describe(&command);
+    println!("{verb}: {line}");
+    // In its place: Ctrl-C is then its own, and it can clean up.
+    Err(command.exec()).with_context(|| format!("cannot start {line}"))
+}
