@@ -269,6 +269,7 @@ impl Dump<'_> {
         if self.control.aborted() {
             return Err(Error::Aborted);
         }
+        process.spare_when_memory_is_short();
         let sent = connection.send(&self.message(&images, &work));
         if let Err(e) = sent
             && !rpc::is_gone(&e)

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use protobuf::CodedInputStream;
 
-use crate::subject::Subject;
+use crate::subject::{Source, Subject};
 
 /// Removes what is left of restores from these images.
 pub(crate) fn remove(subject: &Subject, images_dir: &Path) -> io::Result<()> {
@@ -41,11 +41,14 @@ fn on_host(subject: &Subject, path: &Path) -> PathBuf {
     subject
         .mounts
         .iter()
-        .filter_map(|mount| Some((mount, path.strip_prefix(&mount.inside).ok()?)))
+        .filter_map(|mount| match &mount.source {
+            Source::Host(source) => Some((source, path.strip_prefix(&mount.inside).ok()?)),
+            Source::Tmpfs(_) => None,
+        })
         .min_by_key(|(_, rest)| rest.as_os_str().len())
         .map_or_else(
             || subject.rootfs.join(path.strip_prefix("/").unwrap_or(path)),
-            |(mount, rest)| mount.source_on_host.join(rest),
+            |(source, rest)| source.join(rest),
         )
 }
 
@@ -117,7 +120,7 @@ mod tests {
             rootfs: rootfs.clone(),
             mounts: vec![ExternalMount {
                 inside: "/data".into(),
-                source_on_host: volume.clone(),
+                source: Source::Host(volume.clone()),
                 options: "rw".into(),
             }],
             join: Vec::new(),

@@ -20,7 +20,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use crate::error::Error;
-use crate::subject::{ExternalMount, Namespace};
+use crate::subject::{ExternalMount, Namespace, Source};
 use crate::sys;
 
 /// What to start.
@@ -185,12 +185,20 @@ fn stage(restore: &RestoreMounts<'_>) -> io::Result<()> {
     )?;
     for (index, mount) in restore.external.iter().enumerate() {
         let target = staged(restore.stage, index);
-        if fs::metadata(&mount.source_on_host)?.is_dir() {
-            fs::create_dir(&target)?;
-        } else {
-            fs::File::create(&target)?;
+        match &mount.source {
+            Source::Host(path) => {
+                if fs::metadata(path)?.is_dir() {
+                    fs::create_dir(&target)?;
+                } else {
+                    fs::File::create(&target)?;
+                }
+                rustix::mount::mount_bind(path, &target)?;
+            }
+            Source::Tmpfs(tmpfs) => {
+                fs::create_dir(&target)?;
+                tmpfs.make(&target)?;
+            }
         }
-        rustix::mount::mount_bind(&mount.source_on_host, &target)?;
         let flags = mount_flags(&mount.options);
         rustix::mount::mount_remount(&target, MountFlags::BIND | flags, c"")?;
     }
@@ -307,6 +315,14 @@ impl Process {
         // to notice by themselves that their socket is closed.
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
         let _ = sys::kill_group(&self.pidfd);
+    }
+
+    /// Has the kernel end others first when memory is short: a CRIU that dies in the middle of a dump
+    /// can take the container with it. Not for a restore, whose tasks would inherit it.
+    pub(crate) fn spare_when_memory_is_short(&self) {
+        if let Err(e) = fs::write(format!("/proc/{}/oom_score_adj", self.pid), "-1000") {
+            log::debug!("spare CRIU when memory is short: {e}");
+        }
     }
 
     /// What it has written to standard error, where a start that fails says why.

@@ -25,6 +25,7 @@ pub mod mounts;
 pub mod restore;
 pub mod stats;
 pub mod subject;
+pub mod tmpfs;
 
 mod ghosts;
 mod heal;
@@ -38,4 +39,4 @@ pub use error::Error;
 pub use freezer::Freezer;
 pub use lazy::{Fill, FillFailure};
 pub use restore::{RestoreFailure, RestoreReport, RestoreRequest, Restored};
-pub use subject::{ExternalMount, InheritedPipe, Namespace, Subject};
+pub use subject::{ExternalMount, InheritedPipe, Namespace, Source, Subject};

@@ -1,16 +1,18 @@
 //! Which of a container's mounts are external to CRIU, and where they come from.
 //!
 //! CRIU dumps and makes anew what has no other home: `proc`, `sysfs`, `mqueue`, `devpts`, and a
-//! `tmpfs` that only the container has. Every mount that shows something of the host is external:
-//! bind mounts, cgroup hierarchies, devices, a `tmpfs` of the pod.
+//! `tmpfs` that only the container has, unless it is a small one ([`tmpfs`](crate::tmpfs)). Every
+//! mount that shows something of the host is external: bind mounts, cgroup hierarchies, devices, a
+//! `tmpfs` of the pod.
 
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use crate::subject::ExternalMount;
+use crate::subject::{ExternalMount, Source};
+use crate::tmpfs::Tmpfs;
 
 /// The mounts of a container cannot be told.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,8 @@ pub struct MountInfo {
     pub options: String,
     /// Type of the file system.
     pub kind: String,
+    /// Options of the file system.
+    pub super_options: String,
 }
 
 /// The external mounts of the running container with the init process `pid`.
@@ -62,11 +66,35 @@ pub fn external(spec: &Spec, pid: i32) -> Result<Vec<ExternalMount>, MountError>
     let mut mounts = choose(&binds(spec), &inside, &host);
     for mount in &mut mounts {
         // CRIU does not follow a symbolic link there: it would bind the link itself.
-        if let Ok(path) = fs::canonicalize(&mount.source_on_host) {
-            mount.source_on_host = path;
+        if let Source::Host(path) = &mut mount.source
+            && let Ok(real) = fs::canonicalize(&path)
+        {
+            *path = real;
+        }
+    }
+    // In a user namespace, owners are not what they look like from here.
+    if !has_user_namespace(spec) {
+        let own = inside.iter().filter(|mount| dumped_by_criu(mount, &host));
+        for mount in own {
+            let Some(tmpfs) = Tmpfs::look(pid, mount, &inside) else {
+                continue;
+            };
+            mounts.push(ExternalMount {
+                inside: mount.point.clone(),
+                source: Source::Tmpfs(tmpfs),
+                options: mount.options.clone(),
+            });
         }
     }
     Ok(mounts)
+}
+
+fn has_user_namespace(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+    namespaces
+        .into_iter()
+        .flatten()
+        .any(|namespace| namespace.typ() == LinuxNamespaceType::User)
 }
 
 /// Destination and source of the bind mounts in a spec.
@@ -122,14 +150,14 @@ fn choose(
             Some((_, source)) => Some(source.clone()),
             None => on_host(mount, host),
         };
-        let Some(source_on_host) = source else {
+        let Some(source) = source else {
             // CRIU knows better than to guess: it dumps the mount or says why not.
             continue;
         };
         result.retain(|known| known.inside != mount.point);
         result.push(ExternalMount {
             inside: mount.point.clone(),
-            source_on_host,
+            source: Source::Host(source),
             options: mount.options.clone(),
         });
     }
@@ -180,12 +208,14 @@ fn read(path: &Path) -> Result<Vec<MountInfo>, MountError> {
 fn parse(line: &str) -> Option<MountInfo> {
     let (before, after) = line.split_once(" - ")?;
     let mut fields = before.split(' ').skip(2);
+    let mut file_system = after.split(' ');
     Some(MountInfo {
         device: fields.next()?.to_owned(),
         root: unescape(fields.next()?),
         point: unescape(fields.next()?),
         options: fields.next()?.to_owned(),
-        kind: after.split(' ').next()?.to_owned(),
+        kind: file_system.next()?.to_owned(),
+        super_options: file_system.nth(1)?.to_owned(),
     })
 }
 

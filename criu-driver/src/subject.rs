@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use rustix::thread::LinkNameSpaceType;
 
+use crate::tmpfs::Tmpfs;
+
 /// A container as CRIU sees it from the outside.
 ///
 /// The same value serves a dump and the restore after it. All paths are the host's, except for
@@ -35,10 +37,20 @@ pub struct Subject {
 pub struct ExternalMount {
     /// Mount point as the container sees it, absolute.
     pub inside: PathBuf,
-    /// What is bound there, on the host. No symbolic link: CRIU would bind the link itself.
-    pub source_on_host: PathBuf,
+    /// What is there.
+    pub source: Source,
     /// The mount's own options as `/proc/<pid>/mountinfo` lists them: `ro,nosuid,relatime`.
     pub options: String,
+}
+
+/// Where an external mount comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// This file or directory of the host is bound there. No symbolic link: CRIU would bind the link
+    /// itself.
+    Host(PathBuf),
+    /// It is made anew at each restore.
+    Tmpfs(Tmpfs),
 }
 
 /// Kinds of namespace CRIU can be started in.

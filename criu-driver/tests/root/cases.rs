@@ -87,6 +87,8 @@ fn state_survives() {
     assert_eq!(ask(&mut kept, "count"), "2");
     let mounts = container.ask("mounts");
     let cgroups = container.ask("cgroups");
+    let tmpfs = container.ask("tmpfs");
+    assert!(tmpfs.contains("/dev/null:"), "{tmpfs}");
     let report = container.dump(&criu).expect("dump");
     assert!(container.processes().is_empty());
     assert!(report.memory_bytes > 10 << 20, "{report:?}");
@@ -98,6 +100,7 @@ fn state_survives() {
     assert_eq!(container.ask("pid"), "1");
     assert_eq!(container.ask("mounts"), mounts);
     assert_eq!(container.ask("cgroups"), cgroups);
+    assert_eq!(container.ask("tmpfs"), tmpfs);
     assert_healthy(&container, 5);
 }
 

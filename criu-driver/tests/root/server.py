@@ -45,6 +45,8 @@ def answer(words):
         return " ".join(sorted(
             ":".join(line.split()[3:6] + [line.split()[6].split(":")[0]])
             for line in open("/proc/self/mountinfo")))
+    if words[0] == "tmpfs":
+        return " ".join(sorted(listed()))
     if words[0] == "cgroups":
         return " ".join(sorted(line.strip() for line in open("/proc/self/cgroup")))
     if words[0] == "uring":
@@ -52,6 +54,25 @@ def answer(words):
         params = (ctypes.c_char * 120)()
         return str(ctypes.CDLL(None, use_errno=True).syscall(425, 8, params))
     return "?"
+
+
+def listed():
+    """Everything on each tmpfs, with all that can be told about it."""
+    for line in open("/proc/self/mountinfo"):
+        fields = line.split(" - ")
+        if not fields[1].startswith("tmpfs ") or fields[0].split()[3] != "/":
+            continue
+        point = fields[0].split()[4]
+        device = os.stat(point).st_dev
+        yield point + ":" + fields[1].split()[2]
+        for folder, folders, files in os.walk(point):
+            folders[:] = [f for f in folders
+                          if os.lstat(os.path.join(folder, f)).st_dev == device]
+            for path in [folder] + [os.path.join(folder, f) for f in files]:
+                s = os.lstat(path)
+                link = os.readlink(path) if os.path.islink(path) else ""
+                yield ":".join(map(str, (path, oct(s.st_mode), s.st_uid, s.st_gid,
+                                         s.st_rdev, s.st_mtime_ns, link)))
 
 
 def serve(client):
