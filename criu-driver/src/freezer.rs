@@ -8,6 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::launch;
 
 /// The freezer of one cgroup directory.
 #[derive(Debug, Clone)]
@@ -52,6 +55,14 @@ pub enum FreezerError {
         /// The system's answer.
         #[source]
         source: io::Error,
+    },
+    /// Processes that were killed did not end in time.
+    #[error("processes of cgroup {} were still there {within:?} after they were killed", directory.display())]
+    Alive {
+        /// The cgroup directory.
+        directory: PathBuf,
+        /// The time they had.
+        within: Duration,
     },
     /// The tasks did not stop in time; the cgroup was thawed again.
     #[error("cgroup {} did not freeze within {within:?}", directory.display())]
@@ -150,6 +161,35 @@ impl Freezer {
             source,
         })?;
         Ok(pids)
+    }
+
+    /// Thaws the cgroup and kills everything in it and below.
+    ///
+    /// # Errors
+    /// When the cgroup cannot be used, or processes are still there after the time `within`.
+    pub fn end_processes(&self, within: Duration) -> Result<(), FreezerError> {
+        // A frozen task of version 1 does not die.
+        self.thaw()?;
+        let deadline = Instant::now() + within;
+        loop {
+            let processes: Vec<_> = self
+                .processes()?
+                .into_iter()
+                .flat_map(launch::pidfd)
+                .filter(|process| pidfd_send_signal(process, Signal::KILL).is_ok())
+                .collect();
+            // A process can have made another before it was killed.
+            if processes.is_empty() {
+                return Ok(());
+            }
+            let ended = |process| launch::wait_exit(process, deadline).unwrap_or(false);
+            if !processes.iter().all(ended) || Instant::now() >= deadline {
+                return Err(FreezerError::Alive {
+                    directory: self.directory.clone(),
+                    within,
+                });
+            }
+        }
     }
 
     /// Version 1 has no event. A write of `FROZEN` tries once more to stop what still runs, so it

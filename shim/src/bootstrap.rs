@@ -36,7 +36,7 @@ use crate::runtime::options::Options;
 use crate::runtime::spec::Spec;
 use crate::runtime::{self, Runtime};
 use crate::service::TaskService;
-use crate::sleep::Node;
+use crate::sleep::{Node, leftover};
 use crate::{sys, timestamp};
 
 /// The shim's runtime type.
@@ -181,6 +181,17 @@ pub fn delete(flags: &Flags) -> Result<DeleteResponse> {
     };
     let options = Options::load(&bundle)?;
     let pid = runtime::init_pid(&bundle);
+    let address = fs::read_to_string(bundle.join(ADDRESS_FILE)).ok();
+    // Another container's server may still be there, in a pod's shared shim.
+    let dead = address
+        .as_deref()
+        .map(socket_path)
+        .filter(|path| UnixStream::connect(path).is_err());
+    if dead.is_some()
+        && let Err(error) = delete_sleeping(flags, &bundle)
+    {
+        eprintln!("clear up after container {}: {error:#}", flags.id);
+    }
     let runtime = Runtime::new(
         Reaper::default(),
         &options,
@@ -196,12 +207,8 @@ pub fn delete(flags: &Flags) -> Result<DeleteResponse> {
     if let Err(error) = mount::umount_recursive(rootfs.to_str(), 0) {
         eprintln!("unmount {}: {error}", rootfs.display());
     }
-    if let Ok(address) = fs::read_to_string(bundle.join(ADDRESS_FILE)) {
-        let path = socket_path(&address);
-        // Another container's server may still be there, in a pod's shared shim.
-        if UnixStream::connect(path).is_err() {
-            remove_socket(path);
-        }
+    if let Some(path) = dead {
+        remove_socket(path);
     }
     Ok(DeleteResponse {
         pid: pid.cast_unsigned(),
@@ -209,6 +216,16 @@ pub fn delete(flags: &Flags) -> Result<DeleteResponse> {
         exited_at: MessageField::some(timestamp::now()),
         ..Default::default()
     })
+}
+
+/// Removes what the runtime does not know of.
+fn delete_sleeping(flags: &Flags, bundle: &Path) -> Result<()> {
+    let spec = Spec::read(bundle)?;
+    let node = Node::load()?;
+    for error in leftover::remove(&node.config, bundle, &flags.id, group(&spec, flags)) {
+        eprintln!("clear up after container {}: {error}", flags.id);
+    }
+    Ok(())
 }
 
 fn remove_socket(path: &Path) {

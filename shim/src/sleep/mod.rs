@@ -14,10 +14,12 @@
 //!   with a [`Notice`].
 //! - [`pod`] shares the pod's gate between its containers; [`look`] sees what a container does,
 //!   [`facts`] keeps what stays the same about it.
+//! - [`leftover`] removes what a shim that was killed could not.
 //! - [`status`] is what others may see of it.
 
 pub mod facts;
 pub mod fall;
+pub mod leftover;
 pub mod look;
 mod manifest;
 pub mod node;

@@ -90,6 +90,12 @@ impl Node {
     }
 }
 
+/// Where restores have their work directories: a short path, for CRIU's sockets in them.
+pub fn work_folder(config: &NodeConfig) -> PathBuf {
+    let sockets = &config.shim.sockets;
+    sockets.parent().unwrap_or(sockets).join("work")
+}
+
 fn read(path: &Path) -> Result<NodeConfig, NodeError> {
     match fs::read_to_string(path) {
         Ok(text) => NodeConfig::from_toml(&text).map_err(|source| NodeError::Config {

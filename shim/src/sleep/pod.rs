@@ -128,6 +128,11 @@ impl PodGates {
 }
 
 impl Seat {
+    /// Cookie of the pod's network namespace.
+    pub fn netns(&self) -> u64 {
+        lock(&self.pod.gate).cookie()
+    }
+
     /// From now on packets to `ports` count and wake.
     pub fn set_ports(&self, ports: &BTreeSet<u16>) -> Result<(), GateError> {
         lock(&self.pod.gate).set_ports(self.key, ports)

@@ -32,6 +32,7 @@ use super::{
     Node, Notice, Outcome, Refusal,
     facts::{Facts, FactsError, Known},
     fall::Fallen,
+    leftover::LeftoverError,
     placeholder::Placeholder,
     pod::{PodGateError, Seat},
     rise::WorkDirectory,
@@ -79,6 +80,9 @@ pub enum SettleError {
     /// It cannot be described.
     #[error(transparent)]
     Facts(#[from] FactsError),
+    /// What a killed shim would leave of it could not be noted.
+    #[error(transparent)]
+    Note(#[from] LeftoverError),
 }
 
 /// The driver's part that looks after sleep.

@@ -8,6 +8,7 @@ use crate::gate::{GateError, Released};
 use crate::reaper::Expectation;
 use crate::sleep::{
     fall::{self, Fallen},
+    node::work_folder,
     rise::{self, Risen},
     status::{LastSleep, LastWake},
 };
@@ -241,18 +242,12 @@ impl Sleeper {
         };
         let (node, images, mounts) = (self.new.node.clone(), self.images(), asleep.mounts.clone());
         self.in_thread(move || {
-            let run = node
-                .config
-                .shim
-                .sockets
-                .parent()
-                .unwrap_or(&node.config.shim.sockets);
             let attempt = rise::Attempt {
                 facts: &facts,
                 mounts: &mounts,
                 criu: node.criu(),
                 images: &images,
-                work: &run.join("work"),
+                work: &work_folder(&node.config),
                 lazy,
                 timeout: node.config.checkpoint.restore_timeout,
             };

@@ -7,6 +7,7 @@ use podmotion_model::{
 };
 
 use super::*;
+use crate::sleep::leftover::Note;
 use crate::sleep::look::{LookError, Looked, look};
 
 impl Sleeper {
@@ -87,8 +88,15 @@ impl Sleeper {
         let ports = self.fixed_ports();
         self.in_thread(move || {
             let settle = || -> Result<Box<Settled>, SettleError> {
+                let bundle = known.bundle.clone();
                 let facts = Facts::gather(known)?;
                 let seat = node.gates.seat(pid, &node.config.gate, notify)?;
+                let note = Note {
+                    shim: std::process::id(),
+                    netns: seat.netns(),
+                    freezer: facts.freezer.clone(),
+                };
+                note.write(&bundle)?;
                 if let Some(ports) = ports {
                     seat.set_ports(&ports).map_err(PodGateError::from)?;
                 }
