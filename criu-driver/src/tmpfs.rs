@@ -67,11 +67,7 @@ impl Tmpfs {
     /// Looks at the `tmpfs` that the process `pid` has mounted as `mount`, one of `all` its mounts.
     /// `None` where it is to be left to CRIU. The process must be stopped, for the list to be true.
     pub(crate) fn look(pid: i32, mount: &MountInfo, all: &[MountInfo]) -> Option<Self> {
-        let twice = all
-            .iter()
-            .filter(|other| other.device == mount.device && other.root == mount.root)
-            .count();
-        if mount.kind != "tmpfs" || mount.root != Path::new("/") || twice != 1 {
+        if mount.kind != "tmpfs" || mount.root != Path::new("/") {
             return None;
         }
         let (read_only, data) = options(&mount.super_options)?;
@@ -89,6 +85,13 @@ impl Tmpfs {
                 let path = entry.path.clone();
                 list(&root, &path, mount, all, &mut entries)?;
             }
+        }
+        let is_same = |other: &&MountInfo| other.device == mount.device && other.root == mount.root;
+        let shared = all.iter().filter(is_same).count() > 1;
+        // One for each of its mounts will do only where none can ever show a difference: runc covers
+        // all masked directories with one empty, read-only file system.
+        if shared && !(read_only && entries.len() == 1) {
+            return None;
         }
         let counts = rustix::fs::statfs(&root).ok()?;
         // All that there is has been seen: nothing deleted, nothing below another mount.
