@@ -152,19 +152,23 @@ impl Criu {
 /// # Errors
 /// When the cgroup cannot be used.
 pub fn discard(subject: &Subject) -> Result<(), FreezerError> {
+    kill_silently(subject)?;
+    wait_all(subject);
+    Ok(())
+}
+
+/// Kills what is in the subject's cgroups. Sockets that have left repair mode by then go back into it:
+/// otherwise their end is told to the peers, and is in the way of the next restore.
+fn kill_silently(subject: &Subject) -> Result<(), FreezerError> {
     let freezer = subject.freezer.as_deref().map(Freezer::new).transpose()?;
     if let Some(freezer) = &freezer {
         // A task that waits for its memory does not freeze.
         let _ = freezer.freeze(DISCARD_FREEZE_TIME);
         heal::silence(&freezer.processes()?);
-        kill_all(subject);
-        freezer.thaw()?;
-        wait_all(subject);
-        return Ok(());
     }
     kill_all(subject);
-    wait_all(subject);
-    Ok(())
+    // A frozen task of cgroup version 1 does not die.
+    freezer.map_or(Ok(()), |freezer| freezer.thaw())
 }
 
 /// Processes in the subject's cgroups.
@@ -392,11 +396,14 @@ impl Restore<'_> {
 
     /// Kills what was made. CRIU does so itself when it refuses, but not when it dies.
     fn clean_up(&mut self) {
+        // A container that is asleep has no process: all there are come from this restore.
+        if let Err(e) = kill_silently(self.subject) {
+            ::log::warn!("end what a restore has made: {e}");
+        }
         self.daemon = None;
         if let Some((_, pidfd)) = &self.init {
             end(pidfd);
         }
-        // A container that is asleep has no process: all there are come from this restore.
         kill_all(self.subject);
         wait_all(self.subject);
         if let Err(e) = ghosts::remove(self.subject, self.request.images_dir) {

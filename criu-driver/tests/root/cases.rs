@@ -306,6 +306,8 @@ fn killed_dumps() {
 fn killed_restores() {
     let criu = criu();
     let mut container = Container::server(20);
+    let mut kept = container.connect();
+    assert_eq!(ask(&mut kept, "count"), "1");
     container.dump(&criu).expect("dump");
     let yard = |entry: &std::fs::DirEntry| {
         entry
@@ -346,7 +348,9 @@ fn killed_restores() {
     assert!(killed > 0);
     assert_eq!(yards(), before, "directories in /tmp");
     container.restore(&criu, false).expect("restore");
-    assert_healthy(&container, 1);
+    // Neither end of it has heard of the others.
+    assert_eq!(ask(&mut kept, "count"), "2");
+    assert_healthy(&container, 3);
 }
 
 fn missing() {
