@@ -71,7 +71,8 @@ impl Tmpfs {
             return None;
         }
         let (read_only, data) = options(&mount.super_options)?;
-        let root = PathBuf::from(format!("/proc/{pid}/root")).join(mount.point.strip_prefix("/").ok()?);
+        let root =
+            PathBuf::from(format!("/proc/{pid}/root")).join(mount.point.strip_prefix("/").ok()?);
         let metadata = fs::symlink_metadata(&root).ok()?;
         // Another mount may cover it.
         if device(&metadata) != mount.device {
@@ -186,7 +187,9 @@ fn options(listed: &str) -> Option<(bool, String)> {
         match option {
             "ro" => read_only = true,
             "rw" => {}
-            _ if OPTIONS.contains(&option.split('=').next().unwrap_or_default()) => data.push(option),
+            _ if OPTIONS.contains(&option.split('=').next().unwrap_or_default()) => {
+                data.push(option)
+            }
             _ => return None,
         }
     }

@@ -128,11 +128,7 @@ fn failed<'a>(
 }
 
 /// What is not there need not be removed.
-fn gone(
-    operation: &'static str,
-    path: &Path,
-    result: io::Result<()>,
-) -> Result<(), LeftoverError> {
+fn gone(operation: &'static str, path: &Path, result: io::Result<()>) -> Result<(), LeftoverError> {
     match result {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(failed(operation, path)(source))
@@ -183,7 +179,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         let make = |path: &str| fs::create_dir_all(dir.path().join(path)).unwrap();
-        for path in ["images/a", "images/b", "run/work/7-0", "run/work/70-0", "run/shims"] {
+        for path in [
+            "images/a",
+            "images/b",
+            "run/work/7-0",
+            "run/work/70-0",
+            "run/shims",
+        ] {
             make(path);
         }
         fs::write(dir.path().join("run/shims/pod.sock"), "").unwrap();
@@ -196,7 +198,10 @@ mod tests {
         note.write(dir.path()).unwrap();
         let failures = remove(&config, dir.path(), "a", "pod");
         // Here are no pinned maps.
-        assert!(matches!(failures[..], [LeftoverError::Gate(_)]), "{failures:?}");
+        assert!(
+            matches!(failures[..], [LeftoverError::Gate(_)]),
+            "{failures:?}"
+        );
         let left = |path: &str| dir.path().join(path).exists();
         assert!(!left("images/a") && !left("run/work/7-0") && !left("run/shims/pod.sock"));
         assert!(left("images/b") && left("run/work/70-0") && left("run/shims/other.sock"));
