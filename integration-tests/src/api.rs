@@ -31,7 +31,7 @@ pub(crate) use generated::containerd::v1::types::{Process, Status as TaskStatus}
 pub(crate) use generated::runtime::v1 as cri;
 
 /// CRI's containerd namespace, for everything: so an image is unpacked once.
-pub(crate) const NAMESPACE: &str = "k8s.io";
+pub const NAMESPACE: &str = "k8s.io";
 
 /// What the daemon answered with, where it answered with an error.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -51,7 +51,7 @@ mod tools;
 
 use std::time::Duration;
 
-pub use api::{Reached, rpc_message};
+pub use api::{NAMESPACE, Reached, rpc_message};
 pub use app::{App, Network, Stdin, Stdout};
 pub use capture::Capture;
 pub use census::{Census, Difference, fds, rss_anon_kib};

@@ -1,6 +1,7 @@
 //! Containers that sleep and wake, one topic to a file.
 
 mod core;
+mod record;
 
 use libtest_mimic::Trial;
 use podmotion_integration_tests::{Runtime, Versions};
@@ -20,5 +21,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         .copied()
         .flatten()
         .map(|(name, body)| trial(name, *body, Runtime::Podmotion, Versions::default()))
+        .chain(record::trials())
         .collect()
 }
