@@ -71,7 +71,7 @@ fn thousands(value: f64) -> String {
 pub fn time(time: Duration) -> String {
     match ms(time) {
         0.0 => "0".into(),
-        10_000.0.. => format!("{:.1} s", time.as_secs_f64()),
+        1000.0.. => format!("{:.1} s", time.as_secs_f64()),
         milliseconds => format!("{} ms", plain(milliseconds)),
     }
 }

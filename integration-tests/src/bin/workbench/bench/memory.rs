@@ -110,11 +110,13 @@ fn round(
     let response = Client::default().get(ours.address(PORT)?, "/")?;
     mine.wake.add_time(response.first_byte);
     check(&response.body, count)?;
-    let sleeper = ours.sleeper();
-    let woken = sleeper.wait_until("memory back", |status| {
+    // It has an opinion on sleep once its memory is back, and not at once after an eager restore.
+    let woken = ours.sleeper().wait_until("memory back", |status| {
         status.state == "running" && status.awake_reason.is_some()
     })?;
-    mine.whole.add_time(began.elapsed());
+    if woken.last_wake.lazy {
+        mine.whole.add_time(began.elapsed());
+    }
     let restore = Duration::from_micros(woken.last_wake.took_us);
     mine.restore.add_time(restore);
 
@@ -150,15 +152,11 @@ fn figures(mb: u32, (ours, theirs): (Ours, Theirs)) -> Vec<Figure> {
     .beside("runc checkpoint", theirs.checkpoint)
     .target(Target::Share(SLEEP))
     .peer(size.map(|size| size.peer_sleep_ms));
-    vec![
-        wake,
-        Figure::new(format!("  {mb} MB, restore alone"), "ms", ours.restore),
-        Figure::new(
-            format!("  {mb} MB, SYN to all memory back"),
-            "ms",
-            ours.whole,
-        ),
-        sleep,
-        Figure::new(format!("  {mb} MB, stood still"), "ms", ours.frozen),
-    ]
+    let detail = |what: &str, samples| Figure::new(format!("  {mb} MB, {what}"), "ms", samples);
+    let mut figures = vec![wake, detail("restore alone", ours.restore)];
+    if ours.whole.count() > 0 {
+        figures.push(detail("SYN to all memory back", ours.whole));
+    }
+    figures.extend([sleep, detail("stood still", ours.frozen)]);
+    figures
 }
