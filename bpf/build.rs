@@ -4,7 +4,16 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PROGRAMS: [&str; 2] = ["gate_ingress", "tap_ingress"];
+/// Objects, their sources and what is defined for them.
+const PROGRAMS: [(&str, &str, Option<&str>); 3] = [
+    ("gate_ingress", "gate_ingress", None),
+    (
+        "gate_ingress_kernel_context",
+        "gate_ingress",
+        Some("-DGATE_KERNEL_CONTEXT"),
+    ),
+    ("tap_ingress", "tap_ingress", None),
+];
 
 fn main() {
     println!("cargo::rerun-if-changed=programs");
@@ -20,8 +29,8 @@ fn main() {
 fn compile() -> Result<(), String> {
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
-    for name in PROGRAMS {
-        let source = Path::new("programs").join(format!("{name}.bpf.c"));
+    for (name, source, define) in PROGRAMS {
+        let source = Path::new("programs").join(format!("{source}.bpf.c"));
         let object = out.join(format!("{name}.o"));
         let mut command = Command::new(&clang);
         command
@@ -29,6 +38,7 @@ fn compile() -> Result<(), String> {
             // The object's debug sections are not to depend on where it was built.
             .args(["-fdebug-compilation-dir", "."])
             .args(multiarch_include())
+            .args(define)
             .arg("-c")
             .arg(&source)
             .arg("-o")

@@ -40,6 +40,7 @@
 struct netns_value {
 	__u32 tap_ifindex; /* 0 while nobody in the pod is held */
 	__u32 eth_ifindex; /* 0 for a pod with nothing but its loopback */
+	__u64 other_activity; /* last use of a TCP port that is not managed, ns */
 };
 
 struct port_key {
@@ -52,6 +53,7 @@ struct port_key {
 struct port_value {
 	__u32 container;
 	__u32 mode;
+	__u64 activity; /* last use, ns */
 };
 
 struct flow_key {
@@ -63,9 +65,18 @@ struct flow_key {
 	__u32 pad;
 };
 
+struct flow_value {
+	__u32 container;
+	__u32 rcv_nxt; /* the next byte that the sleeping socket waits for */
+	__u32 snd_nxt; /* the next that it would send */
+	__u16 window; /* as in its segments; 0 while nothing but the container is known */
+	__u16 pad;
+};
+
 struct counters {
 	__u64 held;
 	__u64 dropped;
+	__u64 answered;
 	__u64 returned;
 };
 
@@ -99,6 +110,28 @@ struct sk_buff {
 	struct net_device *dev;
 } __attribute__((preserve_access_index));
 
+#ifdef GATE_KERNEL_CONTEXT
+/*
+ * The packet as the kernel has it, with its fields read by plain loads: the kernel function
+ * bpf_cast_to_kern_ctx() of Linux 6.2, which costs nothing. The loader puts its number, another one
+ * in every kernel, in place of this one.
+ */
+#define GATE_CAST_TO_KERNEL_CONTEXT 0x706f646d
+
+static __always_inline struct sk_buff *kernel_context(struct __sk_buff *ctx)
+{
+	struct sk_buff *skb;
+
+	asm volatile("r1 = %[ctx]\n\t"
+		     "call %[function]\n\t"
+		     "%[skb] = r0"
+		     : [skb] "=r"(skb)
+		     : [ctx] "r"(ctx), [function] "i"(GATE_CAST_TO_KERNEL_CONTEXT)
+		     : "r0", "r1", "r2", "r3", "r4", "r5");
+	return skb;
+}
+#endif
+
 /*
  * The cookie of the network namespace that the packet is in. bpf_get_netns_cookie(), which programs
  * of this type have since Linux 6.15, is no help: it tells that of the packet's socket, and without
@@ -106,9 +139,13 @@ struct sk_buff {
  */
 static __always_inline __u64 netns_cookie(struct __sk_buff *ctx)
 {
+#ifdef GATE_KERNEL_CONTEXT
+	return kernel_context(ctx)->dev->nd_net.net->net_cookie;
+#else
 	struct sk_buff *skb = (struct sk_buff *)ctx;
 
 	return BPF_CORE_READ(skb, dev, nd_net.net, net_cookie);
+#endif
 }
 
 #endif

@@ -28,9 +28,13 @@ pub struct NetnsValue {
     pub tap_ifindex: u32,
     /// Index of `eth0`, 0 if there is none.
     pub eth_ifindex: u32,
+    /// Time of the last TCP segment that counts on a port that is not managed (connections that the
+    /// pod opened), ns of `CLOCK_MONOTONIC`. The programs write it, and replacing the entry may lose
+    /// what they write meanwhile.
+    pub other_activity: u64,
 }
 
-/// Key of `ports` and `activity`.
+/// Key of `ports`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortKey {
@@ -75,17 +79,31 @@ pub struct PortValue {
     /// The container, by a number that its shim gave it.
     pub container: u32,
     mode: u32,
+    /// Time of the last packet that counts, ns of `CLOCK_MONOTONIC`, 0 if there was none. The
+    /// programs write it, and replacing the entry may lose what they write meanwhile.
+    pub activity: u64,
 }
 
 impl PortValue {
-    /// A port of `container`.
+    /// A port of `container`, not used yet.
     #[must_use]
     pub const fn new(container: u32, mode: Mode) -> Self {
         let mode = match mode {
             Mode::Awake => 0,
             Mode::Hold => 1,
         };
-        Self { container, mode }
+        Self {
+            container,
+            mode,
+            activity: 0,
+        }
+    }
+
+    /// The same, last used at `activity`.
+    #[must_use]
+    pub const fn used_at(mut self, activity: u64) -> Self {
+        self.activity = activity;
+        self
     }
 }
 
@@ -123,6 +141,46 @@ impl FlowKey {
     }
 }
 
+/// Value of `flows`: the connection's end in the pod, which sleeps.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FlowValue {
+    /// The container, by a number that its shim gave it.
+    pub container: u32,
+    /// Sequence number of the next byte that the socket waits for.
+    pub rcv_nxt: u32,
+    /// Sequence number of the next byte that it would send; all before are acknowledged.
+    pub snd_nxt: u32,
+    /// The window as its segments announce it, scaled. 0: nothing but the container is known, and
+    /// the peer's keepalives stay without an answer.
+    pub window: u16,
+    pad: u16,
+}
+
+impl FlowValue {
+    /// A connection of `container`, of which no more is known.
+    #[must_use]
+    pub const fn new(container: u32) -> Self {
+        Self {
+            container,
+            rcv_nxt: 0,
+            snd_nxt: 0,
+            window: 0,
+            pad: 0,
+        }
+    }
+
+    /// The same with the socket's state, so that keepalives are answered. (Announcing no window at
+    /// all would keep the peer from ever sending what wakes the container.)
+    #[must_use]
+    pub const fn answering(mut self, rcv_nxt: u32, snd_nxt: u32, window: u16) -> Self {
+        self.rcv_nxt = rcv_nxt;
+        self.snd_nxt = snd_nxt;
+        self.window = if window == 0 { 1 } else { window };
+        self
+    }
+}
+
 fn v6_octets(ip: IpAddr) -> [u8; 16] {
     match ip {
         IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
@@ -136,8 +194,10 @@ fn v6_octets(ip: IpAddr) -> [u8; 16] {
 pub struct Counters {
     /// Redirected to the tap.
     pub held: u64,
-    /// Acknowledgements and keepalives for sleeping connections, dropped.
+    /// Acknowledgements for sleeping connections, dropped.
     pub dropped: u64,
+    /// Keepalives for sleeping connections, answered in their place.
+    pub answered: u64,
     /// Written back through the tap.
     pub returned: u64,
 }
@@ -149,10 +209,11 @@ mod tests {
     #[test]
     fn keys_have_the_size_the_programs_expect() {
         assert_eq!(size_of::<PortKey>(), 16);
-        assert_eq!(size_of::<PortValue>(), 8);
+        assert_eq!(size_of::<PortValue>(), 16);
         assert_eq!(size_of::<FlowKey>(), 48);
-        assert_eq!(size_of::<NetnsValue>(), 8);
-        assert_eq!(size_of::<Counters>(), 24);
+        assert_eq!(size_of::<NetnsValue>(), 16);
+        assert_eq!(size_of::<FlowValue>(), 16);
+        assert_eq!(size_of::<Counters>(), 32);
     }
 
     #[test]

@@ -14,6 +14,8 @@
 //! owner. The layout of the maps is fixed for a pin directory's version (`v1`).
 
 mod attach;
+#[cfg(feature = "loader")]
+mod kernel_function;
 mod layout;
 #[cfg(feature = "loader")]
 pub mod loader;
@@ -22,8 +24,10 @@ pub mod netlink;
 pub mod netns;
 mod sys;
 
-pub use attach::{AttachError, GATE_PROGRAM, Link, Method, TAP_PROGRAM, attach, is_attached};
-pub use layout::{Counters, FlowKey, Mode, NetnsValue, PortKey, PortValue, Protocol};
+pub use attach::{
+    AttachError, GATE_PROGRAM, Link, Method, TAP_PROGRAM, attach, detach_left_over, is_attached,
+};
+pub use layout::{Counters, FlowKey, FlowValue, Mode, NetnsValue, PortKey, PortValue, Protocol};
 pub use maps::{MapError, Maps, Table};
 
 /// Where the programs and maps are pinned unless something else is asked for.

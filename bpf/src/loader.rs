@@ -7,15 +7,19 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use aya::programs::{ProgramError, ProgramInfo, SchedClassifier};
-use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use aya::{BtfError, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use thiserror::Error;
 
 use crate::attach::{GATE_PROGRAM, TAP_PROGRAM};
+use crate::kernel_function;
 use crate::maps::{MapError, Maps, NAMES};
 
 static GATE_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gate_ingress.o"));
+/// The same program for Linux 6.2 and newer; see [`kernel_function`].
+static KERNEL_CONTEXT_OBJECT: &[u8] =
+    include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gate_ingress_kernel_context.o"));
 static TAP_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tap_ingress.o"));
 
 /// The programs could not be loaded, pinned or removed.
@@ -59,6 +63,9 @@ pub enum LoadError {
         #[source]
         source: ProgramError,
     },
+    /// The kernel has no function that the program calls.
+    #[error("the running kernel has no function {}", kernel_function::NAME)]
+    Function(#[source] BtfError),
     /// The object file lacks its program: a broken build.
     #[error("the embedded object has no program {program}")]
     Missing {
@@ -87,6 +94,15 @@ pub enum Outcome {
     Unchanged,
 }
 
+/// A build of the gate's program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// For Linux 6.2 and newer: reads the kernel's fields itself, which takes half the time.
+    KernelContext,
+    /// For every kernel: asks for them with calls of helpers.
+    Portable,
+}
+
 /// Loads both programs and pins them and their maps in `dir`, which is made (mode 0700) if needed.
 ///
 /// Doing it again changes nothing. A pinned program of another build is replaced in one step; maps
@@ -94,6 +110,14 @@ pub enum Outcome {
 ///
 /// Mounts nothing: `dir` must be on a BPF file system.
 pub fn load_and_pin(dir: &Path) -> Result<Vec<(&'static str, Outcome)>, LoadError> {
+    load_and_pin_build(dir, None)
+}
+
+/// [`load_and_pin`], with one build of the gate's program instead of the best that the kernel takes.
+pub fn load_and_pin_build(
+    dir: &Path,
+    build: Option<Build>,
+) -> Result<Vec<(&'static str, Outcome)>, LoadError> {
     check_bpffs(dir)?;
     DirBuilder::new()
         .recursive(true)
@@ -112,9 +136,8 @@ pub fn load_and_pin(dir: &Path) -> Result<Vec<(&'static str, Outcome)>, LoadErro
         };
         outcomes.push((name, outcome));
     }
-    for (name, object) in [(GATE_PROGRAM, GATE_OBJECT), (TAP_PROGRAM, TAP_OBJECT)] {
-        outcomes.push((name, pin_program(dir, name, object)?));
-    }
+    outcomes.push((GATE_PROGRAM, pin_gate_program(dir, build)?));
+    outcomes.push((TAP_PROGRAM, pin_program(dir, TAP_PROGRAM, TAP_OBJECT)?));
     Maps::open(dir).map_err(LoadError::Layout)?;
     Ok(outcomes)
 }
@@ -143,6 +166,24 @@ pub fn unpin(dir: &Path) -> Result<Vec<&'static str>, LoadError> {
         let _ = fs::remove_dir(parent);
     }
     Ok(removed)
+}
+
+fn pin_gate_program(dir: &Path, build: Option<Build>) -> Result<Outcome, LoadError> {
+    match build {
+        Some(Build::Portable) => pin_program(dir, GATE_PROGRAM, GATE_OBJECT),
+        Some(Build::KernelContext) => {
+            let object =
+                kernel_function::resolve(KERNEL_CONTEXT_OBJECT).map_err(LoadError::Function)?;
+            pin_program(dir, GATE_PROGRAM, &object)
+        }
+        None => match pin_gate_program(dir, Some(Build::KernelContext)) {
+            // Whatever it was, the other build asks for less, and its failure is the one to tell.
+            Err(LoadError::Function(_) | LoadError::Load { .. } | LoadError::Program { .. }) => {
+                pin_gate_program(dir, Some(Build::Portable))
+            }
+            result => result,
+        },
+    }
 }
 
 fn pin_program(dir: &Path, name: &'static str, object: &[u8]) -> Result<Outcome, LoadError> {

@@ -7,7 +7,7 @@ use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
 use thiserror::Error;
 
-use crate::layout::{Counters, FlowKey, NetnsValue, PortKey, PortValue};
+use crate::layout::{Counters, FlowKey, FlowValue, NetnsValue, PortKey, PortValue};
 
 /// A map could not be opened, read or changed.
 #[derive(Debug, Error)]
@@ -153,30 +153,17 @@ fn check_layout<K, V>(data: &MapData, path: &Path) -> Result<(), MapError> {
 
 /// Names of all maps, which are also the names of their pins.
 #[cfg(feature = "loader")]
-pub(crate) const NAMES: [&str; 6] = [
-    "netns",
-    "ports",
-    "activity",
-    "other_activity",
-    "flows",
-    "counters",
-];
+pub(crate) const NAMES: [&str; 4] = ["netns", "ports", "flows", "counters"];
 
 /// All maps of a pin directory. They are shared by the node's shims: touch only the entries of your
 /// own network namespace.
 pub struct Maps {
     /// Cookie of a registered network namespace to its interfaces.
     pub netns: Table<u64, NetnsValue>,
-    /// Managed ports.
+    /// Managed ports and when they were last used.
     pub ports: Table<PortKey, PortValue>,
-    /// Managed ports to the time of the last packet that counts, ns of `CLOCK_MONOTONIC`. The
-    /// programs only change entries that exist.
-    pub activity: Table<PortKey, u64>,
-    /// Cookie to the time of the last TCP segment that counts on a port that is not managed
-    /// (connections that the pod opened), ns of `CLOCK_MONOTONIC`.
-    pub other_activity: Table<u64, u64>,
-    /// Connections of sleeping containers to their container.
-    pub flows: Table<FlowKey, u32>,
+    /// Connections of sleeping containers.
+    pub flows: Table<FlowKey, FlowValue>,
     /// Cookie to what the programs counted.
     pub counters: Table<u64, Counters>,
 }
@@ -187,8 +174,6 @@ impl Maps {
         Ok(Self {
             netns: Table::open(dir, "netns")?,
             ports: Table::open(dir, "ports")?,
-            activity: Table::open(dir, "activity")?,
-            other_activity: Table::open(dir, "other_activity")?,
             flows: Table::open(dir, "flows")?,
             counters: Table::open(dir, "counters")?,
         })
@@ -205,9 +190,7 @@ impl Maps {
         let mut result = self.netns.remove(&netns);
         let own_port = |key: &PortKey| key.netns() == netns;
         result = result.and(remove_where(&mut self.ports, own_port));
-        result = result.and(remove_where(&mut self.activity, own_port));
         result = result.and(remove_where(&mut self.flows, |key| key.netns() == netns));
-        result = result.and(self.other_activity.remove(&netns));
         result.and(self.counters.remove(&netns))
     }
 }

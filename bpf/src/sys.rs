@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use aya::Pod;
 
-use crate::layout::{Counters, FlowKey, NetnsValue, PortKey, PortValue};
+use crate::layout::{Counters, FlowKey, FlowValue, NetnsValue, PortKey, PortValue};
 
 // SAFETY: `repr(C)`, integers only, no padding (sizes are tested), every bit pattern valid.
 unsafe impl Pod for NetnsValue {}
@@ -15,6 +15,8 @@ unsafe impl Pod for PortKey {}
 unsafe impl Pod for PortValue {}
 // SAFETY: as above; the tail is the explicit field `pad`.
 unsafe impl Pod for FlowKey {}
+// SAFETY: as above; the tail is the explicit field `pad`.
+unsafe impl Pod for FlowValue {}
 // SAFETY: as above.
 unsafe impl Pod for Counters {}
 

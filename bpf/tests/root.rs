@@ -10,7 +10,7 @@ use aya::programs::ProgramInfo;
 use libtest_mimic::{Arguments, Trial};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use podmotion_bpf::loader::{LoadError, Outcome, load_and_pin, unpin};
+use podmotion_bpf::loader::{Build, LoadError, Outcome, load_and_pin, load_and_pin_build, unpin};
 use podmotion_bpf::{
     GATE_PROGRAM, MapError, Maps, Method, NetnsValue, TAP_PROGRAM, attach, is_attached, netns,
 };
@@ -24,7 +24,7 @@ fn main() {
         eprintln!("these tests need root; PODMOTION_SKIP_ROOT=1 skips them");
         std::process::exit(1);
     }
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 8] = [
         (
             "loading_again_changes_nothing",
             loading_again_changes_nothing,
@@ -44,6 +44,10 @@ fn main() {
         (
             "loaders_at_the_same_time_agree",
             loaders_at_the_same_time_agree,
+        ),
+        (
+            "each_build_loads_and_the_faster_one_is_taken",
+            each_build_loads_and_the_faster_one_is_taken,
         ),
         ("removing_leaves_nothing", removing_leaves_nothing),
         (
@@ -101,7 +105,7 @@ fn loading_again_changes_nothing() {
             .iter()
             .all(|(_, outcome)| *outcome == Outcome::Created)
     );
-    assert_eq!(outcomes.len(), 8);
+    assert_eq!(outcomes.len(), 6);
     let before = (id(&dir, GATE_PROGRAM), id(&dir, TAP_PROGRAM));
     let outcomes = load_and_pin(&dir).unwrap();
     assert!(
@@ -118,6 +122,7 @@ fn a_program_of_another_build_is_replaced() {
     let value = NetnsValue {
         tap_ifindex: 1,
         eth_ifindex: 2,
+        other_activity: 3,
     };
     Maps::open(&dir).unwrap().netns.insert(&7, &value).unwrap();
     // Another program in its place stands for another build of it.
@@ -177,10 +182,24 @@ fn loaders_at_the_same_time_agree() {
     assert_eq!(created.count(), 1);
 }
 
+/// Needs Linux 6.2, as the tests' machines have.
+fn each_build_loads_and_the_faster_one_is_taken() {
+    let dir = dir("builds");
+    for build in [Build::Portable, Build::KernelContext] {
+        load_and_pin_build(&dir, Some(build)).unwrap();
+        let outcomes = load_and_pin_build(&dir, Some(build)).unwrap();
+        assert_eq!(outcome(&outcomes, GATE_PROGRAM), Outcome::Unchanged);
+    }
+    let outcomes = load_and_pin(&dir).unwrap();
+    assert_eq!(outcome(&outcomes, GATE_PROGRAM), Outcome::Unchanged);
+    let outcomes = load_and_pin_build(&dir, Some(Build::Portable)).unwrap();
+    assert_eq!(outcome(&outcomes, GATE_PROGRAM), Outcome::Replaced);
+}
+
 fn removing_leaves_nothing() {
     let dir = dir("remove");
     load_and_pin(&dir).unwrap();
-    assert_eq!(unpin(&dir).unwrap().len(), 8);
+    assert_eq!(unpin(&dir).unwrap().len(), 6);
     assert!(!dir.parent().unwrap().exists());
     assert!(unpin(&dir).unwrap().is_empty());
 }

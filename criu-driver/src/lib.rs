@@ -14,6 +14,7 @@
 //!   with `waitpid(-1)`.
 //! - Mounts made for CRIU live in a mount namespace of its own and disappear with it.
 
+pub mod connections;
 pub mod criu;
 pub mod dump;
 pub mod error;

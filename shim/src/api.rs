@@ -237,6 +237,7 @@ fn describe(handle: &Handle) -> proto::Container {
         last_sleep,
         last_wake,
         counters,
+        packets,
         last_error,
     } = handle.status.borrow().clone();
     let sleeping = matches!(state, State::Asleep { .. } | State::Waking { .. });
@@ -291,6 +292,13 @@ fn describe(handle: &Handle) -> proto::Container {
             wakes: counters.wakes,
             wakes_failed: counters.wakes_failed,
             cold_starts: counters.cold_starts,
+            ..Default::default()
+        }),
+        packets: MessageField::some(proto::Packets {
+            held: packets.held,
+            dropped: packets.dropped,
+            answered: packets.answered,
+            returned: packets.returned,
             ..Default::default()
         }),
         last_error: last_error.unwrap_or_default(),

@@ -51,6 +51,8 @@ impl Addresses {
 #[cfg(test)]
 mod tests {
     use etherparse::PacketBuilder;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -98,6 +100,30 @@ mod tests {
         let addresses = Addresses::of(&frame).unwrap();
         assert_eq!((addresses.remote.port(), addresses.local.port()), (1, 2));
         assert_eq!(addresses.local.ip(), IpAddr::from([0xfe_u8; 16]));
+    }
+
+    proptest! {
+        /// Frames are written by whoever can reach the pod.
+        #[test]
+        fn any_bytes_are_read_or_refused(
+            mut frame in vec(any::<u8>(), 0..200),
+            version in prop_oneof![Just(0x45_u8), Just(0x60), any::<u8>()],
+            protocol in prop_oneof![Just(6_u8), Just(17), Just(0), Just(43), Just(44), Just(60), any::<u8>()],
+        ) {
+            for (at, value) in [(0, version), (6, protocol), (9, protocol)] {
+                if let Some(byte) = frame.get_mut(ETHERNET + at) {
+                    *byte = value;
+                }
+            }
+            if let Some(length) = frame.get_mut(ETHERNET + 2..ETHERNET + 6) {
+                length.copy_from_slice(&[0, 60, 0, 60]);
+            }
+            if let Some(addresses) = Addresses::of(&frame) {
+                let ports = [addresses.remote.port(), addresses.local.port()];
+                let bytes: Vec<u8> = ports.iter().flat_map(|port| port.to_be_bytes()).collect();
+                prop_assert!(frame[ETHERNET..].windows(4).any(|window| window == bytes));
+            }
+        }
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use podmotion_bpf::{FlowKey, Mode};
+use podmotion_bpf::{FlowKey, FlowValue, Mode};
 
 use super::frame::Addresses;
 use super::tap::Tap;
-use super::{ContainerKey, Flow, Gate, GateError, Released, sys};
+use super::{ContainerKey, Flow, Gate, GateError, Released, Standstill, sys};
 
 impl Gate {
     /// Holds from now on what comes for the ports of `container` and for the connections `flows`.
@@ -46,7 +46,27 @@ impl Gate {
             self.books(container).flows.insert(*flow);
             self.by_flow.insert(*flow, container);
             let key = FlowKey::new(self.cookie, flow.local, flow.remote);
-            self.maps.flows.insert(&key, &container.0)?;
+            self.maps.flows.insert(&key, &FlowValue::new(container.0))?;
+        }
+        Ok(())
+    }
+
+    /// Answers keepalives for these connections of `container`, which are held, in place of their
+    /// sockets. Those that are not held stay as they are.
+    pub fn answer_keepalives(
+        &mut self,
+        container: ContainerKey,
+        connections: &[(Flow, Standstill)],
+    ) -> Result<(), GateError> {
+        let held = &self.books(container).flows;
+        let known: Vec<_> = connections
+            .iter()
+            .filter(|(flow, _)| held.contains(flow))
+            .collect();
+        for (flow, at) in known {
+            let key = FlowKey::new(self.cookie, flow.local, flow.remote);
+            let value = FlowValue::new(container.0).answering(at.rcv_nxt, at.snd_nxt, at.window);
+            self.maps.flows.insert(&key, &value)?;
         }
         Ok(())
     }
@@ -115,8 +135,12 @@ impl Gate {
         }
         // Still booked as held: what is in the tap goes behind what is in the queue.
         result = result.and(self.read_held().map(drop));
-        let released = self.write_back(container);
+        let mut released = self.write_back(container);
         self.books(container).held = false;
+        match self.counters() {
+            Ok(packets) => released.packets = packets,
+            Err(error) => result = result.and(Err(error)),
+        }
         result.map(|()| released)
     }
 

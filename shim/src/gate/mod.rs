@@ -35,9 +35,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::net::if_::if_nametoindex;
+pub use podmotion_bpf::Counters;
 use podmotion_bpf::{
-    Counters, GATE_PROGRAM, Link, Maps, Method, Mode, NetnsValue, PortKey, PortValue, Protocol,
-    attach, is_attached, netns,
+    GATE_PROGRAM, Link, Maps, Method, Mode, NetnsValue, PortKey, PortValue, Protocol, attach,
+    detach_left_over, is_attached, netns,
 };
 
 pub use error::GateError;
@@ -65,6 +66,19 @@ pub struct Released {
     pub lost: u64,
     /// How long the first of them had waited; `None` if none had.
     pub held_for: Option<Duration>,
+    /// What the programs have counted in the pod until now.
+    pub packets: Counters,
+}
+
+/// Where the end of a connection in the pod stands while it sleeps, all acknowledged and read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standstill {
+    /// Sequence number of the next byte that it waits for.
+    pub rcv_nxt: u32,
+    /// Sequence number of the next byte that it would send.
+    pub snd_nxt: u32,
+    /// Its window as it is announced, scaled.
+    pub window: u16,
 }
 
 #[derive(Default)]
@@ -112,14 +126,18 @@ impl Gate {
     ) -> Result<Self, GateError> {
         let cookie = netns::cookie(netns.as_fd())?;
         let mut maps = Maps::open(pins)?;
+        let eth_ifindex = netns::enter(netns.as_fd(), || if_nametoindex("eth0").unwrap_or(0))?;
         if maps.netns.get(&cookie)?.is_some() {
             if is_attached(netns.as_fd(), "lo", GATE_PROGRAM)? {
                 return Err(GateError::InUse);
             }
             // Left by a shim that was killed.
             maps.purge(cookie)?;
+            detach_left_over(netns.as_fd(), "lo", GATE_PROGRAM)?;
+            if eth_ifindex != 0 {
+                detach_left_over(netns.as_fd(), "eth0", GATE_PROGRAM)?;
+            }
         }
-        let eth_ifindex = netns::enter(netns.as_fd(), || if_nametoindex("eth0").unwrap_or(0))?;
         let mut gate = Self {
             pins: pins.into(),
             netns,
@@ -135,7 +153,6 @@ impl Gate {
             registered: true,
         };
         gate.maps.counters.insert(&cookie, &Counters::default())?;
-        gate.maps.other_activity.insert(&cookie, &0)?;
         gate.register(0)?;
         let interfaces = ["lo", "eth0"].into_iter();
         for interface in interfaces.filter(|name| *name == "lo" || eth_ifindex != 0) {
@@ -183,7 +200,6 @@ impl Gate {
             self.by_port.insert(*port, container);
             for protocol in PROTOCOLS {
                 let key = PortKey::new(self.cookie, *port, protocol);
-                self.maps.activity.insert(&key, &0)?;
                 self.maps
                     .ports
                     .insert(&key, &PortValue::new(container.0, mode))?;
@@ -203,7 +219,8 @@ impl Gate {
         for port in &entry.ports {
             for protocol in PROTOCOLS {
                 let key = PortKey::new(self.cookie, *port, protocol);
-                last = last.max(self.maps.activity.get(&key)?.unwrap_or(0));
+                let value = self.maps.ports.get(&key)?;
+                last = last.max(value.map_or(0, |value| value.activity));
             }
         }
         Ok(monotonic(last))
@@ -212,8 +229,8 @@ impl Gate {
     /// The same for TCP on ports that no container has: connections that the pod's containers have
     /// opened themselves. The programs cannot tell whose.
     pub fn last_other_activity(&self) -> Result<Option<Duration>, GateError> {
-        let last = self.maps.other_activity.get(&self.cookie)?;
-        Ok(last.and_then(monotonic))
+        let entry = self.maps.netns.get(&self.cookie)?;
+        Ok(entry.and_then(|entry| monotonic(entry.other_activity)))
     }
 
     /// Ends whatever there is of `container`. Frames held for it go to the kernel, which refuses
@@ -243,16 +260,6 @@ impl Gate {
         sockets::list(self.netns.as_fd(), inodes)
     }
 
-    /// Takes everything back, as dropping does, and tells what failed.
-    pub fn close(mut self) -> Result<(), Vec<GateError>> {
-        let failures = self.take_back();
-        if failures.is_empty() {
-            Ok(())
-        } else {
-            Err(failures)
-        }
-    }
-
     fn take_back(&mut self) -> Vec<GateError> {
         let mut failures = Vec::new();
         let containers: Vec<_> = self.containers.keys().copied().collect();
@@ -265,7 +272,6 @@ impl Gate {
         if std::mem::take(&mut self.registered) {
             let removals = [
                 self.maps.netns.remove(&self.cookie),
-                self.maps.other_activity.remove(&self.cookie),
                 self.maps.counters.remove(&self.cookie),
             ];
             failures.extend(
@@ -283,9 +289,11 @@ impl Gate {
     }
 
     fn register(&mut self, tap_ifindex: u32) -> Result<(), GateError> {
+        let before = self.maps.netns.get(&self.cookie)?.unwrap_or_default();
         let value = NetnsValue {
             tap_ifindex,
             eth_ifindex: self.eth_ifindex,
+            ..before
         };
         Ok(self.maps.netns.insert(&self.cookie, &value)?)
     }
@@ -295,8 +303,12 @@ impl Gate {
         for port in self.books(container).ports.clone() {
             for protocol in PROTOCOLS {
                 let key = PortKey::new(self.cookie, port, protocol);
-                let value = PortValue::new(container.0, mode);
-                result = result.and(self.maps.ports.insert(&key, &value));
+                let before = self.maps.ports.get(&key);
+                result = result.and(before.and_then(|before| {
+                    let activity = before.map_or(0, |value| value.activity);
+                    let value = PortValue::new(container.0, mode).used_at(activity);
+                    self.maps.ports.insert(&key, &value)
+                }));
             }
         }
         Ok(result?)
@@ -307,7 +319,6 @@ impl Gate {
         for protocol in PROTOCOLS {
             let key = PortKey::new(self.cookie, port, protocol);
             result = result.and(self.maps.ports.remove(&key));
-            result = result.and(self.maps.activity.remove(&key));
         }
         self.books(container).ports.remove(&port);
         self.by_port.remove(&port);

@@ -75,7 +75,8 @@ pub struct Listener {
 pub struct Sockets {
     /// Listening TCP sockets.
     pub listeners: Vec<Listener>,
-    /// Where its MPTCP sockets listen. They are not among `listeners`, and CRIU cannot dump them.
+    /// Where its MPTCP sockets listen, which CRIU cannot dump. Depending on the kernel they are
+    /// among `listeners` too, with the TCP socket beneath.
     pub mptcp_listeners: Vec<SocketAddr>,
     /// Ports of its UDP sockets that have no fixed peer.
     pub udp_ports: BTreeSet<u16>,

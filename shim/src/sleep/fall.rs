@@ -19,6 +19,7 @@ use std::{
 
 use podmotion_criu_driver::{
     Criu, DumpControl, DumpFailure, DumpReport, DumpRequest, ExternalMount, Freezer, Tasks,
+    connections,
     freezer::FreezerError,
     images::{self, ImagesError},
 };
@@ -32,7 +33,7 @@ use super::{
     pod::Seat,
     status::Identity,
 };
-use crate::gate::GateError;
+use crate::gate::{Flow, GateError, Standstill};
 
 /// Why a container did not fall asleep.
 #[derive(Debug, thiserror::Error)]
@@ -213,6 +214,33 @@ impl Attempt<'_> {
             lazy,
         };
         manifest::complete(self.images, self.platform, self.identity, &fallen)?;
+        self.answer_keepalives();
         Ok(fallen)
+    }
+
+    /// Without this a peer that sends keepalives ends its connection when the container sleeps for
+    /// longer than some minutes; that is no reason to wake it now.
+    fn answer_keepalives(&self) {
+        let failed = |error: &dyn std::error::Error| {
+            log::warn!("{}: keepalives stay unanswered: {error}", self.facts.id);
+        };
+        let dumped = match connections::read(self.images) {
+            Ok(dumped) => dumped,
+            Err(error) => return failed(&error),
+        };
+        let connections: Vec<_> = dumped
+            .iter()
+            .map(|connection| {
+                let at = Standstill {
+                    rcv_nxt: connection.rcv_nxt,
+                    snd_nxt: connection.snd_nxt,
+                    window: connection.window,
+                };
+                (Flow::new(connection.local, connection.remote), at)
+            })
+            .collect();
+        if let Err(error) = self.seat.answer_keepalives(&connections) {
+            failed(&error);
+        }
     }
 }

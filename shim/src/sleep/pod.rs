@@ -23,7 +23,7 @@ use tokio::{io::Interest, sync::mpsc, task::JoinHandle};
 
 use super::Notice;
 use crate::gate::{
-    ContainerKey, Flow, Gate, GateError, Limits, Released,
+    ContainerKey, Flow, Gate, GateError, Limits, Released, Standstill,
     sockets::{SocketError, Sockets},
 };
 use crate::sys;
@@ -161,6 +161,11 @@ impl Seat {
     /// Holds packets of these connections as well.
     pub fn add_flows(&self, flows: &[Flow]) -> Result<(), GateError> {
         lock(&self.pod.gate).add_flows(self.key, flows)
+    }
+
+    /// Answers keepalives for these connections while they are held.
+    pub fn answer_keepalives(&self, connections: &[(Flow, Standstill)]) -> Result<(), GateError> {
+        lock(&self.pod.gate).answer_keepalives(self.key, connections)
     }
 
     /// Ends the hold and gives back what was held, in order, in some microseconds.

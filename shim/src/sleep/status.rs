@@ -13,6 +13,7 @@ use podmotion_model::{
 use tokio::sync::{mpsc, watch};
 
 use super::Notice;
+use crate::gate;
 
 /// One sleep that succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,8 @@ pub struct Status {
     pub last_wake: Option<LastWake>,
     /// Counts.
     pub counters: Counters,
+    /// What the gate's programs had counted in the pod when the container last woke.
+    pub packets: gate::Counters,
     /// The last failure of a sleep or a wake.
     pub last_error: Option<String>,
 }
@@ -94,6 +97,7 @@ impl Default for Status {
             last_sleep: None,
             last_wake: None,
             counters: Counters::default(),
+            packets: gate::Counters::default(),
             last_error: None,
         }
     }

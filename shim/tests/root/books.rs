@@ -10,6 +10,7 @@ use podmotion_bpf::Method;
 
 use crate::gate::{self, Flow, Gate, GateError, sockets};
 use crate::rig::{A, B, LIMITS, Net, PORT, address, assert_clean, maps, pins, wait_wanted};
+use crate::sys::mptcp_listener;
 
 /// The clock that the programs read.
 fn now() -> Duration {
@@ -97,46 +98,41 @@ pub fn ports_are_replaced_and_kept_apart() {
             .keys()
             .unwrap()
             .iter()
-            .filter(|k| k.netns() == gate.cookie())
+            .filter(|k| k.netns() == net.pod.cookie())
             .count(),
         2
     );
 }
 
-fn takes_everything_back(method: Option<Method>, close: impl FnOnce(Gate)) {
+fn takes_everything_back(method: Option<Method>) {
     let net = Net::new();
     let mut gate = net.gate_with(LIMITS, method);
-    let cookie = gate.cookie();
+    let cookie = net.pod.cookie();
     let flow = Flow::new(address("10.9.0.1", PORT), address("10.9.0.2", 40000));
     gate.hold(A, &[flow]).unwrap();
     let tap = gate.tap_fd();
     assert!(net.pod.output("ip -o link").contains("podmotion0"));
     assert_eq!(net.pod.output("ip -o -6 addr show dev podmotion0"), "");
-    close(gate);
+    drop(gate);
     assert_clean(&net, cookie);
     drop(tap);
 }
 
 pub fn closing_takes_everything_back() {
-    takes_everything_back(None, |gate| gate.close().unwrap());
-    takes_everything_back(Some(Method::Clsact), |gate| gate.close().unwrap());
-}
-
-pub fn dropping_takes_everything_back() {
-    takes_everything_back(None, drop);
-    takes_everything_back(Some(Method::Clsact), drop);
+    takes_everything_back(None);
+    takes_everything_back(Some(Method::Clsact));
 }
 
 pub fn a_second_gate_is_refused_and_a_dead_ones_entries_removed() {
     let net = Net::new();
     let mut gate = net.gate();
-    let cookie = gate.cookie();
+    let cookie = net.pod.cookie();
     let second = Gate::open(net.pod.fd(), pins(), LIMITS);
     assert!(matches!(second.err(), Some(GateError::InUse)));
     let flow = Flow::new(address("10.9.0.1", PORT), address("10.9.0.2", 40000));
     gate.hold(A, &[flow]).unwrap();
     let entries = maps().ports.keys().unwrap();
-    gate.close().unwrap();
+    drop(gate);
     // As after a kill: entries, but no links.
     for key in &entries {
         let value = podmotion_bpf::PortValue::new(1, podmotion_bpf::Mode::Hold);
@@ -152,7 +148,7 @@ pub fn a_second_gate_is_refused_and_a_dead_ones_entries_removed() {
             .iter()
             .any(|k| k.netns() == cookie)
     );
-    gate.close().unwrap();
+    drop(gate);
     maps().netns.insert(&cookie, &Default::default()).unwrap();
     gate::purge(pins(), cookie).unwrap();
     assert_clean(&net, cookie);
@@ -194,4 +190,60 @@ pub fn sockets_are_listed_with_what_waits() {
         gate.sockets(&BTreeSet::new()).unwrap(),
         sockets::Sockets::default()
     );
+}
+
+/// Connection requests answered while the last step, the client's, is missing.
+pub fn a_connection_that_is_being_opened_waits() {
+    let net = Net::new();
+    let gate = net.gate();
+    let server = address("10.9.0.1", PORT);
+    let _listener = net.pod.run(|| TcpListener::bind(server).unwrap());
+    // What the pod answers does not arrive.
+    net.pod.lose("10.9.0.2");
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            net.client
+                .run(|| TcpStream::connect_timeout(&server, Duration::from_secs(2)))
+        });
+        let own = sockets::inodes(&[std::process::id().cast_signed()]).unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(2);
+        let pending = loop {
+            let pending = gate.sockets(&own).unwrap().pending;
+            if pending != 0 || std::time::Instant::now() > deadline {
+                break pending;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(pending, 1);
+        assert!(client.join().unwrap().is_err());
+    });
+}
+
+pub fn listeners_with_mptcp_are_told_apart() {
+    let net = Net::new();
+    let gate = net.gate();
+    let server = address("10.9.0.1", PORT);
+    let Some(_listener) = net.pod.run(|| mptcp_listener(server)) else {
+        // Nobody can listen so on this kernel.
+        return;
+    };
+    let own = sockets::inodes(&[std::process::id().cast_signed()]).unwrap();
+    assert_eq!(gate.sockets(&own).unwrap().mptcp_listeners, [server]);
+}
+
+pub fn a_killed_shims_filters_are_taken_off() {
+    let net = Net::new();
+    let gate = net.gate_with(LIMITS, Some(Method::Clsact));
+    // Nothing of it runs any more, and nothing is taken back.
+    std::mem::forget(gate);
+    let filters = || {
+        let filters = net.pod.output("tc filter show dev eth0 ingress");
+        let ours = |line: &&str| line.contains("gate_ingress");
+        filters.lines().filter(ours).count()
+    };
+    assert_eq!(filters(), 1);
+    let gate = net.gate_with(LIMITS, Some(Method::Clsact));
+    assert_eq!(filters(), 1);
+    drop(gate);
+    assert_eq!(filters(), 0);
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
 use podmotion_bpf::Method;
+use podmotion_bpf::loader::{Build, load_and_pin_build, unpin};
 
 use crate::gate::{Flow, Gate, Limits, Released};
 use crate::rig::{A, B, LIMITS, LONG, Net, PORT, address, assert_clean, hold_for, wait_wanted};
@@ -19,7 +21,7 @@ const WAKE: Duration = Duration::from_millis(300);
 fn connection_waits(ip: &'static str, local: bool, method: Option<Method>) {
     let net = Net::new();
     let mut gate = net.gate_with(LIMITS, method);
-    let cookie = gate.cookie();
+    let cookie = net.pod.cookie();
     let server = address(ip, PORT);
     gate.hold(A, &[]).unwrap();
     let before = net.side(local).retransmissions();
@@ -41,7 +43,7 @@ fn connection_waits(ip: &'static str, local: bool, method: Option<Method>) {
     });
     assert_eq!(net.side(local).retransmissions(), before);
     assert!(gate.tap_fd().is_none());
-    gate.close().unwrap();
+    drop(gate);
     assert_clean(&net, cookie);
 }
 
@@ -69,6 +71,27 @@ pub fn connection_from_the_pod_to_its_own_address() {
 pub fn connection_with_clsact() {
     connection_waits("10.9.0.1", false, Some(Method::Clsact));
     connection_waits("::1", true, Some(Method::Clsact));
+}
+
+pub fn connection_with_the_program_for_older_kernels() {
+    let net = Net::new();
+    let pins = Path::new("/sys/fs/bpf/older/v1");
+    load_and_pin_build(pins, Some(Build::Portable)).unwrap();
+    let mut gate = Gate::open(net.pod.fd(), pins, LIMITS).unwrap();
+    gate.set_ports(A, &BTreeSet::from([PORT])).unwrap();
+    let server = address("10.9.0.1", PORT);
+    let listener = net.pod.run(|| TcpListener::bind(server).unwrap());
+    gate.hold(A, &[]).unwrap();
+    thread::scope(|scope| {
+        let client = scope.spawn(|| net.connect(false, server));
+        wait_wanted(&mut gate, A);
+        assert_eq!(gate.release(A).unwrap().frames, 1);
+        listener.accept().unwrap();
+        client.join().unwrap();
+    });
+    assert!(gate.last_activity(A).unwrap().is_some());
+    drop(gate);
+    unpin(pins).unwrap();
 }
 
 pub fn two_hundred_clients_at_once() {
@@ -121,7 +144,7 @@ fn held_connection(net: &Net, gate: &mut Gate, ip: &str, local: bool) -> (TcpStr
     (client, accepted)
 }
 
-fn is_quiet(stream: &TcpStream) -> bool {
+pub fn is_quiet(stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     let quiet =
         matches!(stream.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
@@ -315,6 +338,7 @@ pub fn frames_beyond_the_limit_are_counted() {
         bytes: released.bytes,
         lost: 3,
         held_for: released.held_for,
+        packets: released.packets,
     };
     assert_eq!(released, expected);
 }

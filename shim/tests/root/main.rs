@@ -8,7 +8,9 @@ mod gate;
 mod books;
 mod cost;
 mod hold;
+mod keepalive;
 mod rig;
+mod sys;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -49,14 +51,19 @@ fn main() {
         hold::containers_of_a_pod_wake_one_by_one,
         hold::frames_beyond_the_limit_are_counted,
         hold::no_packet_is_lost_between_hold_and_release,
+        hold::connection_with_the_program_for_older_kernels,
+        keepalive::peers_keep_connections_that_sleep,
+        keepalive::two_sleeping_ends_do_not_answer_each_other,
         cost::packet_of_an_awake_container_is_cheap,
         books::activity_is_what_uses_the_container,
         books::activity_of_connections_that_the_pod_opened,
         books::ports_are_replaced_and_kept_apart,
         books::closing_takes_everything_back,
-        books::dropping_takes_everything_back,
         books::a_second_gate_is_refused_and_a_dead_ones_entries_removed,
         books::sockets_are_listed_with_what_waits,
+        books::a_connection_that_is_being_opened_waits,
+        books::listeners_with_mptcp_are_told_apart,
+        books::a_killed_shims_filters_are_taken_off,
     ];
     if !arguments.list {
         rig::prepare();

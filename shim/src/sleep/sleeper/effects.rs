@@ -348,6 +348,7 @@ impl Sleeper {
                     self.failed("give held packets back", &lost);
                 }
                 self.update(|status| {
+                    status.packets = released.packets;
                     if let Some(wake) = &mut status.last_wake {
                         wake.first_packet_held = released.held_for;
                         wake.packets = released.frames as u64;
