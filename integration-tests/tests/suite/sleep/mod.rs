@@ -1,6 +1,7 @@
 //! Containers that sleep and wake, one topic to a file.
 
 mod core;
+mod keepalive;
 mod record;
 
 use libtest_mimic::Trial;
@@ -12,7 +13,8 @@ use crate::{Body, trial};
 type Topic = &'static [(&'static str, Body)];
 
 const TOPICS: &[Topic] = &[
-    core::TESTS, //
+    core::TESTS,
+    keepalive::TESTS, //
 ];
 
 pub(crate) fn trials() -> Vec<Trial> {
