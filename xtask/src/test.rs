@@ -64,6 +64,15 @@ fn commands(args: &Args, bin: Option<&Path>) -> Result<Vec<Command>> {
         vec!["--package", INTEGRATION, "--lib"],
     ];
     if bin.is_some() {
+        each.push(vec![
+            "--package",
+            "podmotion-bpf",
+            "--features",
+            "loader",
+            "--test",
+            "root",
+        ]);
+        each.push(vec!["--package", "podmotion-shim", "--test", "root"]);
         each.push(vec!["--package", INTEGRATION, "--test", "suite"]);
     }
     let cache = Cache::from_env()?;
