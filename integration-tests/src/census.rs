@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use podmotion_bpf::{DEFAULT_PIN_DIR, Maps};
+
 use crate::cgroup;
 use crate::machine::{Machine, run};
 use crate::process::own_processes;
@@ -24,11 +26,14 @@ const FOLDERS: &[&str] = &[
     "/var/lib/cni",
 ];
 
+/// What CRIU knows of the kernel: made at its first use on a node, for all that follow.
+const CRIU_CACHE: &str = "/run/criu.kdat";
+
 /// How long a runtime may take to clean up after its last answer.
 const CLEANUP: Duration = Duration::from_secs(10);
 
 /// Everything of this run on the machine: processes, mounts, control groups, network namespaces with their
-/// links and queueing disciplines, and files in the folders that runtimes use.
+/// links and queueing disciplines, entries of the gate's maps, and files in the folders that runtimes use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
     /// A line per thing, and how many are alike.
@@ -52,6 +57,7 @@ impl Census {
         for folder in FOLDERS {
             census.add_files(Path::new(folder));
         }
+        census.add_map_entries()?;
         census.add_network("node", None)?;
         let namespaces = run(Command::new("ip").args(["netns", "list"]))?;
         for line in namespaces.lines() {
@@ -113,11 +119,31 @@ impl Census {
             return;
         };
         for entry in entries.flatten() {
+            if entry.path() == Path::new(CRIU_CACHE) {
+                continue;
+            }
             self.add(format!("file {}", entry.path().display()));
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.add_files(&entry.path());
             }
         }
+    }
+
+    fn add_map_entries(&mut self) -> Result<()> {
+        let folder = Path::new(DEFAULT_PIN_DIR);
+        if !folder.exists() {
+            return Ok(());
+        }
+        let maps = Maps::open(folder).context("open the gate's maps")?;
+        for (name, entries) in [
+            ("netns", maps.netns.keys()?.len()),
+            ("ports", maps.ports.keys()?.len()),
+            ("flows", maps.flows.keys()?.len()),
+            ("counters", maps.counters.keys()?.len()),
+        ] {
+            self.things.insert(format!("map entry {name}"), entries);
+        }
+        Ok(())
     }
 
     fn add_network(&mut self, name: &str, namespace: Option<&str>) -> Result<()> {

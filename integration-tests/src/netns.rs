@@ -60,6 +60,11 @@ impl Netns {
         &self.name
     }
 
+    /// The address of the node on their bridge, which the first of them makes.
+    pub fn node_ipv4() -> IpAddr {
+        ipv4(1)
+    }
+
     /// The file that stands for it.
     pub fn path(&self) -> PathBuf {
         PathBuf::from("/run/netns").join(&self.name)

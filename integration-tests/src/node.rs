@@ -1,14 +1,17 @@
 //! A containerd to run containers and pods on.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
+use crate::PATIENCE;
 use crate::api::{Api, NAMESPACE, rpc, version};
 use crate::app::App;
 use crate::container::Container;
@@ -130,6 +133,21 @@ impl Node {
         Pod::run(self, runtime, annotations)
     }
 
+    /// Runs the daemon's own `ctr` in the harness's namespace, with the image for containers there.
+    pub fn ctr<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<Output> {
+        self.need_image(Image::Apps)?;
+        let socket = lock(&self.0.daemon).socket();
+        let mut command = Command::new("timeout");
+        command
+            .arg(PATIENCE.as_secs().to_string())
+            .arg(self.0.tools.ctr()?)
+            .arg("--address")
+            .arg(socket)
+            .args(["--namespace", NAMESPACE])
+            .args(arguments);
+        command.output().with_context(|| format!("run {command:?}"))
+    }
+
     /// The events since the daemon was (re)started.
     pub fn events(&self) -> Arc<EventLog> {
         Arc::clone(&lock(&self.0.connection).events)
@@ -224,7 +242,8 @@ impl Node {
         &self.0.io
     }
 
-    pub(crate) fn next_id(&self) -> String {
+    /// An id that no other container of the run has.
+    pub fn next_id(&self) -> String {
         format!("c{}", CONTAINERS.fetch_add(1, Ordering::Relaxed))
     }
 

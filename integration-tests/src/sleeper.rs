@@ -47,7 +47,7 @@ impl Connection {
 
     /// Waits for a call's answer. The shim's refusal stays the error's source.
     fn wait<T>(&self, what: &str, call: impl Future<Output = ttrpc::Result<T>>) -> Result<T> {
-        let patience = PATIENCE + Duration::from_secs(1);
+        let patience = PATIENCE + Duration::from_secs(2);
         runtime()
             .block_on(async { tokio::time::timeout(patience, call).await })
             .map_err(|_| anyhow!("no answer in {PATIENCE:?}"))
@@ -68,7 +68,8 @@ impl Connection {
 }
 
 fn context() -> ttrpc::context::Context {
-    ttrpc::context::with_duration(PATIENCE)
+    // Later than a `Watch` that waits for as long as it may.
+    ttrpc::context::with_duration(PATIENCE + Duration::from_secs(1))
 }
 
 /// The shim's own words in an error of [`Sleeper::try_sleep`] or [`Sleeper::wake`], if it answered.
@@ -86,6 +87,11 @@ impl Sleeper {
             group: group.to_owned(),
             id: id.to_owned(),
         }
+    }
+
+    /// A container that has a shim of its own, as `ctr run` makes it.
+    pub fn of_container(id: &str) -> Self {
+        Self::new(id, id)
     }
 
     /// What the shim says now.

@@ -52,7 +52,9 @@ pub(super) fn containerd_restarted(node: &Node, runtime: Runtime) -> Result<()> 
 
 pub(super) fn nothing_left(node: &Node, runtime: Runtime) -> Result<()> {
     warm_up(node, runtime)?;
-    drop(node.pod(runtime)?);
+    let pod = node.pod(runtime)?;
+    pod.start(Member::new("one", App::sh("sleep 1000")))?;
+    drop(pod);
     let before = Census::take()?;
     for _ in 0..3 {
         let container = node.run(App::sh("sleep 1000").network(Network::Own).runtime(runtime))?;

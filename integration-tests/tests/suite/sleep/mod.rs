@@ -1,11 +1,22 @@
 //! Containers that sleep and wake, one topic to a file.
 
+mod byhand;
+mod connections;
 mod core;
+mod idle;
 mod keepalive;
 mod record;
+mod stdio;
 
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
-use podmotion_integration_tests::{Runtime, Versions};
+use podmotion_integration_tests::{
+    App, Client, ContainerdVersion, PATIENCE, Response, Runtime, Versions,
+};
 
 use crate::{Body, trial};
 
@@ -13,16 +24,62 @@ use crate::{Body, trial};
 type Topic = &'static [(&'static str, Body)];
 
 const TOPICS: &[Topic] = &[
+    connections::TESTS,
     core::TESTS,
-    keepalive::TESTS, //
+    idle::TESTS,
+    keepalive::TESTS,
+    stdio::TESTS,
 ];
 
+/// Tests with each containerd: they are about its own client.
+const EACH_CONTAINERD: &[Topic] = &[byhand::TESTS];
+
 pub(crate) fn trials() -> Vec<Trial> {
-    TOPICS
-        .iter()
-        .copied()
-        .flatten()
-        .map(|(name, body)| trial(name, *body, Runtime::Podmotion, Versions::default()))
-        .chain(record::trials())
-        .collect()
+    let newest = [(TOPICS, Versions::default())];
+    let each = ContainerdVersion::ALL.map(|containerd| {
+        let runc = Versions::default().runc;
+        (EACH_CONTAINERD, Versions { containerd, runc })
+    });
+    let mut trials = Vec::new();
+    for (topics, versions) in newest.into_iter().chain(each) {
+        for (name, body) in topics.iter().copied().flatten() {
+            trials.push(trial(name, *body, Runtime::Podmotion, versions));
+        }
+    }
+    trials.extend(record::trials());
+    trials
+}
+
+/// A counter that sleeps when it is told to, and not by itself while a test lasts.
+fn counter() -> App {
+    App::counter().annotation("scaledown-duration", "1h")
+}
+
+/// The number in a counter's answer, which must be whole and come from our own connection.
+fn count(answer: &Response) -> Result<u64> {
+    ensure!(answer.status == 200, "{answer:?}");
+    let body: serde_json::Value =
+        serde_json::from_str(&answer.body).with_context(|| format!("parse {:?}", answer.body))?;
+    let local = match answer.local {
+        SocketAddr::V4(address) => address.to_string(),
+        SocketAddr::V6(address) => format!("[{}]:{}", address.ip(), address.port()),
+    };
+    ensure!(body["client"] == local, "we are {local}: {body}");
+    ensure!(body["mem_ok"] == true, "memory is damaged: {body}");
+    body["count"].as_u64().context("no count")
+}
+
+/// One request from the node: the number in the answer.
+fn visit(address: SocketAddr) -> Result<u64> {
+    count(&Client::default().get(address, "/")?)
+}
+
+/// Waits for a program whose output cannot be asked: nothing tells when it listens, so this tries.
+fn wait_listening(address: SocketAddr) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(address).is_err() {
+        ensure!(Instant::now() < deadline, "nobody listens on {address}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }

@@ -1,0 +1,146 @@
+//! When a container falls asleep by itself, and what it says of why it does not.
+
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use podmotion_integration_tests::{App, Exec, Network, Node, Runtime, Status, refusal};
+
+use super::visit;
+use crate::Body;
+
+pub(super) const TESTS: &[(&str, Body)] = &[
+    ("sleep::idle::sleeps_after_its_time", sleeps_after_its_time),
+    ("sleep::idle::exec_keeps_awake", exec_keeps_awake),
+    ("sleep::idle::busy_cpu_keeps_awake", busy_cpu_keeps_awake),
+    ("sleep::idle::zero_is_never", zero_is_never),
+    ("sleep::idle::no_port_no_sleep", no_port_no_sleep),
+];
+
+const IDLE: Duration = Duration::from_secs(1);
+
+fn quick() -> App {
+    App::counter().annotation("scaledown-duration", "1s")
+}
+
+fn unix_ms() -> Result<i64> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("read the clock")?;
+    Ok(now.as_millis().try_into()?)
+}
+
+fn sleeps_after_its_time(node: &Node, _: Runtime) -> Result<()> {
+    let container = node.run(quick())?;
+    container.stdout()?.wait_for("listening")?;
+    let address = container.address(8080)?;
+    let status = container.sleeper().wait_reason("starting")?;
+    ensure!(status.counters.sleeps == 0, "{status:?}");
+    // Requests keep it awake for three times its idle time.
+    let until = Instant::now() + 3 * IDLE;
+    let mut requests = 0;
+    let mut last = 0;
+    while Instant::now() < until {
+        requests += 1;
+        last = unix_ms()?;
+        ensure!(visit(address)? == requests);
+        thread::sleep(IDLE / 5);
+    }
+    let tries = |status: &Status| status.counters.sleeps + status.counters.sleeps_aborted;
+    let status = container.status()?;
+    ensure!(
+        status.awake_reason.name == "traffic" && tries(&status) == 0,
+        "{status:?}"
+    );
+    let status = container.wait_state("asleep")?;
+    let idle = status.last_sleep.at_unix_ms - last;
+    let took = i64::try_from(status.last_sleep.took_us / 1000)?;
+    ensure!(
+        idle - took >= 1000,
+        "it slept {idle} ms after its last request"
+    );
+    ensure!(
+        idle - took < 3000,
+        "it slept only {idle} ms after its last request"
+    );
+    // The same again, counted from the wake.
+    ensure!(visit(address)? == requests + 1);
+    let woken = unix_ms()?;
+    let status = container
+        .sleeper()
+        .wait_until("second sleep", |status| status.counters.sleeps == 2)?;
+    let idle = status.last_sleep.at_unix_ms - woken;
+    ensure!(idle >= 900, "it slept {idle} ms after its wake");
+    Ok(())
+}
+
+fn exec_keeps_awake(node: &Node, _: Runtime) -> Result<()> {
+    let container = node.run(quick())?;
+    container.stdout()?.wait_for("listening")?;
+    let exec = container.exec(&Exec::sh("echo ready; exec sleep 1000"))?;
+    exec.start()?;
+    exec.stdout()?.wait_for("ready")?;
+    container.sleeper().wait_reason("exec")?;
+    let refused = container.sleeper().try_sleep().err().context("it sleeps")?;
+    let words = refusal(&refused).context("no answer")?;
+    ensure!(words.contains("an exec is in progress"), "{words:?}");
+    // Twice its idle time without a try.
+    thread::sleep(2 * IDLE);
+    let status = container.status()?;
+    ensure!(status.awake_reason.name == "exec", "{status:?}");
+    ensure!(
+        status.counters.sleeps + status.counters.sleeps_aborted == 0,
+        "{status:?}"
+    );
+    let ended = Instant::now();
+    exec.kill(libc::SIGKILL)?;
+    container.wait_state("asleep")?;
+    ensure!(
+        ended.elapsed() >= IDLE,
+        "it slept {:?} after the exec",
+        ended.elapsed()
+    );
+    Ok(())
+}
+
+fn busy_cpu_keeps_awake(node: &Node, _: Runtime) -> Result<()> {
+    let script = "import socket\ns = socket.create_server(('', 8080))\nprint('ready', flush=True)\n\
+                  while True: pass";
+    let app = App::new(["python3", "-c", script]).network(Network::Own);
+    let app = app.annotation("scaledown-duration", "1s");
+    let busy = node.run(app.clone().annotation("busy-cpu", "0.1"))?;
+    let status = busy.sleeper().wait_reason("busy-cpu")?;
+    ensure!(
+        status
+            .awake_reason
+            .detail
+            .contains("CPU cores, more than 0.1"),
+        "{status:?}"
+    );
+    ensure!(
+        status.counters.sleeps + status.counters.sleeps_aborted == 0,
+        "{status:?}"
+    );
+    drop(busy);
+    // The same program, where computing does not count.
+    let ignored = node.run(app.annotation("busy-cpu", "0"))?;
+    ignored.wait_state("asleep")?;
+    Ok(())
+}
+
+fn zero_is_never(node: &Node, _: Runtime) -> Result<()> {
+    let container = node.run(App::counter().annotation("scaledown-duration", "0"))?;
+    container.sleeper().wait_reason("disabled")?;
+    let refused = container.sleeper().try_sleep().err().context("it sleeps")?;
+    ensure!(refusal(&refused).is_some_and(|words| words.contains("scale-down time is 0")));
+    Ok(())
+}
+
+fn no_port_no_sleep(node: &Node, _: Runtime) -> Result<()> {
+    let app = App::sh("sleep 1000").network(Network::Own);
+    let container = node.run(app.annotation("scaledown-duration", "1s"))?;
+    container.sleeper().wait_reason("no-ports")?;
+    let refused = container.sleeper().try_sleep().err().context("it sleeps")?;
+    ensure!(refusal(&refused).is_some_and(|words| words.contains("no port")));
+    Ok(())
+}
