@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn commands(args: &Args, bin: Option<&Path>) -> Result<Vec<Command>> {
     let mut each = vec![
         vec!["--workspace", "--exclude", INTEGRATION],
-        vec!["--package", INTEGRATION, "--lib"],
+        vec!["--package", INTEGRATION, "--lib", "--bins"],
     ];
     if bin.is_some() {
         each.push(vec![

@@ -93,37 +93,54 @@ pub fn counter(mb: u32) -> App {
         .annotation("scaledown-duration", "1h")
 }
 
-/// One sleep and wake of each; `count` is which request of each comes then.
+/// One sleep and wake of each; `count` is which request of each comes then. Who comes first takes turns: the
+/// second finds the disk busy with the first one's images.
 fn round(
     ours: &Container,
     theirs: &Plain,
     count: u64,
-    measured: &mut (Ours, Theirs),
+    (mine, plain): &mut (Ours, Theirs),
 ) -> Result<()> {
-    let (mine, plain) = measured;
-    ours.sleep().context("sleep")?;
-    let slept = ours.wait_state("asleep")?.last_sleep;
-    mine.sleep.add_time(Duration::from_micros(slept.took_us));
-    mine.frozen.add_time(Duration::from_micros(slept.frozen_us));
-
-    let began = Instant::now();
-    let response = Client::default().get(ours.address(PORT)?, "/")?;
-    mine.wake.add_time(response.first_byte);
-    check(&response.body, count)?;
-    // It has an opinion on sleep once its memory is back, and not at once after an eager restore.
-    let woken = ours.sleeper().wait_until("memory back", |status| {
-        status.state == "running" && status.awake_reason.is_some()
-    })?;
-    if woken.last_wake.lazy {
-        mine.whole.add_time(began.elapsed());
+    if count.is_multiple_of(2) {
+        mine.round(ours, count)?;
+        plain.round(theirs, count)
+    } else {
+        plain.round(theirs, count)?;
+        mine.round(ours, count)
     }
-    let restore = Duration::from_micros(woken.last_wake.took_us);
-    mine.restore.add_time(restore);
+}
 
-    plain.checkpoint.add_time(theirs.checkpoint()?);
-    let (restore, body) = theirs.restore()?;
-    plain.restore.add_time(restore);
-    check(&body, count)
+impl Ours {
+    fn round(&mut self, container: &Container, count: u64) -> Result<()> {
+        container.sleep().context("sleep")?;
+        let slept = container.wait_state("asleep")?.last_sleep;
+        self.sleep.add_time(Duration::from_micros(slept.took_us));
+        self.frozen.add_time(Duration::from_micros(slept.frozen_us));
+
+        let began = Instant::now();
+        let response = Client::default().get(container.address(PORT)?, "/")?;
+        self.wake.add_time(response.first_byte);
+        check(&response.body, count)?;
+        // It has an opinion on sleep once its memory is back, and not at once after an eager restore.
+        let woken = container.sleeper().wait_until("memory back", |status| {
+            status.state == "running" && status.awake_reason.is_some()
+        })?;
+        if woken.last_wake.lazy {
+            self.whole.add_time(began.elapsed());
+        }
+        let restore = Duration::from_micros(woken.last_wake.took_us);
+        self.restore.add_time(restore);
+        Ok(())
+    }
+}
+
+impl Theirs {
+    fn round(&mut self, container: &Plain, count: u64) -> Result<()> {
+        self.checkpoint.add_time(container.checkpoint()?);
+        let (restore, body) = container.restore()?;
+        self.restore.add_time(restore);
+        check(&body, count)
+    }
 }
 
 /// Whether the answer is of the process that was put away, with its memory.
