@@ -30,6 +30,8 @@
 
 #define MODE_AWAKE 0
 #define MODE_HOLD 1
+/* Awake, but a sleeping container of the pod has connections with this port. */
+#define MODE_SHARED 2
 
 #define IP_OFFSET_MASK 0x1fff
 #define TCP_FIN 0x01

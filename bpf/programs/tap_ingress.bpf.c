@@ -14,7 +14,7 @@ int tap_ingress(struct __sk_buff *ctx)
 {
 	__u64 cookie = netns_cookie(ctx);
 	struct netns_value *netns_entry = bpf_map_lookup_elem(&netns, &cookie);
-	__u32 macs[3];
+	__u32 macs[3] = {};
 
 	if (!netns_entry || bpf_skb_load_bytes(ctx, 0, macs, sizeof(macs)))
 		return GATE_DROP;

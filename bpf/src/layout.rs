@@ -70,6 +70,9 @@ pub enum Mode {
     Awake,
     /// They are held.
     Hold,
+    /// As `Awake`, but `flows` has connections of a sleeping container with this port, which are
+    /// held. Those with a port in mode `Awake` are not looked for.
+    Shared,
 }
 
 /// Value of `ports`.
@@ -91,6 +94,7 @@ impl PortValue {
         let mode = match mode {
             Mode::Awake => 0,
             Mode::Hold => 1,
+            Mode::Shared => 2,
         };
         Self {
             container,

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use podmotion_bpf::{FlowKey, FlowValue, Mode};
+use podmotion_bpf::{FlowKey, FlowValue};
 
 use super::frame::Addresses;
 use super::tap::Tap;
@@ -30,9 +30,10 @@ impl Gate {
             }
         }
         let was_held = std::mem::replace(&mut self.books(container).held, true);
-        let held = self
-            .add_flows(container, flows)
-            .and_then(|()| self.set_mode(container, Mode::Hold));
+        let held = self.add_flows(container, flows).and_then(|()| {
+            self.books(container).holding = true;
+            self.tell_ports(container)
+        });
         if held.is_err() && !was_held {
             self.release(container)?;
         }
@@ -47,8 +48,18 @@ impl Gate {
             self.by_flow.insert(*flow, container);
             let key = FlowKey::new(self.cookie, flow.local, flow.remote);
             self.maps.flows.insert(&key, &FlowValue::new(container.0))?;
+            self.tell_other(container, flow.local.port())?;
         }
         Ok(())
+    }
+
+    /// A connection of `container` with this port has come or gone: what it means for another
+    /// container that has the port.
+    fn tell_other(&mut self, container: ContainerKey, port: u16) -> Result<(), GateError> {
+        match self.by_port.get(&port) {
+            Some(owner) if *owner != container => self.tell_port(port),
+            _ => Ok(()),
+        }
     }
 
     /// Answers keepalives for these connections of `container`, which are held, in place of their
@@ -127,12 +138,15 @@ impl Gate {
         if !self.containers.get(&container).is_some_and(|c| c.held) {
             return Ok(Released::default());
         }
-        let mut result = self.set_mode(container, Mode::Awake);
+        let mut result = Ok(());
         for flow in std::mem::take(&mut self.books(container).flows) {
             let key = FlowKey::new(self.cookie, flow.local, flow.remote);
             result = result.and(self.maps.flows.remove(&key).map_err(GateError::from));
             self.by_flow.remove(&flow);
+            result = result.and(self.tell_other(container, flow.local.port()));
         }
+        self.books(container).holding = false;
+        result = result.and(self.tell_ports(container));
         // Still booked as held: what is in the tap goes behind what is in the queue.
         result = result.and(self.read_held().map(drop));
         let mut released = self.write_back(container);

@@ -84,6 +84,9 @@ pub struct Standstill {
 #[derive(Default)]
 struct Container {
     ports: BTreeSet<u16>,
+    /// The programs are told to take its packets.
+    holding: bool,
+    /// Those that they have taken are kept: from before `holding` begins until after it ends.
     held: bool,
     flows: BTreeSet<Flow>,
 }
@@ -191,19 +194,13 @@ impl Gate {
         }
         let entry = self.containers.entry(container).or_default();
         let old = entry.ports.clone();
-        let mode = mode(entry.held);
         for port in old.difference(ports) {
             self.remove_port(container, *port)?;
         }
         for port in ports.difference(&old) {
             self.books(container).ports.insert(*port);
             self.by_port.insert(*port, container);
-            for protocol in PROTOCOLS {
-                let key = PortKey::new(self.cookie, *port, protocol);
-                self.maps
-                    .ports
-                    .insert(&key, &PortValue::new(container.0, mode))?;
-            }
+            self.tell_port(*port)?;
         }
         Ok(())
     }
@@ -298,18 +295,36 @@ impl Gate {
         Ok(self.maps.netns.insert(&self.cookie, &value)?)
     }
 
-    fn set_mode(&mut self, container: ContainerKey, mode: Mode) -> Result<(), GateError> {
+    /// Tells the programs what happens to the packets of a container's ports.
+    fn tell_ports(&mut self, container: ContainerKey) -> Result<(), GateError> {
         let mut result = Ok(());
         for port in self.books(container).ports.clone() {
-            for protocol in PROTOCOLS {
-                let key = PortKey::new(self.cookie, port, protocol);
-                let before = self.maps.ports.get(&key);
-                result = result.and(before.and_then(|before| {
-                    let activity = before.map_or(0, |value| value.activity);
-                    let value = PortValue::new(container.0, mode).used_at(activity);
-                    self.maps.ports.insert(&key, &value)
-                }));
-            }
+            result = result.and(self.tell_port(port));
+        }
+        result
+    }
+
+    /// The same for one port, if a container has it.
+    fn tell_port(&mut self, port: u16) -> Result<(), GateError> {
+        let Some(owner) = self.by_port.get(&port).copied() else {
+            return Ok(());
+        };
+        let mode = if self.books(owner).holding {
+            Mode::Hold
+        } else if self.by_flow.keys().any(|flow| flow.local.port() == port) {
+            Mode::Shared
+        } else {
+            Mode::Awake
+        };
+        let mut result = Ok(());
+        for protocol in PROTOCOLS {
+            let key = PortKey::new(self.cookie, port, protocol);
+            let before = self.maps.ports.get(&key);
+            result = result.and(before.and_then(|before| {
+                let activity = before.map_or(0, |value| value.activity);
+                let value = PortValue::new(owner.0, mode).used_at(activity);
+                self.maps.ports.insert(&key, &value)
+            }));
         }
         Ok(result?)
     }
@@ -338,10 +353,6 @@ impl Drop for Gate {
 /// Its links and tap went with its descriptors.
 pub fn purge(pins: &Path, netns: u64) -> Result<(), GateError> {
     Ok(Maps::open(pins)?.purge(netns)?)
-}
-
-fn mode(held: bool) -> Mode {
-    if held { Mode::Hold } else { Mode::Awake }
 }
 
 fn monotonic(nanoseconds: u64) -> Option<Duration> {

@@ -320,6 +320,32 @@ pub fn containers_of_a_pod_wake_one_by_one() {
     assert!(gate.tap_fd().is_none());
 }
 
+/// A sleeping container has a connection on a port where another one of the pod listens by now.
+pub fn connection_on_a_port_that_another_container_has() {
+    let net = Net::new();
+    let mut gate = net.gate();
+    gate.set_ports(A, &BTreeSet::new()).unwrap();
+    gate.set_ports(B, &BTreeSet::from([PORT])).unwrap();
+    let (mut client, mut server) = held_connection(&net, &mut gate, "10.9.0.1", false);
+    client.write_all(b"for A").unwrap();
+    wait_wanted(&mut gate, A);
+    assert!(is_quiet(&server));
+    let listener = net
+        .pod
+        .run(|| TcpListener::bind(address("fd09::1", PORT)).unwrap());
+    let mut other = net.connect(false, address("fd09::1", PORT));
+    other.write_all(b"for B").unwrap();
+    listener
+        .accept()
+        .unwrap()
+        .0
+        .read_exact(&mut [0; 5])
+        .unwrap();
+    assert!(gate.last_activity(B).unwrap().is_some());
+    assert_eq!(gate.release(A).unwrap().frames, 1);
+    server.read_exact(&mut [0; 5]).unwrap();
+}
+
 pub fn frames_beyond_the_limit_are_counted() {
     let net = Net::new();
     let limits = Limits {

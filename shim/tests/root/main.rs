@@ -49,6 +49,7 @@ fn main() {
         hold::large_segments_are_delivered,
         hold::other_ports_are_not_affected,
         hold::containers_of_a_pod_wake_one_by_one,
+        hold::connection_on_a_port_that_another_container_has,
         hold::frames_beyond_the_limit_are_counted,
         hold::no_packet_is_lost_between_hold_and_release,
         hold::connection_with_the_program_for_older_kernels,
