@@ -32,6 +32,7 @@ use crate::log::{self, LogErrors};
 use crate::rpc::{self, Connection, Event};
 use crate::stats::{self, DumpStats};
 use crate::subject::Subject;
+use crate::timers;
 
 /// Name of CRIU's log in the work directory.
 pub const DUMP_LOG: &str = "dump.log";
@@ -293,7 +294,12 @@ impl Dump<'_> {
                     let go_on = given_up.is_none() && !self.control.aborted();
                     let go_on = match script.as_str() {
                         "post-dump" => {
-                            self.committed = go_on && (self.control.commit)();
+                            if go_on {
+                                match self.mend_images() {
+                                    Ok(()) => self.committed = (self.control.commit)(),
+                                    Err(e) => given_up = Some(e),
+                                }
+                            }
                             self.committed
                         }
                         // Part of putting things back.
@@ -340,6 +346,18 @@ impl Dump<'_> {
                     self.stop_writing(process)?;
                 }
             }
+        }
+    }
+
+    /// The images are written. What cannot be restored from them must not be dumped.
+    fn mend_images(&self) -> Result<(), Error> {
+        match timers::mend(self.request.images_dir)? {
+            None => Ok(()),
+            Some(_) => Err(Error::Unsupported {
+                what: "a timer descriptor of a clock that is neither real time nor monotonic time",
+                pid: self.request.pid,
+                log: LogErrors::default(),
+            }),
         }
     }
 

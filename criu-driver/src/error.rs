@@ -50,6 +50,15 @@ pub enum Error {
     /// CRIU sent something that is no answer to the request.
     #[error("CRIU's answer does not decode")]
     Protocol(#[source] protobuf::Error),
+    /// An image that CRIU has written is not as expected.
+    #[error("image {} does not decode", path.display())]
+    Image {
+        /// The image.
+        path: PathBuf,
+        /// The decoder's answer.
+        #[source]
+        source: protobuf::Error,
+    },
     /// CRIU answered with another kind of message than asked for.
     #[error("CRIU answered with message type {got}")]
     UnexpectedAnswer {

@@ -33,6 +33,7 @@ mod heal;
 mod launch;
 mod rpc;
 mod sys;
+mod timers;
 
 pub use criu::{Criu, Features, LogLevel, Version};
 pub use dump::{DumpControl, DumpFailure, DumpReport, DumpRequest, Tasks};
