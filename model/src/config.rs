@@ -152,6 +152,10 @@ node_config! {
         hold_packets: u32 = 4096,
         /// Bytes held for one pod at most; at least 68KiB, room for the largest frame.
         hold_bytes: ByteSize = ByteSize::mebibytes(16),
+        /// Switch MPTCP off in the network namespace of a pod before a container that may sleep
+        /// runs in it. CRIU cannot checkpoint MPTCP sockets, and Go programs listen on them where
+        /// they can; without MPTCP they listen on plain TCP.
+        disable_mptcp: bool = true,
     }
 
     /// The shim itself.

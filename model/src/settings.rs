@@ -57,6 +57,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether there can be a time when this container sleeps.
+    pub fn may_sleep(&self) -> bool {
+        self.selected && self.scaledown.is_some()
+    }
+
     /// Resolves the settings of the container `container_name` (its name in the pod).
     ///
     /// `annotations` are all of the container's; those that are not ours are skipped, those

@@ -31,7 +31,7 @@ fn the_example_with_every_key_in_use_gives_the_defaults() {
             _ => format!("{line}\n"),
         })
         .collect();
-    assert_eq!(in_use.matches(" = ").count(), 20);
+    assert_eq!(in_use.matches(" = ").count(), 21);
     assert_eq!(
         NodeConfig::from_toml(&in_use).unwrap(),
         NodeConfig::default()
@@ -69,6 +69,7 @@ fn every_key_can_be_set() {
         pins = "/sys/fs/bpf/other"
         hold_packets = 1
         hold_bytes = "68KiB"
+        disable_mptcp = false
         [shim]
         log_level = "trace"
         sockets = "/run/other"
@@ -102,6 +103,7 @@ fn every_key_can_be_set() {
     assert_eq!(config.runc.binary, Program::new("/usr/sbin/runc"));
     assert_eq!(config.gate.hold_packets, 1);
     assert_eq!(config.gate.hold_bytes, ByteSize(69_632));
+    assert!(!config.gate.disable_mptcp);
     assert_eq!(config.shim.log_level, LogLevel::Trace);
     assert_eq!(config.shim.sockets, PathBuf::from("/run/other"));
 }

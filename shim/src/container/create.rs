@@ -18,6 +18,7 @@ use crate::cgroup::Cgroup;
 use crate::runtime::Runtime;
 use crate::runtime::options::Options;
 use crate::runtime::spec::Spec;
+use crate::sleep::mptcp;
 use crate::stdio::{Addresses, Owner, Prepared, ProcessIo};
 
 /// Commands that wait for the driver before their senders do.
@@ -83,6 +84,16 @@ pub async fn create(
             return Err(error);
         }
     };
+    if shared.node.config.gate.disable_mptcp && settings.may_sleep() && !spec.is_sandbox() {
+        let id = new.id.clone();
+        let switched = tokio::task::spawn_blocking(move || {
+            if let Err(error) = mptcp::switch_off(pid) {
+                warn!("switch MPTCP off for container {id}: {error}");
+            }
+        });
+        // At worst it runs with MPTCP, and stays awake for that reason where it uses it.
+        drop(switched.await);
+    }
     let cgroup = Cgroup::of_process(pid)
         .inspect_err(|error| warn!("look up the cgroup of container {}: {error}", new.id))
         .ok();

@@ -84,6 +84,13 @@ impl Spec {
             .any(|ns| ns.kind == "pid" && ns.path.is_empty())
     }
 
+    /// Whether it is the sandbox of a pod, as containerd's CRI plugin marks it.
+    #[must_use]
+    pub fn is_sandbox(&self) -> bool {
+        let kind = self.annotations.get("io.kubernetes.cri.container-type");
+        kind.is_some_and(|kind| kind == "sandbox")
+    }
+
     /// Whether the cgroup path is in the form that only systemd's driver understands.
     #[must_use]
     pub fn wants_systemd_cgroup(&self) -> bool {

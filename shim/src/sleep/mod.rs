@@ -22,6 +22,7 @@ pub mod fall;
 pub mod leftover;
 pub mod look;
 mod manifest;
+pub mod mptcp;
 pub mod node;
 pub mod placeholder;
 pub mod pod;

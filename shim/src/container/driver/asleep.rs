@@ -41,14 +41,13 @@ pub fn identity(id: &str, namespace: &str, spec: &Spec) -> Identity {
 
 /// What looks after the sleep of a container that has just been created.
 pub fn sleeper(new: &NewContainer, spec: &Spec, settings: Settings, shared: &Shared) -> Sleeper {
-    let kind = spec.annotations.get("io.kubernetes.cri.container-type");
     Sleeper::new(New {
         identity: identity(&new.id, &shared.namespace, spec),
         settings,
         node: Arc::clone(&shared.node),
         reaper: shared.reaper.clone(),
         fixed: Fixed {
-            sandbox: kind.is_some_and(|kind| kind == "sandbox"),
+            sandbox: spec.is_sandbox(),
             terminal: new.stdio.terminal,
             shared_pid_namespace: !spec.has_own_pid_namespace(),
         },
