@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log"
 	"math/big"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -94,8 +95,18 @@ func main() {
 		Protocols: &protocols,
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}},
 	}
-	go func() { log.Fatal(secure.ListenAndServeTLS("", "")) }()
-	go func() { log.Fatal(plain.ListenAndServe()) }()
+	// Both listen before it says so.
+	listen := func(server *http.Server) net.Listener {
+		listener, err := net.Listen("tcp", server.Addr)
+		if err != nil {
+			log.Fatalf("listen: %v", err)
+		}
+		return listener
+	}
+	secureListener, plainListener := listen(secure), listen(plain)
+	go func() { log.Fatal(secure.ServeTLS(secureListener, "", "")) }()
+	go func() { log.Fatal(plain.Serve(plainListener)) }()
+	fmt.Println("listening on", plainListener.Addr())
 
 	// The first process of a container ignores SIGTERM unless it asks for it.
 	term := make(chan os.Signal, 1)

@@ -6,6 +6,7 @@ mod core;
 mod idle;
 mod keepalive;
 mod record;
+mod software;
 mod stdio;
 
 use std::net::{SocketAddr, TcpStream};
@@ -28,6 +29,7 @@ const TOPICS: &[Topic] = &[
     core::TESTS,
     idle::TESTS,
     keepalive::TESTS,
+    software::TESTS,
     stdio::TESTS,
 ];
 
