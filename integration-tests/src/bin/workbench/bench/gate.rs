@@ -78,8 +78,10 @@ fn server(node: &Node, runtime: Runtime) -> Result<Container> {
     let container = node.run(app)?;
     listener::wait(container.address(PORT)?)?;
     if runtime == Runtime::Podmotion {
-        // Its gate is open once it has an opinion on sleep.
-        container.sleeper().wait_reason("traffic")?;
+        // Its gate counts packets to the port once it has been looked at.
+        container.sleeper().wait_until("counted port", |status| {
+            status.ports.contains(&u32::from(PORT))
+        })?;
     }
     Ok(container)
 }
