@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{
@@ -18,6 +19,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         a_request_wakes_it_where_it_was,
     ),
     ("sleep::core::hundred_cycles", hundred_cycles),
+    (
+        "sleep::core::deleted_at_once_after_its_start",
+        deleted_at_once_after_its_start,
+    ),
     ("sleep::core::exec_wakes", exec_wakes),
     ("sleep::core::term_wakes_and_is_delivered", term_wakes),
     ("sleep::core::term_discards_where_told", term_discards),
@@ -161,6 +166,22 @@ fn settle(container: &Container) -> Result<()> {
     container.sleeper().wait_until("rest", |status| {
         status.state == "running" && status.awake_reason.is_some() && status.last_wake.packets > 0
     })?;
+    Ok(())
+}
+
+/// Its shim is still preparing for its sleep when it ends: it must let go of the container's pipes.
+fn deleted_at_once_after_its_start(node: &Node, _: Runtime) -> Result<()> {
+    for _ in 0..5 {
+        let container = node.run(catcher())?;
+        container.kill(libc::SIGKILL)?;
+        ensure!(container.wait()?.status == 128 + 9);
+        // Gives up on pipes that somebody keeps open after ten seconds.
+        let started = Instant::now();
+        container.delete_task()?;
+        container.stdout()?.wait_end()?;
+        let took = started.elapsed();
+        ensure!(took < Duration::from_secs(5), "deleted after {took:?}");
+    }
     Ok(())
 }
 

@@ -118,6 +118,10 @@ impl Sleeper {
     pub(super) fn settled(&mut self, result: Result<Box<Settled>, SettleError>) {
         self.looking = false;
         match result {
+            // It ended meanwhile. The facts have its pipes, whose end its reader waits for.
+            Ok(settled) if self.lifecycle.state() == State::Stopped => {
+                self.after_tail(move || drop(settled));
+            }
             Ok(settled) => {
                 let Settled { facts, seat } = *settled;
                 self.facts = Some(Arc::new(facts));
