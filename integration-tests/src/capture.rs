@@ -95,6 +95,13 @@ impl Capture {
         })
     }
 
+    /// Waits until the text is in the output that many times.
+    pub fn wait_for_times(&self, text: &str, times: usize) -> Result<()> {
+        self.wait_until(&format!("{text:?} in the output {times} times"), |bytes| {
+            String::from_utf8_lossy(bytes).matches(text).count() >= times
+        })
+    }
+
     /// Waits until there are that many bytes.
     pub fn wait_for_bytes(&self, count: usize) -> Result<()> {
         self.wait_until(&format!("{count} bytes of output"), |bytes| {

@@ -50,11 +50,18 @@ impl Containerd {
         daemon.write("cni/10-test.conflist", &network(&daemon.folder, name))?;
         let configuration = daemon.configuration(versions)?;
         daemon.write("config.toml", &configuration)?;
-        let criu = daemon.tools.criu()?;
-        let criu = format!("criu.binary = \"{}\"\n{settings}\n", criu.display());
-        daemon.write(SETTINGS, &criu)?;
+        daemon.set(settings)?;
         daemon.spawn()?;
         Ok(daemon)
+    }
+
+    /// Writes our runtime's configuration: shims that start later go by it.
+    pub(crate) fn set(&self, settings: &str) -> Result<()> {
+        let mut text = format!("{settings}\n");
+        if !settings.contains("criu.binary") {
+            text += &format!("criu.binary = \"{}\"\n", self.tools.criu()?.display());
+        }
+        self.write(SETTINGS, &text)
     }
 
     /// The gRPC socket.

@@ -63,7 +63,7 @@ pub use exec::{Exec, ExecProcess};
 pub use image::Image;
 pub use machine::Machine;
 pub use netns::Netns;
-pub use node::Node;
+pub use node::{Node, Settings};
 pub use process::{OwnProcess, own_processes, wait_gone};
 pub use sleeper::{Sleeper, Status, refusal};
 pub use tools::{ContainerdVersion, RuncVersion, Runtime, Tools, Versions};

@@ -28,6 +28,18 @@ static NODES: AtomicU32 = AtomicU32::new(0);
 /// Numbers for containers, unique in the whole binary: control groups have no containerd namespace.
 static CONTAINERS: AtomicU32 = AtomicU32::new(0);
 
+/// A change of the configuration, see [`Node::set`].
+#[derive(Debug)]
+#[must_use]
+pub struct Settings(Node);
+
+impl Drop for Settings {
+    fn drop(&mut self) {
+        // Only a full disk refuses; tests say so themselves then.
+        let _ = lock(&self.0.0.daemon).set("");
+    }
+}
+
 /// One containerd, shared by its clones; the last one stops it.
 #[derive(Clone, Debug)]
 pub struct Node(Arc<Inner>);
@@ -89,6 +101,13 @@ impl Node {
             connection: Mutex::new(connection),
             images: Mutex::new(HashSet::new()),
         })))
+    }
+
+    /// Gives shims that start from now on these lines in their configuration, until the result is
+    /// dropped; for a node without any of its own. `criu.binary` may be among them.
+    pub fn set(&self, settings: &str) -> Result<Settings> {
+        lock(&self.0.daemon).set(settings)?;
+        Ok(Settings(self.clone()))
     }
 
     /// What it was started with.

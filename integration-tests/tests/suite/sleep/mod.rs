@@ -3,6 +3,8 @@
 mod byhand;
 mod connections;
 mod core;
+mod ends;
+mod faults;
 mod idle;
 mod keepalive;
 mod record;
@@ -27,6 +29,8 @@ type Topic = &'static [(&'static str, Body)];
 const TOPICS: &[Topic] = &[
     connections::TESTS,
     core::TESTS,
+    ends::TESTS,
+    faults::TESTS,
     idle::TESTS,
     keepalive::TESTS,
     software::TESTS,

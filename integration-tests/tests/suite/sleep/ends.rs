@@ -1,0 +1,99 @@
+//! A container is stopped and deleted, whatever it does at that moment.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use podmotion_integration_tests::{App, Census, Container, Node, Runtime};
+
+use crate::Body;
+
+pub(super) const TESTS: &[(&str, Body)] = &[
+    ("sleep::ends::killed_asleep", killed_asleep),
+    ("sleep::ends::terminated_asleep", terminated_asleep),
+    ("sleep::ends::deleted_falling_asleep", falling_asleep),
+    ("sleep::ends::deleted_waking", waking),
+];
+
+const KILLED: u32 = 128 + 9;
+
+fn counter(node: &Node) -> Result<Container> {
+    let container = node.run(App::counter().mem_mb(20))?;
+    container.stdout()?.wait_for("listening")?;
+    Ok(container)
+}
+
+/// Counts before, with everything loaded that a first container loads.
+fn before(node: &Node) -> Result<Census> {
+    drop(counter(node)?);
+    Census::take()
+}
+
+/// Sends the signal, waits for the end and deletes. Returns the exit status.
+fn end(container: &Container, signal: i32) -> Result<u32> {
+    container.kill(signal)?;
+    let exit = container.wait()?;
+    ensure!(container.delete_task()? == exit);
+    Ok(exit.status)
+}
+
+fn killed_asleep(node: &Node, _: Runtime) -> Result<()> {
+    let before = before(node)?;
+    let container = counter(node)?;
+    container.sleep()?;
+    ensure!(end(&container, libc::SIGKILL)? == KILLED);
+    drop(container);
+    Census::wait_as_before(&before)
+}
+
+fn terminated_asleep(node: &Node, _: Runtime) -> Result<()> {
+    let before = before(node)?;
+    let awake = counter(node)?;
+    let status = end(&awake, libc::SIGTERM)?;
+    drop(awake);
+    let container = counter(node)?;
+    container.sleep()?;
+    // It is woken for its handler.
+    ensure!(end(&container, libc::SIGTERM)? == status);
+    drop(container);
+    let discarded = node.run(App::counter().annotation("terminate-asleep", "discard"))?;
+    discarded.stdout()?.wait_for("listening")?;
+    discarded.sleep()?;
+    ensure!(end(&discarded, libc::SIGTERM)? == 128 + 15);
+    drop(discarded);
+    Census::wait_as_before(&before)
+}
+
+fn falling_asleep(node: &Node, _: Runtime) -> Result<()> {
+    at_many_moments(node, |container| drop(container.sleep()))
+}
+
+fn waking(node: &Node, _: Runtime) -> Result<()> {
+    at_many_moments(node, |container| {
+        // A failure of these is seen in what follows.
+        drop(container.sleep());
+        drop(container.wake());
+    })
+}
+
+fn at_many_moments(node: &Node, busy: fn(&Container)) -> Result<()> {
+    let before = before(node)?;
+    let awake = counter(node)?;
+    let terminated = end(&awake, libc::SIGTERM)?;
+    drop(awake);
+    for n in 0..10 {
+        let container = counter(node)?;
+        let (signal, status) = match n % 2 {
+            0 => (libc::SIGKILL, KILLED),
+            _ => (libc::SIGTERM, terminated),
+        };
+        let ended = thread::scope(|scope| {
+            scope.spawn(|| busy(&container));
+            // The moment is the test's subject; there is no event at it.
+            thread::sleep(Duration::from_millis(n * 15));
+            end(&container, signal)
+        })?;
+        ensure!(ended == status, "exit status {ended} at {n}");
+    }
+    Census::wait_as_before(&before)
+}

@@ -1,0 +1,174 @@
+//! Checkpoints that cannot be made.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use podmotion_integration_tests::{App, Client, Container, Network, Node, Runtime, Status};
+
+use super::fake::{Fake, Mode};
+use super::{count, images};
+
+/// Short, so that tries follow one another.
+const QUICK: &str = "checkpoint.backoff_initial = \"100ms\"\ncheckpoint.dump_timeout = \"1s\"\n";
+
+/// A counter that would sleep at once.
+fn restless(node: &Node) -> Result<Container> {
+    let container = node.run(App::counter().annotation("scaledown-duration", "100ms"))?;
+    container.stdout()?.wait_for("listening")?;
+    Ok(container)
+}
+
+/// Waits until so many checkpoints have failed and the next one is put off; says why.
+fn wait_failures(container: &Container, failures: u64) -> Result<Status> {
+    container
+        .sleeper()
+        .wait_until(&format!("back-off after {failures} failures"), |status| {
+            status.counters.sleeps_failed >= failures && status.awake_reason.name == "back-off"
+        })
+}
+
+/// The time to the next try, as the reason says it.
+fn delay(status: &Status) -> Result<String> {
+    let (_, rest) = status
+        .awake_reason
+        .detail
+        .split_once("the next try comes ")
+        .with_context(|| format!("no delay in {:?}", status.awake_reason))?;
+    Ok(rest.split(' ').next().unwrap_or_default().to_owned())
+}
+
+/// It is awake, answers, and has no images.
+fn ensure_healthy(container: &Container, requests: u64) -> Result<()> {
+    ensure!(count(container)? == requests);
+    ensure!(!images(container).exists(), "images are left");
+    Ok(())
+}
+
+/// CRIU fails in some way, again and again, and then works again.
+fn refused(node: &Node, mode: Mode, failures: u64, why: &str) -> Result<()> {
+    let fake = Fake::new(node, QUICK)?;
+    let container = restless(node)?;
+    container.wait_state("asleep")?;
+    fake.set(mode)?;
+    ensure!(count(&container)? == 1);
+    let status = wait_failures(&container, failures)?;
+    for said in [&status.awake_reason.detail, &status.last_error] {
+        ensure!(said.contains(why), "not {why:?}: {said}");
+    }
+    ensure!(status.state == "running", "{status:?}");
+    ensure_healthy(&container, 2)?;
+    fake.set(Mode::Real)?;
+    let status = container.wait_state("asleep")?;
+    ensure!(status.last_error.is_empty(), "{status:?}");
+    ensure!(count(&container)? == 3);
+    Ok(())
+}
+
+pub(super) fn exits(node: &Node, _: Runtime) -> Result<()> {
+    refused(node, Mode::ExitDump, 2, "Error (fake/cr.c:7)")
+}
+
+pub(super) fn hangs(node: &Node, _: Runtime) -> Result<()> {
+    refused(node, Mode::HangDump, 1, "took longer than 1s")
+}
+
+pub(super) fn half_an_image(node: &Node, _: Runtime) -> Result<()> {
+    refused(node, Mode::HalfDump, 2, "ended without an answer")
+}
+
+pub(super) fn missing(node: &Node, _: Runtime) -> Result<()> {
+    let fake = Fake::new(node, QUICK)?;
+    fake.remove()?;
+    let container = restless(node)?;
+    let status = container.sleeper().wait_reason("not-checkpointable")?;
+    ensure!(
+        status.awake_reason.detail.contains("no CRIU at"),
+        "{status:?}"
+    );
+    ensure_healthy(&container, 1)?;
+    fake.put_back()?;
+    container.wait_state("asleep")?;
+    ensure!(count(&container)? == 2);
+    fake.remove()?;
+    let status = wait_failures(&container, 1)?;
+    ensure!(status.last_error.contains("no CRIU at"), "{status:?}");
+    ensure_healthy(&container, 3)?;
+    fake.put_back()?;
+    container.wait_state("asleep")?;
+    ensure!(count(&container)? == 4);
+    Ok(())
+}
+
+pub(super) fn io_uring(node: &Node, _: Runtime) -> Result<()> {
+    let _settings = node.set(QUICK)?;
+    let app = App::new(["/apps/iouring"])
+        .network(Network::Own)
+        .annotation("scaledown-duration", "100ms");
+    let container = node.run(app)?;
+    let first = wait_failures(&container, 1)?;
+    for word in ["io_uring", "Error (criu/"] {
+        ensure!(first.awake_reason.detail.contains(word), "{first:?}");
+    }
+    let third = wait_failures(&container, 3)?;
+    let (first, third) = (delay(&first)?, delay(&third)?);
+    ensure!(
+        third != first,
+        "the back-off does not grow: {first}, {third}"
+    );
+    let answer = Client::default().get(container.address(8080)?, "/")?;
+    ensure!(answer.status == 200, "{answer:?}");
+    ensure!(!images(&container).exists(), "images are left");
+    Ok(())
+}
+
+/// A small file system in memory.
+struct Disk(std::path::PathBuf);
+
+impl Disk {
+    fn mount(&self, options: &str) -> Result<()> {
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(&self.0)
+            .status()
+            .context("run mount")?;
+        ensure!(status.success(), "mount {options}: {status}");
+        Ok(())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // What cannot be unmounted goes with the test's mount namespace.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+pub(super) fn disk_full(node: &Node, _: Runtime) -> Result<()> {
+    let folder = node.folder().join("small");
+    std::fs::create_dir_all(&folder).context("make a mount point")?;
+    let disk = Disk(folder.clone());
+    disk.mount("size=16m")?;
+    let settings = format!("checkpoint.directory = \"{}\"\n{QUICK}", folder.display());
+    let _settings = node.set(&settings)?;
+    let app = App::counter()
+        .mem_mb(40)
+        .annotation("scaledown-duration", "100ms");
+    let container = node.run(app)?;
+    container.stdout()?.wait_for("listening")?;
+    let status = wait_failures(&container, 2)?;
+    ensure!(
+        status.last_error.contains("No space left") && status.state == "running",
+        "{status:?}"
+    );
+    let left: Vec<_> = std::fs::read_dir(&folder)
+        .context("list the images")?
+        .collect();
+    ensure!(left.is_empty(), "{left:?}");
+    ensure!(count(&container)? == 1);
+    disk.mount("remount,size=200m")?;
+    container
+        .sleeper()
+        .wait_until("sleep", |status| status.state == "asleep")?;
+    ensure!(count(&container)? == 2);
+    Ok(())
+}

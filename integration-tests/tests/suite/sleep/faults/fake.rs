@@ -1,0 +1,104 @@
+//! A CRIU that fails when told to.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use podmotion_integration_tests::{Node, Settings};
+
+/// In front of the real CRIU while it lives.
+pub(super) struct Fake {
+    folder: PathBuf,
+    _settings: Settings,
+}
+
+/// What it does; each in place of the real CRIU's work.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Nothing: the real one works.
+    Real,
+    /// Ends at once.
+    ExitDump,
+    /// Never answers.
+    HangDump,
+    /// Writes something to the directory of the images and ends.
+    HalfDump,
+    /// Ends at once, with an error.
+    ExitRestore,
+    /// The lazy-pages daemon ends at once, with an error.
+    ExitLazy,
+}
+
+const SCRIPT: &str = r#"#!/bin/sh
+mode=$(cat '@folder@/mode')
+case "$*" in
+*lazy-pages*) what=Lazy ;;
+*) if grep -q /podmotion/work/ /proc/self/mountinfo; then what=Restore; else what=Dump; fi ;;
+esac
+echo $what >> '@folder@/calls'
+case $mode in
+"Exit$what")
+	echo "Error (fake/cr.c:7): cannot $what" >&2
+	exit 1 ;;
+"Hang$what")
+	exec sleep 1000 ;;
+"Half$what")
+	for images in /var/lib/podmotion/checkpoints/*; do echo half > "$images/pages-1.img"; done
+	exit 1 ;;
+esac
+exec '@real@' "$@"
+"#;
+
+impl Fake {
+    /// For the containers that start from now on, with more settings.
+    pub(super) fn new(node: &Node, settings: &str) -> Result<Self> {
+        let folder = node.folder().join("fake-criu");
+        fs::create_dir_all(&folder).context("make a folder for the fake CRIU")?;
+        let binary = folder.join("criu");
+        let real = node.tools().criu()?;
+        let script = SCRIPT
+            .replace("@folder@", &folder.display().to_string())
+            .replace("@real@", &real.display().to_string());
+        fs::write(&binary, script).context("write the fake CRIU")?;
+        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))
+            .context("make the fake CRIU executable")?;
+        let settings = format!("criu.binary = \"{}\"\n{settings}", binary.display());
+        let fake = Self {
+            folder,
+            _settings: node.set(&settings)?,
+        };
+        fake.set(Mode::Real)?;
+        Ok(fake)
+    }
+
+    /// What it does from now on. Forgets its calls.
+    pub(super) fn set(&self, mode: Mode) -> Result<()> {
+        let word = match mode {
+            Mode::Real => "Real",
+            Mode::ExitDump => "ExitDump",
+            Mode::HangDump => "HangDump",
+            Mode::HalfDump => "HalfDump",
+            Mode::ExitRestore => "ExitRestore",
+            Mode::ExitLazy => "ExitLazy",
+        };
+        fs::write(self.folder.join("calls"), "").context("forget the calls")?;
+        fs::write(self.folder.join("mode"), word).context("set the fake CRIU's mode")
+    }
+
+    /// What it was called for.
+    pub(super) fn calls(&self) -> Result<Vec<String>> {
+        let calls = fs::read_to_string(self.folder.join("calls")).context("read the calls")?;
+        Ok(calls.lines().map(str::to_owned).collect())
+    }
+
+    /// Takes it away.
+    pub(super) fn remove(&self) -> Result<()> {
+        fs::rename(self.folder.join("criu"), self.folder.join("away")).context("take CRIU away")
+    }
+
+    /// Puts it back.
+    pub(super) fn put_back(&self) -> Result<()> {
+        fs::rename(self.folder.join("away"), self.folder.join("criu")).context("put CRIU back")
+    }
+}

@@ -1,0 +1,170 @@
+//! Something is killed at whatever moment.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use podmotion_integration_tests::{
+    App, Census, Container, Exec, Node, Runtime, State, own_processes,
+};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{count, images};
+
+fn counter(node: &Node) -> Result<Container> {
+    let container = node.run(App::counter().mem_mb(20))?;
+    container.stdout()?.wait_for("listening")?;
+    Ok(container)
+}
+
+/// Kills every CRIU of this run. Returns how many there were.
+fn kill_criu() -> Result<usize> {
+    let criu = |word: &str| word.ends_with("/criu");
+    let found: Vec<_> = own_processes()?
+        .into_iter()
+        .filter(|process| process.command.split(' ').next().is_some_and(criu))
+        .collect();
+    for process in &found {
+        // It may have ended by itself.
+        let _ = kill_process(Pid::from_raw(process.pid).context("pid 0")?, Signal::KILL);
+    }
+    Ok(found.len())
+}
+
+/// Runs `work` and kills CRIU after a while, once there is one.
+fn killing_criu<T: Send>(
+    after: Duration,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> Result<Result<T>> {
+    thread::scope(|scope| {
+        let working = scope.spawn(work);
+        // The moment is the test's subject; there is no event at it.
+        thread::sleep(after);
+        while kill_criu()? == 0 && !working.is_finished() {
+            thread::yield_now();
+        }
+        working.join().map_err(|_| anyhow!("a thread panicked"))
+    })
+}
+
+pub(super) fn criu_in_a_dump(node: &Node, _: Runtime) -> Result<()> {
+    let (mut awake, mut lost, mut late) = (0, 0, 0);
+    let mut container = counter(node)?;
+    let mut requests = 0;
+    for n in 0..12 {
+        let sleep = killing_criu(Duration::from_millis(n * 8), || container.sleep())?;
+        if sleep.is_ok() {
+            late += 1;
+        } else {
+            let settled = container.sleeper().wait_until("its fate", |status| {
+                matches!(status.state.as_str(), "running" | "stopped")
+            })?;
+            ensure!(
+                settled.last_error.contains("CRIU ended without an answer"),
+                "{settled:?}"
+            );
+            ensure!(settled.counters.sleeps_failed > 0, "{settled:?}");
+            // What the driver documents: killed while CRIU has a task run a system call, it takes the
+            // task with it. containerd then hears of its end.
+            if settled.state == "stopped" || container.state()? == State::Stopped {
+                node.events().wait_for_exit(container.id())?;
+                lost += 1;
+                container = counter(node)?;
+                requests = 0;
+                continue;
+            }
+            awake += 1;
+            ensure!(!images(&container).exists(), "images are left");
+        }
+        requests += 1;
+        ensure!(count(&container)? == requests, "at {n}");
+    }
+    println!("awake {awake}, lost {lost}, killed too late {late}");
+    ensure!(awake > 0 && lost <= 2, "awake {awake}, lost {lost}, {late}");
+    Ok(())
+}
+
+pub(super) fn criu_in_a_restore(node: &Node, _: Runtime) -> Result<()> {
+    let container = counter(node)?;
+    for n in 0..8 {
+        container.sleep()?;
+        killing_criu(Duration::from_millis(n * 8), || container.wake())??;
+        ensure!(count(&container)? == n + 1);
+    }
+    let counters = container.status()?.counters;
+    ensure!(
+        counters.wakes == 8 && counters.wakes_failed > 0 && counters.cold_starts == 0,
+        "{counters:?}"
+    );
+    Ok(())
+}
+
+pub(super) fn shim(node: &Node, _: Runtime) -> Result<()> {
+    // Loads what a first container loads, so that a count before does not miss it.
+    drop(counter(node)?);
+    let before = Census::take()?;
+    type Prepare = fn(&Container) -> Result<()>;
+    let awake: Prepare = |_| Ok(());
+    let asleep: Prepare = |container| container.sleep();
+    let woken: Prepare = |container| {
+        container.sleep()?;
+        count(container).map(drop)
+    };
+    for prepare in [awake, asleep, woken] {
+        let container = counter(node)?;
+        container
+            .sleeper()
+            .wait_until("a place at the gate", |status| {
+                status.awake_reason.is_some()
+            })?;
+        prepare(&container)?;
+        kill_shim(node, &container)?;
+        drop(container);
+        Census::wait_as_before(&before)?;
+    }
+    // In the middle of a dump and of a restore.
+    for n in 0..4 {
+        let container = counter(node)?;
+        thread::scope(|scope| {
+            // Fails with the shim.
+            scope.spawn(|| container.sleep().and_then(|()| container.wake()));
+            thread::sleep(Duration::from_millis(20 + n * 50));
+            kill_shim(node, &container)
+        })?;
+        drop(container);
+        Census::wait_as_before(&before)?;
+    }
+    Ok(())
+}
+
+fn kill_shim(node: &Node, container: &Container) -> Result<()> {
+    let shim = node.shim_of(container.id())?;
+    kill_process(Pid::from_raw(shim.pid).context("pid 0")?, Signal::KILL)?;
+    let exit = node.events().wait_for_exit(container.id())?;
+    ensure!(exit.exit_status == 137, "{exit:?}");
+    Ok(())
+}
+
+pub(super) fn containerd(node: &Node, _: Runtime) -> Result<()> {
+    let container = counter(node)?;
+    ensure!(count(&container)? == 1);
+    let shim = node.shim_of(container.id())?;
+    container.sleep()?;
+    node.kill9()?;
+    // Nobody needs containerd for a wake.
+    ensure!(count(&container)? == 2);
+    container.sleep()?;
+    node.start_again()?;
+    ensure!(container.state()? == State::Running && node.shim_of(container.id())? == shim);
+    ensure!(container.status()?.state == "asleep");
+    let (exit, output) = container.exec_output(&Exec::sh("echo again"))?;
+    ensure!((exit.status, output.as_str()) == (0, "again\n"));
+    container.sleep()?;
+    node.restart()?;
+    ensure!(container.status()?.state == "asleep");
+    ensure!(count(&container)? == 3);
+    container.sleep()?;
+    container.kill(libc::SIGKILL)?;
+    ensure!(container.wait()?.status == 137);
+    Ok(())
+}
