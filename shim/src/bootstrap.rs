@@ -186,7 +186,7 @@ pub fn delete(flags: &Flags) -> Result<DeleteResponse> {
     let dead = address
         .as_deref()
         .map(socket_path)
-        .filter(|path| UnixStream::connect(path).is_err());
+        .filter(|path| !leftover::is_served(path));
     if dead.is_some()
         && let Err(error) = delete_sleeping(flags, &bundle)
     {

@@ -6,7 +6,8 @@
 //! placeholder go with the shim.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
@@ -110,10 +111,24 @@ pub fn remove(config: &NodeConfig, bundle: &Path, id: &str, group: &str) -> Vec<
     let images = config.checkpoint.directory.join(id);
     failures.extend(gone("remove", &images, fs::remove_dir_all(&images)).err());
     let socket = config.shim.sockets.join(format!("{group}.sock"));
-    if UnixStream::connect(&socket).is_err() {
+    if !is_served(&socket) {
         failures.extend(gone("remove", &socket, fs::remove_file(&socket)).err());
     }
     failures
+}
+
+/// Whether a living process listens on a socket. The kernel takes a tap down before it closes the
+/// sockets of the process that had it: for up to a tenth of a second a shim that was killed still seems
+/// to listen. A connection that it can no longer accept ends with it.
+pub fn is_served(socket: &Path) -> bool {
+    const DYING: Duration = Duration::from_secs(1);
+    let Ok(mut stream) = UnixStream::connect(socket) else {
+        return false;
+    };
+    let waits = stream.set_read_timeout(Some(DYING));
+    // A server says nothing unasked.
+    let nothing = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    waits.is_ok() && stream.read(&mut [0]).is_err_and(|error| nothing(&error))
 }
 
 fn failed<'a>(
@@ -164,6 +179,13 @@ fn remove_work(folder: &Path, pid: u32) -> Result<(), LeftoverError> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        os::{fd::AsFd, unix::net::UnixListener},
+        thread,
+    };
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
     use super::*;
 
     fn config(dir: &Path) -> NodeConfig {
@@ -205,6 +227,24 @@ mod tests {
         let left = |path: &str| dir.path().join(path).exists();
         assert!(!left("images/a") && !left("run/work/7-0") && !left("run/shims/pod.sock"));
         assert!(left("images/b") && left("run/work/70-0") && left("run/shims/other.sock"));
+    }
+
+    #[test]
+    fn a_socket_of_a_shim_that_is_dying_is_not_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        assert!(!is_served(&path));
+        let listener = UnixListener::bind(&path).unwrap();
+        let dying = thread::spawn(move || {
+            // Connected to, and closed without having accepted.
+            let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::NONE).unwrap();
+        });
+        assert!(!is_served(&path));
+        dying.join().unwrap();
+        let other = dir.path().join("other");
+        let _listener = UnixListener::bind(&other).unwrap();
+        assert!(is_served(&other));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use podmotion_model::lifecycle::WakeCause;
 use podmotion_model::settings::Settings;
 
 use super::*;
+use crate::container::command::ListedProcess;
 use crate::runtime::Streams;
 use crate::sleep::facts::Known;
 use crate::sleep::placeholder::systemd_is_running;
@@ -120,7 +121,13 @@ impl Driver {
             Command::Update { .. } => WakeCause::Update,
             Command::Pids { .. } => {
                 if let Command::Pids { reply } = command {
-                    answer(reply, Ok(Vec::new()));
+                    // Never none: a containerd that starts again takes the shim of a task without
+                    // processes for a leftover, and removes both.
+                    let init = ListedProcess {
+                        pid: self.init.pid,
+                        exec_id: None,
+                    };
+                    answer(reply, Ok(vec![init]));
                 }
                 return None;
             }

@@ -1,12 +1,11 @@
 //! Something is killed at whatever moment.
 
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use podmotion_integration_tests::{
-    App, Census, Container, Exec, Node, Runtime, State, own_processes,
-};
+use podmotion_integration_tests::{App, Census, Container, Exec, Node, Runtime, State};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{count, images};
@@ -17,30 +16,39 @@ fn counter(node: &Node) -> Result<Container> {
     Ok(container)
 }
 
-/// Kills every CRIU of this run. Returns how many there were.
-fn kill_criu() -> Result<usize> {
-    let criu = |word: &str| word.ends_with("/criu");
-    let found: Vec<_> = own_processes()?
-        .into_iter()
-        .filter(|process| process.command.split(' ').next().is_some_and(criu))
-        .collect();
-    for process in &found {
-        // It may have ended by itself.
-        let _ = kill_process(Pid::from_raw(process.pid).context("pid 0")?, Signal::KILL);
+/// Kills every CRIU that the process `shim` has started. Returns how many there were.
+fn kill_criu(shim: i32) -> Result<usize> {
+    let mut killed = 0;
+    // A thread that ends while it is looked at has no children.
+    for thread in fs::read_dir(format!("/proc/{shim}/task"))?.flatten() {
+        let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace() {
+            let name = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+            if name.trim() == "criu" {
+                // It may have ended by itself.
+                let _ = kill_process(
+                    Pid::from_raw(child.parse()?).context("pid 0")?,
+                    Signal::KILL,
+                );
+                killed += 1;
+            }
+        }
     }
-    Ok(found.len())
+    Ok(killed)
 }
 
 /// Runs `work` and kills CRIU after a while, once there is one.
 fn killing_criu<T: Send>(
+    container: &Container,
     after: Duration,
     work: impl FnOnce() -> Result<T> + Send,
 ) -> Result<Result<T>> {
+    let shim = container.node().shim_of(container.id())?.pid;
     thread::scope(|scope| {
         let working = scope.spawn(work);
         // The moment is the test's subject; there is no event at it.
         thread::sleep(after);
-        while kill_criu()? == 0 && !working.is_finished() {
+        while kill_criu(shim)? == 0 && !working.is_finished() {
             thread::yield_now();
         }
         working.join().map_err(|_| anyhow!("a thread panicked"))
@@ -52,7 +60,13 @@ pub(super) fn criu_in_a_dump(node: &Node, _: Runtime) -> Result<()> {
     let mut container = counter(node)?;
     let mut requests = 0;
     for n in 0..12 {
-        let sleep = killing_criu(Duration::from_millis(n * 8), || container.sleep())?;
+        // Asked for once more, it sleeps at once: the moment counts from there.
+        container.sleeper().wait_until("an opinion", |status| {
+            status.state == "running" && status.awake_reason.is_some()
+        })?;
+        let sleep = killing_criu(&container, Duration::from_millis(n * 8), || {
+            container.sleeper().try_sleep()
+        })?;
         if sleep.is_ok() {
             late += 1;
         } else {
@@ -88,7 +102,9 @@ pub(super) fn criu_in_a_restore(node: &Node, _: Runtime) -> Result<()> {
     let container = counter(node)?;
     for n in 0..8 {
         container.sleep()?;
-        killing_criu(Duration::from_millis(n * 8), || container.wake())??;
+        killing_criu(&container, Duration::from_millis(n * 8), || {
+            container.wake()
+        })??;
         ensure!(count(&container)? == n + 1);
     }
     let counters = container.status()?.counters;
@@ -100,8 +116,11 @@ pub(super) fn criu_in_a_restore(node: &Node, _: Runtime) -> Result<()> {
 }
 
 pub(super) fn shim(node: &Node, _: Runtime) -> Result<()> {
-    // Loads what a first container loads, so that a count before does not miss it.
-    drop(counter(node)?);
+    // Makes what a first container makes for good, so that a count before does not miss it.
+    let first = counter(node)?;
+    first.sleep()?;
+    first.wake()?;
+    drop(first);
     let before = Census::take()?;
     type Prepare = fn(&Container) -> Result<()>;
     let awake: Prepare = |_| Ok(());
