@@ -248,8 +248,15 @@ impl Restore<'_> {
                 .worker(self.pipes()?, &self.subject.join, Some(mounts), None)?;
         for cgroup in &self.subject.cgroups {
             let file = cgroup.join("cgroup.procs");
-            fs::write(&file, process.pid().to_string())
-                .map_err(|e| Error::io("put CRIU into", file, e))?;
+            fs::write(&file, process.pid().to_string()).map_err(|e| {
+                match e.raw_os_error() {
+                    // It has ended already, and says why itself.
+                    Some(libc::ESRCH) => Error::Exited {
+                        log: self.log(&process),
+                    },
+                    _ => Error::io("put CRIU into", file, e),
+                }
+            })?;
         }
         if let Some(daemon) = &self.daemon {
             daemon.wait_ready(deadline)?;
