@@ -6,7 +6,9 @@ mod container;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Tests count descriptors and kill every CRIU of this process: one at a time.
+    arguments.test_threads.get_or_insert(1);
     let skip = std::env::var_os("PODMOTION_SKIP_ROOT").is_some_and(|value| value == "1");
     let root = rustix::process::geteuid().is_root();
     let trials = cases::all()
