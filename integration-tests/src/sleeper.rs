@@ -129,15 +129,19 @@ impl Sleeper {
     pub fn sleep(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let settled = self.wait_until("an opinion on its sleep", |status| {
-                status.state == "asleep"
-                    || status.state == "running" && status.awake_reason.is_some()
-            })?;
+            let before = self.status()?.counters.sleeps_aborted;
             let Err(error) = self.try_sleep() else {
                 return Ok(());
             };
-            let aborted = |status: &Status| status.counters.sleeps_aborted;
-            if aborted(&self.status()?) == aborted(&settled) || Instant::now() > deadline {
+            let filling = refusal(&error).is_some_and(|words| words.contains("is not all back"));
+            if filling {
+                // Nothing is said of why it is awake before that.
+                self.wait_until("all of its memory", |status| {
+                    status.state == "running" && status.awake_reason.is_some()
+                })?;
+            }
+            let aborted = self.status()?.counters.sleeps_aborted != before;
+            if !(filling || aborted) || Instant::now() > deadline {
                 return Err(error);
             }
         }

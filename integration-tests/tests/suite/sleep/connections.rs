@@ -130,9 +130,7 @@ fn during_the_dump(node: &Node, _: Runtime) -> Result<()> {
         let sleeper = container.sleeper();
         // The last request may have been answered before the dump began.
         sleeper.wake()?;
-        let before = sleeper.wait_until("an opinion", |status| {
-            status.state == "running" && status.awake_reason.is_some()
-        })?;
+        let before = sleeper.status()?;
         let answer = thread::scope(|scope| {
             // Given up or not, both are right.
             let asking = scope.spawn(|| drop(sleeper.try_sleep()));
