@@ -51,6 +51,7 @@ pub struct App {
     pub(crate) image: Image,
     pub(crate) runtime: Runtime,
     pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) ports: Vec<u16>,
     pub(crate) network: Network,
     pub(crate) terminal: bool,
     pub(crate) stdin: Stdin,
@@ -68,6 +69,7 @@ impl App {
             image: Image::Apps,
             runtime: Runtime::Podmotion,
             annotations: BTreeMap::new(),
+            ports: Vec::new(),
             network: Network::None,
             terminal: false,
             stdin: Stdin::Null,
@@ -101,6 +103,13 @@ impl App {
     /// Sets `komodor.com/podmotion-<name>`.
     pub fn annotation(self, name: &str, value: &str) -> Self {
         self.any_annotation(&format!("komodor.com/podmotion-{name}"), value)
+    }
+
+    /// Sets the ports that count and wake, for a container that does not listen: without a port none
+    /// sleeps. Not for a pod's.
+    pub fn ports(mut self, ports: &[u16]) -> Self {
+        self.ports = ports.to_vec();
+        self
     }
 
     /// Sets an annotation by its whole name.

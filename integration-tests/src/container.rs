@@ -74,8 +74,13 @@ pub struct Container {
 
 impl Container {
     /// Makes the record and the root file system. The task is not made yet.
-    pub(crate) fn record(node: &Node, app: App) -> Result<Self> {
+    pub(crate) fn record(node: &Node, mut app: App) -> Result<Self> {
         let id = node.next_id();
+        if !app.ports.is_empty() {
+            // By name, which is the id where there is no pod.
+            let ports: Vec<_> = app.ports.iter().map(u16::to_string).collect();
+            app = app.annotation("ports-map", &format!("{id}={}", ports.join(",")));
+        }
         let api = node.api();
         node.need_image(app.image)?;
         let netns = match &app.network {

@@ -64,6 +64,18 @@ pub struct Observation {
     pub retry: Option<Retry>,
 }
 
+impl Observation {
+    /// The same container after so long without use that all that passes by itself has passed: what
+    /// counts for somebody who asks for sleep.
+    pub fn after_a_long_time(self) -> Self {
+        Self {
+            now: Duration::MAX,
+            cpu_cores: Some(0.0),
+            ..self
+        }
+    }
+}
+
 /// The answer of [`decide`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {

@@ -150,6 +150,43 @@ fn a_computing_container_is_not_idle() {
 }
 
 #[test]
+fn who_asks_for_sleep_waits_for_no_time_but_is_told_of_what_stays() {
+    let settings = settings(&[]);
+    let busy = Observation {
+        last_activity: Some(idle().now),
+        cpu_cores: Some(4.0),
+        retry: Some(Retry {
+            until: Duration::MAX,
+            failures: 1,
+            delay: Duration::from_secs(30),
+            cause: "a test".into(),
+        }),
+        ..idle()
+    };
+    let asked = |seen: Observation| decide(&settings, &seen.after_a_long_time());
+    assert_eq!(asked(busy.clone()), Decision::Sleep);
+    let no_ports = Observation {
+        listening: BTreeSet::new(),
+        ..busy.clone()
+    };
+    assert!(matches!(
+        asked(no_ports),
+        Decision::StayAwake {
+            reason: AwakeReason::NoPorts,
+            ..
+        }
+    ));
+    let exec = Observation { execs: 1, ..busy };
+    assert!(matches!(
+        asked(exec),
+        Decision::StayAwake {
+            reason: AwakeReason::Exec,
+            ..
+        }
+    ));
+}
+
+#[test]
 fn a_dry_run_says_when_it_would_have_slept() {
     let dry = settings(&[(annotations::DRY_RUN, "true")]);
     assert_eq!(awake(&dry, &idle()).0, AwakeReason::DryRun);

@@ -142,5 +142,11 @@ fn no_port_no_sleep(node: &Node, _: Runtime) -> Result<()> {
     container.sleeper().wait_reason("no-ports")?;
     let refused = container.sleeper().try_sleep().err().context("it sleeps")?;
     ensure!(refusal(&refused).is_some_and(|words| words.contains("no port")));
+    // Nor where it could not sleep yet.
+    let app = App::sh("sleep 1000").network(Network::Own);
+    let container = node.run(app.annotation("scaledown-duration", "1h"))?;
+    container.sleeper().wait_reason("starting")?;
+    let refused = container.sleeper().try_sleep().err().context("it sleeps")?;
+    ensure!(refusal(&refused).is_some_and(|words| words.contains("no port")));
     Ok(())
 }

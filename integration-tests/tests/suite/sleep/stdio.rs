@@ -31,6 +31,7 @@ fn unbroken<'a>(lines: impl Iterator<Item = &'a str>, word: &str) -> Result<usiz
 
 fn unbroken_over_20_sleeps(node: &Node, _: Runtime) -> Result<()> {
     let container = node.run(counter().env("LOG_EVERY_MS", "2"))?;
+    container.stdout()?.wait_for("listening")?;
     for _ in 0..20 {
         let so_far = container.stdout()?.bytes().len();
         container.stdout()?.wait_for_bytes(so_far + 100)?;
@@ -55,6 +56,7 @@ fn unbroken_pod_log(node: &Node, _: Runtime) -> Result<()> {
     let pod = node.pod(Runtime::Podmotion)?;
     let app = App::new(["python3", "/apps/counter.py"]).env("LOG_EVERY_MS", "2");
     let member = pod.start(Member::new("one", app))?;
+    wait_listening(pod.address(8080)?)?;
     let sleeper = member.sleeper();
     for _ in 0..5 {
         sleeper.sleep()?;
@@ -108,7 +110,7 @@ fn full_pipe(node: &Node, _: Runtime) -> Result<()> {
 fn reader() -> App {
     App::sh("echo ready; while read line; do echo \"got $line\"; done; echo end; exit 4")
         .network(Network::Own)
-        .annotation("ports-map", "reader=8080")
+        .ports(&[8080])
         .annotation("scaledown-duration", "1h")
         .stdin(Stdin::Pipe)
 }
@@ -122,7 +124,8 @@ fn input_wakes(node: &Node, _: Runtime) -> Result<()> {
         container
             .stdout()?
             .wait_for(&format!("got word {number}\n"))?;
-        let status = container.status()?;
+        // The line may be here before the shim says that it runs.
+        let status = container.wait_state("running")?;
         ensure!(status.last_wake.cause == "attach", "{status:?}");
     }
     let expected = "ready\n".to_owned()

@@ -180,19 +180,25 @@ impl Sleeper {
             not_checkpointable: self.unsupported().or_else(|| looked.obstacle.clone()),
             retry: self.back_off.retry().cloned(),
         };
-        let mut decision = decide(&self.new.settings, &observation);
-        if !self.asked.is_empty() && passes_by_itself(&decision) {
-            decision = Decision::Sleep;
-        }
+        let settings = &self.new.settings;
+        let asked = (!self.asked.is_empty())
+            .then(|| decide(settings, &observation.clone().after_a_long_time()));
+        let decision = match asked {
+            Some(Decision::Sleep) => Decision::Sleep,
+            Some(Decision::StayAwake { reason, .. }) => {
+                for asker in self.asked.drain(..) {
+                    drop(asker.send(Err(Refusal::Awake(reason.to_string()))));
+                }
+                decide(settings, &observation)
+            }
+            None => decide(settings, &observation),
+        };
         match decision {
             Decision::Sleep => {
                 // The dump reports back; nothing follows for the driver yet.
                 self.event(Event::Sleep);
             }
             Decision::StayAwake { reason, recheck } => {
-                for asker in self.asked.drain(..) {
-                    drop(asker.send(Err(Refusal::Awake(reason.to_string()))));
-                }
                 self.check_at = recheck.map(|after| Instant::now() + after);
                 self.stay_awake(reason, &looked.listening);
             }
@@ -226,18 +232,4 @@ impl Sleeper {
             drop(notify.send(work()));
         });
     }
-}
-
-/// Whether somebody who asks for sleep need not wait for this.
-fn passes_by_itself(decision: &Decision) -> bool {
-    matches!(
-        decision,
-        Decision::StayAwake {
-            reason: AwakeReason::Starting
-                | AwakeReason::Traffic
-                | AwakeReason::BackOff(_)
-                | AwakeReason::BusyCpu { .. },
-            ..
-        }
-    )
 }
