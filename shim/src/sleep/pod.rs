@@ -8,7 +8,10 @@ use std::{
     collections::{BTreeSet, HashMap},
     fs::File,
     io,
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -74,6 +77,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Cookie of the network namespace of `pid`: the key of its entries in the gate's maps.
+pub fn netns_cookie(pid: i32) -> Result<u64, PodGateError> {
+    let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+    let netns = File::open(&path).map_err(|source| PodGateError::Namespace { path, source })?;
+    Ok(podmotion_bpf::netns::cookie(netns.as_fd()).map_err(GateError::from)?)
+}
+
 /// Keys must differ between the shims of one network namespace too, so the pid is part of them.
 fn next_key() -> ContainerKey {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -128,11 +138,6 @@ impl PodGates {
 }
 
 impl Seat {
-    /// Cookie of the pod's network namespace.
-    pub fn netns(&self) -> u64 {
-        lock(&self.pod.gate).cookie()
-    }
-
     /// From now on packets to `ports` count and wake.
     pub fn set_ports(&self, ports: &BTreeSet<u16>) -> Result<(), GateError> {
         lock(&self.pod.gate).set_ports(self.key, ports)

@@ -9,6 +9,7 @@ use podmotion_model::{
 use super::*;
 use crate::sleep::leftover::Note;
 use crate::sleep::look::{LookError, Looked, look};
+use crate::sleep::pod;
 
 impl Sleeper {
     /// The time has come to look at the container.
@@ -90,13 +91,14 @@ impl Sleeper {
             let settle = || -> Result<Box<Settled>, SettleError> {
                 let bundle = known.bundle.clone();
                 let facts = Facts::gather(known)?;
-                let seat = node.gates.seat(pid, &node.config.gate, notify)?;
+                // First, so that there is no moment in which the gate is open and the note missing.
                 let note = Note {
                     shim: std::process::id(),
-                    netns: seat.netns(),
+                    netns: pod::netns_cookie(pid)?,
                     freezer: facts.freezer.clone(),
                 };
                 note.write(&bundle)?;
+                let seat = node.gates.seat(pid, &node.config.gate, notify)?;
                 if let Some(ports) = ports {
                     seat.set_ports(&ports).map_err(PodGateError::from)?;
                 }
