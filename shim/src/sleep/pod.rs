@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use log::warn;
+use log::{debug, warn};
 use podmotion_model::config::GateConfig;
 use tokio::{io::Interest, sync::mpsc, task::JoinHandle};
 
@@ -121,6 +121,7 @@ impl PodGates {
                     bytes: usize::try_from(config.hold_bytes.0).unwrap_or(usize::MAX),
                 };
                 let gate = Gate::open(OwnedFd::from(netns), &config.pins, limits)?;
+                debug!("the gate of network namespace {} is open", gate.cookie());
                 let pod = Arc::new(PodGate {
                     gate: Mutex::new(gate),
                     wanted: Mutex::default(),
