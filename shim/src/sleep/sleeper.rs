@@ -101,6 +101,8 @@ pub struct Sleeper {
 
     check_at: Option<Instant>,
     looking: bool,
+    /// Somebody asked for sleep after the look that is under way had begun.
+    outdated: bool,
     asked: Vec<oneshot::Sender<Result<(), Refusal>>>,
     wakers: Vec<oneshot::Sender<Result<(), Refusal>>>,
     execs: usize,
@@ -149,6 +151,7 @@ impl Sleeper {
             unsettled: None,
             check_at: None,
             looking: false,
+            outdated: false,
             asked: Vec::new(),
             wakers: Vec::new(),
             execs: 0,

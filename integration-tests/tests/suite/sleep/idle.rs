@@ -14,6 +14,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
     ("sleep::idle::exec_keeps_awake", exec_keeps_awake),
     ("sleep::idle::busy_cpu_keeps_awake", busy_cpu_keeps_awake),
     ("sleep::idle::zero_is_never", zero_is_never),
+    (
+        "sleep::idle::asked_while_it_is_looked_at",
+        asked_while_it_is_looked_at,
+    ),
     ("sleep::idle::no_port_no_sleep", no_port_no_sleep),
 ];
 
@@ -148,5 +152,18 @@ fn no_port_no_sleep(node: &Node, _: Runtime) -> Result<()> {
     container.sleeper().wait_reason("starting")?;
     let refused = container.sleeper().try_sleep().err().context("it sleeps")?;
     ensure!(refusal(&refused).is_some_and(|words| words.contains("no port")));
+    Ok(())
+}
+
+/// The answer must not be about a time before it listened.
+fn asked_while_it_is_looked_at(node: &Node, _: Runtime) -> Result<()> {
+    // Without it the first look takes long enough for the program to listen meanwhile.
+    let cache = std::fs::remove_file("/run/criu.kdat");
+    ensure!(cache.is_ok() || !std::path::Path::new("/run/criu.kdat").exists());
+    let container = node.run(App::counter().annotation("scaledown-duration", "1h"))?;
+    container.stdout()?.wait_for("listening")?;
+    container.sleeper().try_sleep()?;
+    ensure!(container.status()?.ports == [8080]);
+    ensure!(visit(container.address(8080)?)? == 1);
     Ok(())
 }

@@ -48,6 +48,7 @@ impl Sleeper {
                 fill: Fill::Complete,
             } => {
                 self.asked.push(asker);
+                self.outdated = self.looking;
                 return self.check();
             }
             State::FallingAsleep { .. } => return self.asked.push(asker),

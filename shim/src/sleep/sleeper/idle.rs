@@ -22,6 +22,7 @@ impl Sleeper {
             return self.decide(&Looked::default());
         }
         self.looking = true;
+        self.outdated = false;
         match (&self.facts, &self.seat) {
             (Some(facts), Some(seat)) => {
                 let (facts, seat) = (facts.clone(), seat.clone());
@@ -141,6 +142,9 @@ impl Sleeper {
     /// The result of a look.
     pub(super) fn looked(&mut self, result: Result<Looked, LookError>) {
         self.looking = false;
+        if std::mem::take(&mut self.outdated) {
+            return self.check();
+        }
         match result {
             Ok(looked) => self.decide(&looked),
             Err(cause) => {
