@@ -203,14 +203,19 @@ impl Container {
 }
 
 pub fn ask(stream: &mut TcpStream, question: &str) -> String {
-    stream.write_all(question.as_bytes()).expect("ask");
-    stream.write_all(b"\n").expect("ask");
+    try_ask(stream, question).expect("answer")
+}
+
+/// As [`ask`], for a connection that may be gone.
+pub fn try_ask(stream: &mut TcpStream, question: &str) -> std::io::Result<String> {
+    stream.write_all(question.as_bytes())?;
+    stream.write_all(b"\n")?;
     let mut answer = Vec::new();
     let mut byte = [0];
-    while stream.read(&mut byte).expect("answer") == 1 && byte[0] != b'\n' {
+    while stream.read(&mut byte)? == 1 && byte[0] != b'\n' {
         answer.push(byte[0]);
     }
-    String::from_utf8(answer).expect("text")
+    Ok(String::from_utf8(answer).expect("text"))
 }
 
 impl Drop for Container {
