@@ -7,7 +7,7 @@
 //!                          +-----------------> CRIU: cure, resume -> thaw -> Err(Tasks::Running)
 //! ```
 //!
-//! Point of no return is the `true` from [`DumpControl`]'s commit. Before it the tasks can always
+//! Point of no return is the `Ok` of [`Criu::dump`]'s `commit`. Before it the tasks can always
 //! resume; after it the driver goes on to the end even when CRIU dies.
 
 use std::fmt;
@@ -72,34 +72,35 @@ impl<'a> DumpRequest<'a> {
     }
 }
 
-/// Says whether a dump may go on. Clones belong to the same dump and can be used from any thread.
-#[derive(Clone)]
-pub struct DumpControl {
-    abort: Arc<OwnedFd>,
-    commit: Arc<dyn Fn() -> bool + Send + Sync>,
+/// What a dump has written when it asks for its commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Size of all images in bytes.
+    pub image_bytes: u64,
+    /// Bytes of memory in them.
+    pub memory_bytes: u64,
 }
 
-impl fmt::Debug for DumpControl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DumpControl")
-            .field("aborted", &self.aborted())
-            .finish_non_exhaustive()
-    }
+/// Why a dump must not be committed.
+pub type Veto = Box<dyn std::error::Error + Send + Sync>;
+
+/// Gives a dump up. Clones belong to the same dump and can be used from any thread.
+#[derive(Debug, Clone)]
+pub struct DumpControl {
+    abort: Arc<OwnedFd>,
 }
 
 impl DumpControl {
-    /// `commit` is called once, when all images are written and the tasks still exist. `true` is
-    /// the point of no return: the tasks are killed. `false` makes them run on.
+    /// For one dump.
     ///
     /// # Errors
     /// When the system has no descriptor left.
-    pub fn new(commit: impl Fn() -> bool + Send + Sync + 'static) -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         Ok(Self {
             abort: Arc::new(rustix::event::eventfd(
                 0,
                 EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
             )?),
-            commit: Arc::new(commit),
         })
     }
 
@@ -130,10 +131,8 @@ pub struct DumpReport {
     pub total: Duration,
     /// CRIU's own measurements; missing where CRIU died after the commit.
     pub stats: Option<DumpStats>,
-    /// Size of all images in bytes.
-    pub image_bytes: u64,
-    /// Bytes of memory in the images.
-    pub memory_bytes: u64,
+    /// The images.
+    pub written: Written,
 }
 
 /// A dump that did not happen.
@@ -172,10 +171,14 @@ impl fmt::Display for Tasks {
 }
 
 impl Criu {
-    /// Dumps a container: freezes its cgroup, writes the images, asks `control`, kills the
+    /// Dumps a container: freezes its cgroup, writes the images, calls `commit`, kills the
     /// processes. The exit of the container's init is the caller's to reap.
     ///
     /// `request.pid` must be the init of a pid namespace of its own.
+    ///
+    /// `commit` is called at most once, when all images are written and the tasks still exist.
+    /// `Ok` is the point of no return: whatever a restore will need must be there by then. Anything
+    /// else makes the tasks run on.
     ///
     /// # Errors
     /// [`DumpFailure`] says what became of the container. Images of a failed dump are incomplete
@@ -185,6 +188,7 @@ impl Criu {
         subject: &Subject,
         request: &DumpRequest<'_>,
         control: &DumpControl,
+        commit: &dyn Fn(Written) -> Result<(), Veto>,
     ) -> Result<DumpReport, DumpFailure> {
         let started = Instant::now();
         let fail = |tasks, cause| DumpFailure {
@@ -203,19 +207,22 @@ impl Criu {
             subject,
             request,
             control,
+            commit,
             freezer,
             target,
             processes: Vec::new(),
             freeze: Duration::ZERO,
-            committed: false,
+            committed: None,
         };
         match dump.run(started) {
-            Ok(()) => Ok(dump.report(started)),
-            Err(cause) if dump.committed => dump.finish(started, cause),
-            Err(cause) => {
-                let cause = dump.explain(cause);
-                Err(fail(dump.put_back(&cause), cause))
-            }
+            Ok(written) => Ok(dump.report(started, written)),
+            Err(cause) => match dump.committed {
+                Some(written) => dump.finish(started, written, cause),
+                None => {
+                    let cause = dump.explain(cause);
+                    Err(fail(dump.put_back(&cause), cause))
+                }
+            },
         }
     }
 }
@@ -226,12 +233,14 @@ struct Dump<'a> {
     subject: &'a Subject,
     request: &'a DumpRequest<'a>,
     control: &'a DumpControl,
+    commit: &'a dyn Fn(Written) -> Result<(), Veto>,
     freezer: Option<Freezer>,
     target: OwnedFd,
     /// All processes in the cgroup when it was frozen.
     processes: Vec<OwnedFd>,
     freeze: Duration,
-    committed: bool,
+    /// What was written, from the commit on.
+    committed: Option<Written>,
 }
 
 /// After an abort or timeout CRIU has this long to put everything back before it is killed.
@@ -241,7 +250,7 @@ const CURE_TIME: Duration = Duration::from_secs(10);
 const CRASH_TIME: Duration = Duration::from_millis(100);
 
 impl Dump<'_> {
-    fn run(&mut self, started: Instant) -> Result<(), Error> {
+    fn run(&mut self, started: Instant) -> Result<Written, Error> {
         let images = Directory::open(self.request.images_dir)?;
         let work = Directory::open(self.request.work_dir)?;
         let join = &self.subject.join;
@@ -277,30 +286,31 @@ impl Dump<'_> {
         {
             return Err(e);
         }
-        self.converse(&connection, &process)?;
+        let written = self.converse(&connection, &process)?;
         // The answer comes before CRIU's own end; the processes are gone with the answer.
         drop(connection);
         launch::wait_exit(process.pidfd(), Instant::now() + CURE_TIME).map_err(Error::Transport)?;
-        Ok(())
+        Ok(written)
     }
 
-    fn converse(&mut self, connection: &Connection, process: &Process) -> Result<(), Error> {
+    fn converse(&mut self, connection: &Connection, process: &Process) -> Result<Written, Error> {
         let mut deadline = Instant::now() + self.request.timeout;
         let mut given_up: Option<Error> = None;
         loop {
-            let abort = (given_up.is_none() && !self.committed).then(|| self.control.abort.as_fd());
+            let abort = (given_up.is_none() && self.committed.is_none())
+                .then(|| self.control.abort.as_fd());
             match connection.wait(process, deadline, abort)? {
                 Event::Notify { script, .. } => {
                     let go_on = given_up.is_none() && !self.control.aborted();
                     let go_on = match script.as_str() {
                         "post-dump" => {
                             if go_on {
-                                match self.mend_images() {
-                                    Ok(()) => self.committed = (self.control.commit)(),
+                                match self.complete() {
+                                    Ok(written) => self.committed = Some(written),
                                     Err(e) => given_up = Some(e),
                                 }
                             }
-                            self.committed
+                            self.committed.is_some()
                         }
                         // Part of putting things back.
                         "network-unlock" => true,
@@ -315,9 +325,9 @@ impl Dump<'_> {
                     }
                 }
                 Event::Answer(answer) if answer.success() => {
-                    return match answer.type_() {
-                        Criu_req_type::DUMP => Ok(()),
-                        other => Err(Error::UnexpectedAnswer { got: other as i32 }),
+                    return match (answer.type_(), self.committed) {
+                        (Criu_req_type::DUMP, Some(written)) => Ok(written),
+                        (other, _) => Err(Error::UnexpectedAnswer { got: other as i32 }),
                     };
                 }
                 Event::Answer(answer) => {
@@ -332,7 +342,7 @@ impl Dump<'_> {
                     deadline = Instant::now() + CURE_TIME;
                     self.stop_writing(process)?;
                 }
-                Event::Deadline if given_up.is_some() || self.committed => {
+                Event::Deadline if given_up.is_some() || self.committed.is_some() => {
                     process.kill();
                     let log = self.log(process);
                     let after = self.request.timeout;
@@ -350,15 +360,17 @@ impl Dump<'_> {
     }
 
     /// The images are written. What cannot be restored from them must not be dumped.
-    fn mend_images(&self) -> Result<(), Error> {
-        match timers::mend(self.request.images_dir)? {
-            None => Ok(()),
-            Some(_) => Err(Error::Unsupported {
+    fn complete(&self) -> Result<Written, Error> {
+        if timers::mend(self.request.images_dir)?.is_some() {
+            return Err(Error::Unsupported {
                 what: "a timer descriptor of a clock that is neither real time nor monotonic time",
                 pid: self.request.pid,
                 log: LogErrors::default(),
-            }),
+            });
         }
+        let written = Written::look(self.request.images_dir)?;
+        (self.commit)(written).map_err(Error::Vetoed)?;
+        Ok(written)
     }
 
     /// Makes CRIU's next write to an image fail. It then takes the way out that it takes on a full
@@ -462,7 +474,12 @@ impl Dump<'_> {
     }
 
     /// CRIU died after the commit. The images are complete, so the rest of its work is done here.
-    fn finish(&self, started: Instant, cause: Error) -> Result<DumpReport, DumpFailure> {
+    fn finish(
+        &self,
+        started: Instant,
+        written: Written,
+        cause: Error,
+    ) -> Result<DumpReport, DumpFailure> {
         let killed = rustix::process::pidfd_send_signal(&self.target, Signal::KILL);
         if let Some(freezer) = &self.freezer {
             // A frozen task of cgroup version 1 dies only once it is thawed.
@@ -474,7 +491,7 @@ impl Dump<'_> {
             Err(e) => Err(e.into()),
         };
         if matches!(gone, Ok(true)) {
-            return Ok(self.report(started));
+            return Ok(self.report(started, written));
         }
         Err(DumpFailure {
             pid: self.request.pid,
@@ -483,37 +500,37 @@ impl Dump<'_> {
         })
     }
 
-    fn report(&self, started: Instant) -> DumpReport {
+    fn report(&self, started: Instant, written: Written) -> DumpReport {
         let total = started.elapsed();
         let stats = stats::read_dump(self.request.work_dir)
             .or_else(|_| stats::read_dump(self.request.images_dir))
             .ok();
-        let (mut image_bytes, mut memory_bytes) = (0, 0);
-        for (name, length) in files(self.request.images_dir) {
-            image_bytes += length;
-            if name.starts_with("pages-") {
-                memory_bytes += length;
-            }
-        }
         DumpReport {
             freeze: self.freeze,
             total,
             stats,
-            image_bytes,
-            memory_bytes,
+            written,
         }
     }
 }
 
-fn files(directory: &Path) -> impl Iterator<Item = (String, u64)> {
-    std::fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let length = entry.metadata().ok()?.len();
-            Some((entry.file_name().to_string_lossy().into_owned(), length))
+impl Written {
+    fn look(images_dir: &Path) -> Result<Self, Error> {
+        let failed = |e| Error::io("list", images_dir, e);
+        let (mut image_bytes, mut memory_bytes) = (0, 0);
+        for entry in std::fs::read_dir(images_dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let length = entry.metadata().map_err(failed)?.len();
+            image_bytes += length;
+            if entry.file_name().as_encoded_bytes().starts_with(b"pages-") {
+                memory_bytes += length;
+            }
+        }
+        Ok(Self {
+            image_bytes,
+            memory_bytes,
         })
+    }
 }
 
 impl DumpFailure {

@@ -100,6 +100,9 @@ pub enum Error {
     /// The caller changed its mind.
     #[error("aborted by the caller")]
     Aborted,
+    /// The images are written, but the caller cannot use them.
+    #[error("the checkpoint could not be completed")]
+    Vetoed(#[source] crate::dump::Veto),
     /// The process to dump is not there any more.
     #[error("process {pid} is gone")]
     NoProcess {

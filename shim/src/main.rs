@@ -3,6 +3,7 @@
 mod api;
 mod bootstrap;
 mod cgroup;
+mod chain;
 mod container;
 mod events;
 mod gate;

@@ -1,9 +1,8 @@
 //! What must hold.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -110,7 +109,7 @@ fn state_survives() {
     assert!(tmpfs.contains("/dev/null:"), "{tmpfs}");
     let report = container.dump(&criu).expect("dump");
     assert!(container.processes().is_empty());
-    assert!(report.memory_bytes > 10 << 20, "{report:?}");
+    assert!(report.written.memory_bytes > 10 << 20, "{report:?}");
     assert!(report.stats.expect("stats").pages_written > 2560);
     let restored = container.restore(&criu, false).expect("restore");
     assert!(restored.fill.is_none());
@@ -202,9 +201,15 @@ fn refused_commit() {
     let container = Container::server(5);
     let mut kept = container.connect();
     assert_eq!(ask(&mut kept, "count"), "1");
-    let control = DumpControl::new(|| false).expect("control");
-    let failure = container.dump_with(&criu, &control).expect_err("refused");
-    assert!(matches!(failure.cause, Error::Aborted), "{failure:?}");
+    let control = DumpControl::new().expect("control");
+    let failure = container
+        .dump_with(&criu, &control, &|_| Err("no room for it".into()))
+        .expect_err("refused");
+    let told = match &failure.cause {
+        Error::Vetoed(why) => why.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(told, "no room for it");
     assert_eq!(failure.tasks, Tasks::Running);
     assert_eq!(ask(&mut kept, "count"), "2");
     assert_healthy(&container, 3);
@@ -236,27 +241,28 @@ fn abort_in_the_middle() {
     let container = Container::server(400);
     let mut kept = container.connect();
     assert_eq!(ask(&mut kept, "count"), "1");
-    let committed = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&committed);
-    let control = DumpControl::new(move || {
-        seen.store(true, Ordering::SeqCst);
-        true
-    })
-    .expect("control");
+    let committed = Cell::new(false);
+    let commit = |_| {
+        committed.set(true);
+        Ok(())
+    };
+    let control = DumpControl::new().expect("control");
     podmotion_criu_driver::images::create(&container.images()).expect("images");
     let aborted = thread::scope(|scope| {
         let aborter = scope.spawn(|| {
             when_pages_are_written(&container, 8 << 20, || control.abort());
             Instant::now()
         });
-        let failure = container.dump_with(&criu, &control).expect_err("aborted");
+        let failure = container
+            .dump_with(&criu, &control, &commit)
+            .expect_err("aborted");
         assert!(matches!(failure.cause, Error::Aborted), "{failure:?}");
         assert_eq!(failure.tasks, Tasks::Running);
         aborter.join().expect("aborter")
     });
     let took = aborted.elapsed();
     println!("abort to running: {took:?}");
-    assert!(!committed.load(Ordering::SeqCst));
+    assert!(!committed.get());
     assert_eq!(ask(&mut kept, "count"), "2");
     assert_healthy(&container, 3);
     container.dump(&criu).expect("the next dump");
@@ -270,9 +276,9 @@ fn timeout() {
     let (images, work) = (container.images(), container.work());
     let mut request = podmotion_criu_driver::DumpRequest::new(container.pid, &images, &work);
     request.timeout = Duration::from_millis(60);
-    let control = DumpControl::new(|| true).expect("control");
+    let control = DumpControl::new().expect("control");
     let failure = criu
-        .dump(&container.subject, &request, &control)
+        .dump(&container.subject, &request, &control, &|_| Ok(()))
         .expect_err("too slow");
     assert!(
         matches!(failure.cause, Error::TimedOut { .. }),

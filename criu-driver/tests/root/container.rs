@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use podmotion_criu_driver::{
     Criu, DumpControl, DumpFailure, DumpReport, DumpRequest, InheritedPipe, LogLevel, Namespace,
-    RestoreFailure, RestoreRequest, Restored, Subject, images, mounts,
+    RestoreFailure, RestoreRequest, Restored, Subject, Veto, Written, images, mounts,
 };
 use rustix::process::{Pid, WaitOptions};
 use tempfile::TempDir;
@@ -163,16 +163,21 @@ impl Container {
     }
 
     pub fn dump(&self, criu: &Criu) -> Result<DumpReport, DumpFailure> {
-        let control = DumpControl::new(|| true).expect("control");
-        self.dump_with(criu, &control)
+        let control = DumpControl::new().expect("control");
+        self.dump_with(criu, &control, &|_| Ok(()))
     }
 
-    pub fn dump_with(&self, criu: &Criu, control: &DumpControl) -> Result<DumpReport, DumpFailure> {
+    pub fn dump_with(
+        &self,
+        criu: &Criu,
+        control: &DumpControl,
+        commit: &dyn Fn(Written) -> Result<(), Veto>,
+    ) -> Result<DumpReport, DumpFailure> {
         images::create(&self.images()).expect("images");
         images::create(&self.work()).expect("work");
         let (images, work) = (self.images(), self.work());
         let request = DumpRequest::new(self.pid, &images, &work);
-        criu.dump(&self.subject, &request, control)
+        criu.dump(&self.subject, &request, control, commit)
     }
 
     pub fn restore(&mut self, criu: &Criu, lazy: bool) -> Result<Restored, RestoreFailure> {

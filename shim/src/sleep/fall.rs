@@ -12,14 +12,13 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     path::Path,
     time::{Duration, Instant},
 };
 
 use podmotion_criu_driver::{
-    Criu, DumpControl, DumpFailure, DumpReport, DumpRequest, ExternalMount, Freezer, Tasks,
-    connections,
+    Criu, DumpControl, DumpFailure, DumpReport, DumpRequest, ExternalMount, Freezer, Tasks, Veto,
+    Written, connections,
     freezer::FreezerError,
     images::{self, ImagesError},
 };
@@ -33,7 +32,10 @@ use super::{
     pod::Seat,
     status::Identity,
 };
-use crate::gate::{Flow, GateError, Standstill};
+use crate::{
+    chain::Chain,
+    gate::{Flow, GateError, Standstill},
+};
 
 /// Why a container did not fall asleep.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +56,7 @@ pub enum Trouble {
     #[error(transparent)]
     Placeholder(#[from] PlaceholderError),
     /// The system has no descriptor left to control the dump with.
-    #[error("prepare the dump: {0}")]
+    #[error("prepare the dump")]
     Control(#[source] std::io::Error),
     /// The container cannot be described.
     #[error(transparent)]
@@ -71,14 +73,9 @@ pub enum Trouble {
     /// The directory for the images could not be made or sealed.
     #[error(transparent)]
     Images(#[from] ImagesError),
-    /// CRIU refused or failed.
-    #[error("{}", describe(.0))]
+    /// CRIU refused or failed, or its images could not be completed.
+    #[error(transparent)]
     Dump(#[from] DumpFailure),
-}
-
-/// CRIU's own words where there are any.
-fn describe(failure: &DumpFailure) -> String {
-    format!("{failure}: {}", failure.cause)
 }
 
 impl Trouble {
@@ -131,6 +128,8 @@ pub struct Attempt<'a> {
     pub criu: &'a Criu,
     /// Where the images go.
     pub images: &'a Path,
+    /// Puts a placeholder into its cgroups, where systemd would remove them.
+    pub enter_cgroups: Option<&'a dyn Fn() -> Result<(), PlaceholderError>>,
     /// The machine, for the manifest.
     pub platform: &'a Platform,
     /// Who the container is, for the manifest.
@@ -150,8 +149,8 @@ pub struct Attempt<'a> {
 const FREEZE: Duration = Duration::from_secs(2);
 
 impl Attempt<'_> {
-    /// Blocks until the container sleeps or runs on. The gate is left as it is: opening it again
-    /// is the lifecycle's decision.
+    /// Blocks until the container sleeps or runs on. The gate and the images are left as they are:
+    /// what becomes of them is the lifecycle's decision.
     pub fn run(&self) -> Result<Fallen, Trouble> {
         let started = Instant::now();
         images::create(self.images)?;
@@ -167,10 +166,7 @@ impl Attempt<'_> {
         if outcome.is_err() {
             // CRIU's driver thaws what it gave up; this is for what failed before it.
             if let Err(error) = freezer.thaw() {
-                log::warn!("thaw {}: {error}", self.facts.id);
-            }
-            if let Err(error) = fs::remove_dir_all(self.images) {
-                log::warn!("remove {}: {error}", self.images.display());
+                log::warn!("thaw {}: {}", self.facts.id, Chain(&error));
             }
         }
         outcome
@@ -203,17 +199,27 @@ impl Attempt<'_> {
         let subject = self.facts.subject(&mounts)?;
         let mut request = DumpRequest::new(self.pid, self.images, self.images);
         request.timeout = self.timeout;
-        let report = self.criu.dump(&subject, &request, self.control)?;
-        let total = started.elapsed();
-        let lazy = report.memory_bytes >= self.lazy_threshold;
+        let lazy = |written: Written| written.memory_bytes >= self.lazy_threshold;
+        // While the processes are still there: a checkpoint that has no manifest is none.
+        let commit = |written: Written| {
+            self.enter_cgroups.map_or(Ok(()), |enter| enter())?;
+            let checkpoint = manifest::Checkpoint {
+                platform: self.platform,
+                identity: self.identity,
+                ports: &ports,
+                memory_bytes: written.memory_bytes,
+                lazy: lazy(written),
+            };
+            checkpoint.complete(self.images).map_err(Veto::from)
+        };
+        let report = self.criu.dump(&subject, &request, self.control, &commit)?;
         let fallen = Fallen {
+            total: started.elapsed(),
+            lazy: lazy(report.written),
             report,
-            total,
             ports,
             mounts,
-            lazy,
         };
-        manifest::complete(self.images, self.platform, self.identity, &fallen)?;
         self.answer_keepalives();
         Ok(fallen)
     }
@@ -222,7 +228,8 @@ impl Attempt<'_> {
     /// longer than some minutes; that is no reason to wake it now.
     fn answer_keepalives(&self) {
         let failed = |error: &dyn std::error::Error| {
-            log::warn!("{}: keepalives stay unanswered: {error}", self.facts.id);
+            let cause = Chain(error);
+            log::warn!("{}: keepalives stay unanswered: {cause}", self.facts.id);
         };
         let dumped = match connections::read(self.images) {
             Ok(dumped) => dumped,

@@ -3,13 +3,17 @@
 use std::{
     collections::BTreeSet,
     fs,
+    path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use podmotion_criu_driver::{Criu, images::ImagesError};
+use podmotion_criu_driver::{
+    Criu,
+    images::{self, ImagesError},
+};
 use podmotion_model::manifest::{Container, Manifest, Platform, Pod};
 
-use super::{fall::Fallen, status::Identity};
+use super::status::Identity;
 
 /// The machine, as a checkpoint made on it depends on it.
 pub fn platform(criu: &Criu) -> Platform {
@@ -41,38 +45,49 @@ fn cpu_features(cpuinfo: &str) -> BTreeSet<String> {
         .unwrap_or_default()
 }
 
-/// Completes the images of a dump: from here on they can be restored.
-pub fn complete(
-    directory: &std::path::Path,
-    platform: &Platform,
-    identity: &Identity,
-    fallen: &Fallen,
-) -> Result<(), ImagesError> {
-    use podmotion_criu_driver::images;
-    let named = |text: &String| (!text.is_empty()).then(|| text.clone());
-    let created = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let manifest = Manifest {
-        container: Container {
-            id: identity.id.clone(),
-            name: identity.name.clone(),
-            namespace: identity.namespace.clone(),
-            pod: named(&identity.pod_name).map(|name| Pod {
-                uid: identity.pod_uid.clone(),
-                name,
-                namespace: identity.pod_namespace.clone(),
-            }),
-            image: named(&identity.image),
-        },
-        platform: platform.clone(),
-        ports: fallen.ports.clone(),
-        memory_bytes: fallen.report.memory_bytes,
-        lazy: fallen.lazy,
-        created_unix_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),
-        files: images::describe(directory)?,
-    };
-    images::write_manifest(directory, &manifest)
+/// What a checkpoint says about itself.
+pub struct Checkpoint<'a> {
+    /// The machine that it is made on.
+    pub platform: &'a Platform,
+    /// Whose it is.
+    pub identity: &'a Identity,
+    /// Ports that wake the container.
+    pub ports: &'a BTreeSet<u16>,
+    /// Bytes of memory in it.
+    pub memory_bytes: u64,
+    /// Whether it is to be restored lazily.
+    pub lazy: bool,
+}
+
+impl Checkpoint<'_> {
+    /// Completes the images of a dump: from here on they can be restored.
+    pub fn complete(&self, directory: &Path) -> Result<(), ImagesError> {
+        let identity = self.identity;
+        let named = |text: &String| (!text.is_empty()).then(|| text.clone());
+        let created = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let manifest = Manifest {
+            container: Container {
+                id: identity.id.clone(),
+                name: identity.name.clone(),
+                namespace: identity.namespace.clone(),
+                pod: named(&identity.pod_name).map(|name| Pod {
+                    uid: identity.pod_uid.clone(),
+                    name,
+                    namespace: identity.pod_namespace.clone(),
+                }),
+                image: named(&identity.image),
+            },
+            platform: self.platform.clone(),
+            ports: self.ports.clone(),
+            memory_bytes: self.memory_bytes,
+            lazy: self.lazy,
+            created_unix_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),
+            files: images::describe(directory)?,
+        };
+        images::write_manifest(directory, &manifest)
+    }
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub enum Trouble {
     #[error(transparent)]
     Images(#[from] ImagesError),
     /// The directory for CRIU's logs could not be made.
-    #[error("make {path}: {source}")]
+    #[error("make {path}")]
     WorkDirectory {
         /// The directory.
         path: PathBuf,
@@ -43,12 +43,8 @@ pub enum Trouble {
         source: io::Error,
     },
     /// CRIU refused or failed.
-    #[error("{failure}: {}", failure.cause)]
-    Restore {
-        /// CRIU's failure.
-        #[from]
-        failure: RestoreFailure,
-    },
+    #[error(transparent)]
+    Restore(#[from] RestoreFailure),
 }
 
 /// A container that runs again.

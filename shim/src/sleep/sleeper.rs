@@ -38,7 +38,10 @@ use super::{
     rise::WorkDirectory,
     status::{Handle, Identity, Status},
 };
-use crate::reaper::{Exit, Reaper};
+use crate::{
+    chain::Chain,
+    reaper::{Exit, Reaper},
+};
 
 /// A container for which sleep is to be looked after.
 pub struct New {
@@ -280,11 +283,7 @@ impl Sleeper {
 
     /// Asks the idle policy again, now that something it waited for has happened.
     fn check_soon(&mut self) {
-        if self.lifecycle.state()
-            == (State::Running {
-                fill: Fill::Complete,
-            })
-        {
+        if self.is_whole() {
             self.check_at = Some(Instant::now());
         }
     }
@@ -337,8 +336,8 @@ impl Sleeper {
         self.new.node.registry.changed();
     }
 
-    fn failed(&self, what: &str, cause: &dyn std::fmt::Display) {
-        let line = format!("{what}: {cause}");
+    fn failed(&self, what: &str, cause: &dyn std::error::Error) {
+        let line = format!("{what}: {}", Chain(cause));
         warn!("container {}: {line}", self.new.identity.id);
         self.update(|status| status.last_error = Some(line));
     }

@@ -1,9 +1,10 @@
 //! What the lifecycle decides, done; and what comes back of it.
 
-use podmotion_criu_driver::{FillFailure, Tasks};
+use podmotion_criu_driver::{FillFailure, Tasks, Written};
 use podmotion_model::value::OnRestoreFailure;
 
 use super::*;
+use crate::chain::Chain;
 use crate::gate::{GateError, Released};
 use crate::reaper::Expectation;
 use crate::sleep::{
@@ -19,6 +20,11 @@ const LOST: u32 = 255;
 
 /// After a wake, the time until the container is looked at again.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// Packets that were held for a container and did not reach it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} packets did not fit or were refused")]
+struct PacketsLost(u64);
 
 impl Sleeper {
     /// Takes in what happened.
@@ -108,17 +114,13 @@ impl Sleeper {
         let (Some(facts), Some(seat)) = (self.facts.clone(), self.seat.clone()) else {
             return Err(fall::Trouble::NotSettled);
         };
-        let mut enter_scope = None;
+        let mut enter_cgroups = None;
         if facts.systemd {
             let placeholder = Placeholder::start(&self.new.reaper)?;
-            enter_scope = Some(placeholder.entry(&facts.cgroups));
+            enter_cgroups = Some(placeholder.entry(&facts.cgroups));
             self.placeholder = Some(placeholder);
         }
-        let commit = move || {
-            let entered = enter_scope.as_ref().map_or(Ok(()), |enter| enter());
-            entered.inspect_err(|cause| warn!("{cause}")).is_ok()
-        };
-        let control = DumpControl::new(commit).map_err(fall::Trouble::Control)?;
+        let control = DumpControl::new().map_err(fall::Trouble::Control)?;
         self.dump = Some(control.clone());
         let (node, pid, images) = (self.new.node.clone(), self.pid, self.images());
         let (notify, runtime) = (self.notify.clone(), tokio::runtime::Handle::current());
@@ -138,6 +140,7 @@ impl Sleeper {
                 fixed_ports: fixed_ports.as_ref(),
                 criu: node.criu(),
                 images: &images,
+                enter_cgroups: enter_cgroups.as_ref().map(|enter| enter as _),
                 platform,
                 identity: &identity,
                 lazy_threshold: node.config.checkpoint.lazy_threshold.0,
@@ -164,10 +167,14 @@ impl Sleeper {
 
     fn fell_asleep(&mut self, fallen: Fallen) -> Outcome {
         let report = &fallen.report;
-        let memory = report.memory_bytes;
+        let Written {
+            memory_bytes,
+            image_bytes,
+        } = report.written;
         info!(
-            "container {} fell asleep in {:?}: {memory} bytes of memory freed, images of {} bytes",
-            self.new.identity.id, fallen.total, report.image_bytes,
+            "container {} fell asleep in {:?}: {memory_bytes} bytes of memory freed, images of \
+             {image_bytes} bytes",
+            self.new.identity.id, fallen.total,
         );
         let last = LastSleep {
             at: SystemTime::now(),
@@ -176,8 +183,8 @@ impl Sleeper {
                 .stats
                 .as_ref()
                 .map_or(fallen.total, |stats| stats.frozen),
-            memory_bytes: memory,
-            image_bytes: report.image_bytes,
+            memory_bytes,
+            image_bytes,
         };
         let ports = fallen.ports.iter().copied().collect();
         self.update(|status| {
@@ -199,12 +206,13 @@ impl Sleeper {
 
     fn stayed_awake(&mut self, trouble: &fall::Trouble, early_exit: Option<Exit>) -> Outcome {
         self.placeholder = None;
+        let why = Chain(trouble).to_string();
         for asker in self.asked.drain(..) {
-            drop(asker.send(Err(Refusal::Sleep(trouble.to_string()))));
+            drop(asker.send(Err(Refusal::Sleep(why.clone()))));
         }
         let event = if trouble.is_traffic() {
             info!(
-                "container {} does not fall asleep: {trouble}",
+                "container {} does not fall asleep: {why}",
                 self.new.identity.id
             );
             self.update(|status| status.counters.sleeps_aborted += 1);
@@ -212,7 +220,7 @@ impl Sleeper {
         } else {
             self.failed("checkpoint", trouble);
             self.update(|status| status.counters.sleeps_failed += 1);
-            self.back_off.failed(monotonic(), trouble.to_string());
+            self.back_off.failed(monotonic(), why);
             Event::DumpFailed
         };
         self.used();
@@ -336,7 +344,7 @@ impl Sleeper {
         self.after_tail(move || {
             drop(notify.send(Notice::Released(seat.release())));
             if let Err(cause) = seat.settle() {
-                warn!("take the tap away: {cause}");
+                warn!("take the tap away: {}", Chain(&cause));
             }
         });
     }
@@ -345,8 +353,7 @@ impl Sleeper {
         match result {
             Ok(released) => {
                 if released.lost > 0 {
-                    let lost = format!("{} packets did not fit or were refused", released.lost);
-                    self.failed("give held packets back", &lost);
+                    self.failed("give held packets back", &PacketsLost(released.lost));
                 }
                 self.update(|status| {
                     status.packets = released.packets;

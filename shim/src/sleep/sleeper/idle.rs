@@ -7,6 +7,7 @@ use podmotion_model::{
 };
 
 use super::*;
+use crate::chain::Chain;
 use crate::sleep::leftover::Note;
 use crate::sleep::look::{LookError, Looked, look};
 use crate::sleep::pod;
@@ -31,7 +32,7 @@ impl Sleeper {
                 self.in_thread(move || {
                     let mut result = look(&facts, &seat, follow);
                     if let (Ok(looked), Err(cause)) = (&mut result, node.platform()) {
-                        looked.obstacle.get_or_insert(cause.to_string());
+                        looked.obstacle.get_or_insert(Chain(&cause).to_string());
                     }
                     Notice::Looked(result)
                 });
@@ -148,7 +149,7 @@ impl Sleeper {
         match result {
             Ok(looked) => self.decide(&looked),
             Err(cause) => {
-                let obstacle = Some(cause.to_string());
+                let obstacle = Some(Chain(&cause).to_string());
                 self.decide(&Looked {
                     obstacle,
                     ..Looked::default()
@@ -165,7 +166,7 @@ impl Sleeper {
         let fixed = self.new.fixed;
         let cpu_cores = looked.cpu.and_then(|used| self.cpu.note(now, used));
         let gate_unavailable = match &self.unsettled {
-            Some(cause) if !self.uses_host_network() => Some(cause.to_string()),
+            Some(cause) if !self.uses_host_network() => Some(Chain(cause).to_string()),
             _ => None,
         };
         let observation = Observation {

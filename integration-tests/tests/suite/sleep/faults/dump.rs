@@ -1,9 +1,13 @@
 //! Checkpoints that cannot be made.
 
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{App, Client, Container, Network, Node, Runtime, Status};
+use anyhow::{Context, Result, bail, ensure};
+use podmotion_integration_tests::{
+    App, Client, Container, Network, Node, PATIENCE, Runtime, Settings, Status, refusal,
+};
 
 use super::fake::{Fake, Mode};
 use super::{count, images};
@@ -134,6 +138,22 @@ impl Disk {
         ensure!(status.success(), "mount {options}: {status}");
         Ok(())
     }
+
+    /// Waits until the images of a container that has woken are gone, which nobody tells.
+    fn wait_empty(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while std::fs::read_dir(&self.0)?.next().is_some() {
+            ensure!(Instant::now() < deadline, "the images stay");
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// How many files and directories there are.
+    fn files(&self) -> Result<u64> {
+        let disk = rustix::fs::statvfs(&self.0).context("look at the disk")?;
+        Ok(disk.f_files - disk.f_ffree)
+    }
 }
 
 impl Drop for Disk {
@@ -143,13 +163,19 @@ impl Drop for Disk {
     }
 }
 
-pub(super) fn disk_full(node: &Node, _: Runtime) -> Result<()> {
+/// A node whose checkpoints go to a [`Disk`] with these options.
+fn small_disk(node: &Node, options: &str) -> Result<(Disk, Settings)> {
     let folder = node.folder().join("small");
     std::fs::create_dir_all(&folder).context("make a mount point")?;
-    let disk = Disk(folder.clone());
-    disk.mount("size=16m")?;
-    let settings = format!("checkpoint.directory = \"{}\"\n{QUICK}", folder.display());
-    let _settings = node.set(&settings)?;
+    let disk = Disk(folder);
+    disk.mount(options)?;
+    let directory = disk.0.display();
+    let settings = node.set(&format!("checkpoint.directory = \"{directory}\"\n{QUICK}"))?;
+    Ok((disk, settings))
+}
+
+pub(super) fn disk_full(node: &Node, _: Runtime) -> Result<()> {
+    let (disk, _settings) = small_disk(node, "size=16m")?;
     let app = App::counter()
         .mem_mb(40)
         .annotation("scaledown-duration", "100ms");
@@ -160,15 +186,42 @@ pub(super) fn disk_full(node: &Node, _: Runtime) -> Result<()> {
         status.last_error.contains("No space left") && status.state == "running",
         "{status:?}"
     );
-    let left: Vec<_> = std::fs::read_dir(&folder)
+    let left: Vec<_> = std::fs::read_dir(&disk.0)
         .context("list the images")?
         .collect();
     ensure!(left.is_empty(), "{left:?}");
     ensure!(count(&container)? == 1);
     disk.mount("remount,size=200m")?;
-    container
-        .sleeper()
-        .wait_until("sleep", |status| status.state == "asleep")?;
+    container.wait_state("asleep")?;
     ensure!(count(&container)? == 2);
+    Ok(())
+}
+
+/// The disk takes all of CRIU's images, but nothing more. CRIU has succeeded by then; the container
+/// must not be gone with a checkpoint that nobody can use.
+pub(super) fn disk_full_at_the_manifest(node: &Node, _: Runtime) -> Result<()> {
+    let (disk, _settings) = small_disk(node, "nr_inodes=100000")?;
+    let container = node.run(App::counter())?;
+    container.stdout()?.wait_for("listening")?;
+    ensure!(count(&container)? == 1);
+    container.sleep()?;
+    // The manifest is one of these, and CRIU's statistics, which come last, another.
+    let room = disk.files()? - 2;
+    ensure!(count(&container)? == 2);
+    disk.wait_empty()?;
+    disk.mount(&format!("remount,nr_inodes={room}"))?;
+    let Err(refused) = container.sleep() else {
+        bail!("it sleeps without a manifest");
+    };
+    let told = refusal(&refused).context("no answer")?;
+    for words in ["the container runs on", "manifest.json", "No space left"] {
+        ensure!(told.contains(words), "not {words:?}: {told}");
+    }
+    let status = container.wait_state("running")?;
+    ensure!(status.last_error.contains(&told), "{status:?}");
+    ensure!(count(&container)? == 3);
+    disk.mount("remount,nr_inodes=100000")?;
+    container.sleep()?;
+    ensure!(count(&container)? == 4);
     Ok(())
 }

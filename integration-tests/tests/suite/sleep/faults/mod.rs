@@ -21,6 +21,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
     ),
     ("sleep::faults::disk_full", dump::disk_full),
     (
+        "sleep::faults::disk_full_at_the_manifest",
+        dump::disk_full_at_the_manifest,
+    ),
+    (
         "sleep::faults::criu_killed_in_the_middle_of_a_dump",
         killed::criu_in_a_dump,
     ),
