@@ -33,6 +33,8 @@ annotations! {
     GRPC_PROBES = "grpc-probes",
     /// A container that uses more than this many cores is not idle; `0` is no limit.
     BUSY_CPU = "busy-cpu",
+    /// How long a request without an answer keeps the container awake; `0` is not at all.
+    ANSWER_WAIT = "answer-wait",
     /// Time in light sleep before the checkpoint; `0` or `never`.
     DEEP_SLEEP_AFTER = "deep-sleep-after",
     /// `wake` or `discard`: what TERM does to a sleeping container.

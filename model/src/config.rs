@@ -103,6 +103,10 @@ node_config! {
         scaledown_duration: Option<Duration> = Some(Duration::from_secs(60)),
         /// A container that uses more than this many CPU cores is not idle.
         busy_cpu: Option<f64> = Some(0.5),
+        /// A request that has arrived on a connection and that nothing was sent for yet keeps a
+        /// container awake for this long. Where the client has the last word (HTTP/2
+        /// acknowledgements, one-way streams) it looks the same, so this is not without end.
+        answer_wait: Option<Duration> = Some(Duration::from_secs(120)),
         /// Time in light sleep before the checkpoint.
         deep_sleep_after: DeepSleepAfter = DeepSleepAfter::After(Duration::from_secs(600)),
         /// Nothing ever sleeps; reported is when it would have.

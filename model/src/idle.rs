@@ -54,6 +54,8 @@ pub struct Observation {
     pub filling: bool,
     /// The CPU cores it used since the last look, `None` when not known yet. See [`CpuMeter`].
     pub cpu_cores: Option<f64>,
+    /// The age of the youngest request that has arrived and that nothing was sent for yet.
+    pub unanswered: Option<Duration>,
     /// The ports its sockets listen on, TCP and UDP.
     pub listening: BTreeSet<u16>,
     /// Why the gate cannot hold packets for it, when it cannot.
@@ -157,6 +159,12 @@ pub fn decide(settings: &Settings, seen: &Observation) -> Decision {
             }
             Some(_) => {}
         }
+    }
+    if let (Some(age), Some(limit)) = (seen.unanswered, settings.answer_wait)
+        && let Some(left) = time_until(limit, age)
+    {
+        let reason = AwakeReason::Unanswered { age, limit };
+        return Decision::ask_again(reason, left.min(poll));
     }
     if settings.dry_run {
         return Decision::ask_again(AwakeReason::DryRun, poll);

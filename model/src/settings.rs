@@ -42,6 +42,8 @@ pub struct Settings {
     pub grpc_probes: bool,
     /// More CPU cores in use than this is not idle; `None` is no limit.
     pub busy_cpu: Option<f64>,
+    /// How long a request without an answer keeps it awake; `None` is not at all.
+    pub answer_wait: Option<Duration>,
     /// When light sleep becomes deep.
     pub deep_sleep_after: DeepSleepAfter,
     /// What TERM does to the sleeping container.
@@ -96,6 +98,7 @@ impl Settings {
                 .unwrap_or(false),
             grpc_probes: read(&map, annotations::GRPC_PROBES)?.unwrap_or(false),
             busy_cpu: read(&map, annotations::BUSY_CPU)?.unwrap_or(node.sleep.busy_cpu),
+            answer_wait: read(&map, annotations::ANSWER_WAIT)?.unwrap_or(node.sleep.answer_wait),
             deep_sleep_after: read(&map, annotations::DEEP_SLEEP_AFTER)?
                 .unwrap_or(node.sleep.deep_sleep_after),
             terminate_asleep: read(&map, annotations::TERMINATE_ASLEEP)?

@@ -31,7 +31,7 @@ fn the_example_with_every_key_in_use_gives_the_defaults() {
             _ => format!("{line}\n"),
         })
         .collect();
-    assert_eq!(in_use.matches(" = ").count(), 21);
+    assert_eq!(in_use.matches(" = ").count(), 22);
     assert_eq!(
         NodeConfig::from_toml(&in_use).unwrap(),
         NodeConfig::default()
@@ -49,6 +49,7 @@ fn every_key_can_be_set() {
         [sleep]
         scaledown_duration = 0
         busy_cpu = 2
+        answer_wait = "1m"
         deep_sleep_after = "never"
         dry_run = true
         terminate_asleep = "discard"
@@ -81,6 +82,7 @@ fn every_key_can_be_set() {
         SleepConfig {
             scaledown_duration: None,
             busy_cpu: Some(2.0),
+            answer_wait: Some(Duration::from_secs(60)),
             deep_sleep_after: DeepSleepAfter::Never,
             dry_run: true,
             terminate_asleep: TerminateAsleep::Discard,

@@ -1,6 +1,7 @@
 //! The reasons for which a container stays awake.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::Retry;
 use crate::duration;
@@ -53,6 +54,13 @@ pub enum AwakeReason {
         /// The limit it is above.
         limit: f64,
     },
+    /// It has not answered a request yet.
+    Unanswered {
+        /// When the youngest of them came in, counted from now.
+        age: Duration,
+        /// How long it is waited for.
+        limit: Duration,
+    },
     /// It would sleep now, but is only watched.
     DryRun,
 }
@@ -78,6 +86,7 @@ impl AwakeReason {
             Self::BackOff(_) => "back-off",
             Self::NoPorts => "no-ports",
             Self::BusyCpu { .. } => "busy-cpu",
+            Self::Unanswered { .. } => "unanswered",
             Self::DryRun => "dry-run",
         }
     }
@@ -114,6 +123,12 @@ impl fmt::Display for AwakeReason {
             Self::BusyCpu { cores, limit } => {
                 write!(f, "it uses {cores:.2} CPU cores, more than {limit}")
             }
+            Self::Unanswered { age, limit } => write!(
+                f,
+                "a request of {} ago has no answer yet, waited for until it is {} old",
+                duration::format(*age),
+                duration::format(*limit),
+            ),
             Self::DryRun => f.write_str("it would sleep now, but this is a dry run"),
         }
     }

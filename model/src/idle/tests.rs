@@ -150,6 +150,26 @@ fn a_computing_container_is_not_idle() {
 }
 
 #[test]
+fn a_request_without_an_answer_keeps_it_awake_but_not_for_ever() {
+    let mut seen = idle();
+    seen.unanswered = Some(70 * SECOND);
+    let (reason, recheck) = awake(&settings(&[]), &seen);
+    assert_eq!(
+        reason.to_string(),
+        "a request of 1m10s ago has no answer yet, waited for until it is 2m old"
+    );
+    // The answer is no event.
+    assert_eq!(recheck, Some(30 * SECOND));
+    seen.unanswered = Some(119 * SECOND);
+    assert_eq!(awake(&settings(&[]), &seen).1, Some(SECOND));
+    seen.unanswered = Some(120 * SECOND);
+    assert_eq!(decide(&settings(&[]), &seen), Decision::Sleep);
+    seen.unanswered = Some(SECOND);
+    let ignored = settings(&[(annotations::ANSWER_WAIT, "0")]);
+    assert_eq!(decide(&ignored, &seen), Decision::Sleep);
+}
+
+#[test]
 fn who_asks_for_sleep_waits_for_no_time_but_is_told_of_what_stays() {
     let settings = settings(&[]);
     let busy = Observation {
@@ -173,6 +193,17 @@ fn who_asks_for_sleep_waits_for_no_time_but_is_told_of_what_stays() {
         asked(no_ports),
         Decision::StayAwake {
             reason: AwakeReason::NoPorts,
+            ..
+        }
+    ));
+    let answering = Observation {
+        unanswered: Some(SECOND),
+        ..busy.clone()
+    };
+    assert!(matches!(
+        asked(answering),
+        Decision::StayAwake {
+            reason: AwakeReason::Unanswered { .. },
             ..
         }
     ));

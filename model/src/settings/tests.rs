@@ -26,6 +26,7 @@ fn without_annotations_the_node_decides() {
         disable_probe_detection: false,
         grpc_probes: false,
         busy_cpu: Some(0.5),
+        answer_wait: Some(Duration::from_secs(120)),
         deep_sleep_after: DeepSleepAfter::After(Duration::from_secs(600)),
         terminate_asleep: TerminateAsleep::Wake,
         dry_run: false,
@@ -48,6 +49,7 @@ fn an_annotation_wins_over_the_file() {
     let own = [
         (annotations::SCALEDOWN_DURATION, "1m30s"),
         (annotations::BUSY_CPU, "0"),
+        (annotations::ANSWER_WAIT, "3s"),
         (annotations::DEEP_SLEEP_AFTER, "0"),
         (annotations::TERMINATE_ASLEEP, "wake"),
         (annotations::DRY_RUN, "false"),
@@ -55,6 +57,7 @@ fn an_annotation_wins_over_the_file() {
     let settings = Settings::resolve(own, "web", &node.unwrap()).unwrap();
     assert_eq!(settings.scaledown, Some(Duration::from_secs(90)));
     assert_eq!(settings.busy_cpu, None);
+    assert_eq!(settings.answer_wait, Some(Duration::from_secs(3)));
     assert_eq!(settings.deep_sleep_after, DeepSleepAfter::Immediately);
     assert_eq!(settings.terminate_asleep, TerminateAsleep::Wake);
     assert!(!settings.dry_run);
@@ -64,6 +67,7 @@ fn an_annotation_wins_over_the_file() {
 fn zero_is_never() {
     assert_eq!(with(annotations::SCALEDOWN_DURATION, "0").scaledown, None);
     assert_eq!(with(annotations::SCALEDOWN_DURATION, "0s").scaledown, None);
+    assert_eq!(with(annotations::ANSWER_WAIT, "0").answer_wait, None);
 }
 
 #[test]
@@ -164,6 +168,7 @@ fn wrong_values_never_become_defaults() {
             annotations::BUSY_CPU,
             &["", "500m", "-1", "inf", "nan", "0,5"],
         ),
+        (annotations::ANSWER_WAIT, &["", "10", "never", "-1m"]),
         (annotations::DEEP_SLEEP_AFTER, &["", "10", "Never", "-1m"]),
         (annotations::TERMINATE_ASLEEP, &["", "kill", "Wake"]),
         (annotations::DRY_RUN, &["false "]),

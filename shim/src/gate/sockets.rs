@@ -5,16 +5,18 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use netlink_packet_core::{
     DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{
-    AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, TCP_CLOSE, TCP_LISTEN, TCP_SYN_RECV,
+    AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED,
+    TCP_LISTEN, TCP_SYN_RECV,
 };
 use netlink_packet_sock_diag::inet::{
-    ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags,
+    ExtensionFlags, InetRequest, InetResponse, InetResponseHeader, SocketId, StateFlags, nlas::Nla,
 };
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use podmotion_bpf::netns::{self, NetnsError};
@@ -87,6 +89,9 @@ pub struct Sockets {
     pub pending: u32,
     /// Bytes that have arrived and were not read yet, or were sent and not acknowledged.
     pub queued: u64,
+    /// On the connections that others have opened: how long ago the youngest request has arrived
+    /// that nothing was sent for since.
+    pub unanswered: Option<Duration>,
 }
 
 impl Sockets {
@@ -149,13 +154,56 @@ enum Kind {
     Mptcp,
 }
 
-fn sort(all: &[(Kind, Vec<InetResponseHeader>)], inodes: &BTreeSet<u64>) -> Sockets {
+/// A socket in the kernel's list.
+struct Entry {
+    header: InetResponseHeader,
+    unanswered: Option<Duration>,
+}
+
+impl From<InetResponse> for Entry {
+    fn from(response: InetResponse) -> Self {
+        let unanswered = response.nlas.iter().find_map(|nla| match nla {
+            Nla::TcpInfo(info) => unanswered(info),
+            _ => None,
+        });
+        Self {
+            unanswered,
+            header: response.header,
+        }
+    }
+}
+
+/// How long ago the peer has sent what the socket has sent nothing for since, by the kernel's
+/// `struct tcp_info` (`include/uapi/linux/tcp.h`, those fields since Linux 4.6).
+///
+/// The kernel's times are as coarse as its clock tick: a request in the same tick as the answer to the
+/// one before it is taken for answered.
+fn unanswered(info: &[u8]) -> Option<Duration> {
+    const LAST_DATA_SENT: usize = 44;
+    const LAST_DATA_RECV: usize = 52;
+    const DATA_SEGS_IN: usize = 152;
+    const DATA_SEGS_OUT: usize = 156;
+    let field = |at: usize| {
+        let bytes = info.get(at..at + 4)?.try_into().ok()?;
+        Some(u32::from_ne_bytes(bytes))
+    };
+    let (sent, received) = (field(LAST_DATA_SENT)?, field(LAST_DATA_RECV)?);
+    // Before anything was sent its time is that of the handshake.
+    let nothing_sent = field(DATA_SEGS_OUT)? == 0;
+    let is_request = field(DATA_SEGS_IN)? > 0 && (nothing_sent || received < sent);
+    is_request.then(|| Duration::from_millis(u64::from(received)))
+}
+
+fn sort(all: &[(Kind, Vec<Entry>)], inodes: &BTreeSet<u64>) -> Sockets {
     let mut sockets = Sockets::default();
+    let mut unanswered = Vec::new();
     let each = || {
         all.iter()
-            .flat_map(|(kind, list)| list.iter().map(move |socket| (*kind, socket)))
+            .flat_map(|(kind, list)| list.iter().map(move |entry| (*kind, entry)))
     };
-    for (kind, socket) in each().filter(|(_, socket)| inodes.contains(&u64::from(socket.inode))) {
+    let own = |entry: &Entry| inodes.contains(&u64::from(entry.header.inode));
+    for (kind, entry) in each().filter(|(_, entry)| own(entry)) {
+        let socket = &entry.header;
         let id = &socket.socket_id;
         let local = SocketAddr::new(id.source_address, id.source_port);
         let remote = SocketAddr::new(id.destination_address, id.destination_port);
@@ -168,6 +216,9 @@ fn sort(all: &[(Kind, Vec<InetResponseHeader>)], inodes: &BTreeSet<u64>) -> Sock
             (Kind::Tcp, state) if state != TCP_CLOSE => {
                 sockets.queued += u64::from(socket.recv_queue) + u64::from(socket.send_queue);
                 sockets.flows.push(Flow::new(local, remote));
+                if matches!(state, TCP_ESTABLISHED | TCP_CLOSE_WAIT) {
+                    unanswered.extend(entry.unanswered.map(|age| (local.port(), age)));
+                }
             }
             (Kind::Udp, TCP_CLOSE) => {
                 sockets.udp_ports.insert(local.port());
@@ -176,11 +227,14 @@ fn sort(all: &[(Kind, Vec<InetResponseHeader>)], inodes: &BTreeSet<u64>) -> Sock
         }
     }
     let ports: BTreeSet<u16> = sockets.listeners.iter().map(|l| l.local.port()).collect();
+    // On connections that the container has opened the peer's last word is an answer.
+    let requests = unanswered.iter().filter(|(port, _)| ports.contains(port));
+    sockets.unanswered = requests.map(|(_, age)| *age).min();
     // Not the container's by inode yet: nobody has accepted them.
-    let opening = each().filter(|(kind, socket)| {
+    let opening = each().filter(|(kind, entry)| {
         *kind == Kind::Tcp
-            && socket.state == TCP_SYN_RECV
-            && ports.contains(&socket.socket_id.source_port)
+            && entry.header.state == TCP_SYN_RECV
+            && ports.contains(&entry.header.socket_id.source_port)
     });
     let accepted_later: u32 = sockets.listeners.iter().map(|l| l.accept_queue).sum();
     sockets.pending = opening.count() as u32 + accepted_later;
@@ -188,7 +242,7 @@ fn sort(all: &[(Kind, Vec<InetResponseHeader>)], inodes: &BTreeSet<u64>) -> Sock
 }
 
 /// All sockets of one address family and protocol in the calling thread's network namespace.
-fn dump(family: u8, kind: Kind) -> Result<Vec<InetResponseHeader>, SocketError> {
+fn dump(family: u8, kind: Kind) -> Result<Vec<Entry>, SocketError> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG).map_err(SocketError::Netlink)?;
     socket.bind_auto().map_err(SocketError::Netlink)?;
     let request = request(family, kind);
@@ -227,7 +281,10 @@ fn request(family: u8, kind: Kind) -> Vec<u8> {
             } else {
                 IPPROTO_TCP
             },
-            extensions: ExtensionFlags::empty(),
+            extensions: match kind {
+                Kind::Tcp => ExtensionFlags::INFO,
+                Kind::Udp | Kind::Mptcp => ExtensionFlags::empty(),
+            },
             states: StateFlags::all(),
             socket_id: match family {
                 AF_INET => SocketId::new_v4(),
@@ -256,10 +313,7 @@ enum Answer {
 }
 
 /// Reads the messages of one datagram.
-fn read_answer(
-    mut bytes: &[u8],
-    found: &mut Vec<InetResponseHeader>,
-) -> Result<Answer, SocketError> {
+fn read_answer(mut bytes: &[u8], found: &mut Vec<Entry>) -> Result<Answer, SocketError> {
     while !bytes.is_empty() {
         let message =
             NetlinkMessage::<SockDiagMessage>::deserialize(bytes).map_err(SocketError::Decode)?;
@@ -267,7 +321,7 @@ fn read_answer(
         bytes = bytes.get(length..).unwrap_or_default();
         match message.payload {
             NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                found.push(response.header);
+                found.push(Entry::from(*response));
             }
             NetlinkPayload::Done(_) => return Ok(Answer::Done),
             NetlinkPayload::Error(error) => return Ok(Answer::Refused(error.to_io())),
@@ -286,6 +340,29 @@ mod tests {
         assert_eq!(socket_inode("socket:[4711]"), Some(4711));
         assert_eq!(socket_inode("/dev/null"), None);
         assert_eq!(socket_inode("pipe:[4711]"), None);
+    }
+
+    #[test]
+    fn a_request_is_unanswered_until_something_is_sent_after_it() {
+        let info = |sent: u32, received: u32, segments_in: u32, segments_out: u32| {
+            let mut info = [0; 248];
+            for (at, value) in [
+                (44, sent),
+                (52, received),
+                (152, segments_in),
+                (156, segments_out),
+            ] {
+                info[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+            }
+            unanswered(&info)
+        };
+        let request = Some(Duration::from_millis(500));
+        assert_eq!(info(500, 500, 1, 0), request, "right after the handshake");
+        assert_eq!(info(900, 500, 2, 1), request, "after an earlier answer");
+        assert_eq!(info(500, 500, 1, 1), None, "answered at once");
+        assert_eq!(info(100, 500, 1, 1), None, "answered late");
+        assert_eq!(info(900, 900, 0, 0), None, "nothing came yet");
+        assert_eq!(unanswered(&[0; 100]), None, "an older kernel");
     }
 
     #[test]

@@ -124,6 +124,8 @@ pub struct Attempt<'a> {
     pub seat: &'a Seat,
     /// Ports that wake it; those it listens on where there are none given.
     pub fixed_ports: Option<&'a BTreeSet<u16>>,
+    /// How long a request without an answer keeps it awake.
+    pub answer_wait: Option<Duration>,
     /// CRIU.
     pub criu: &'a Criu,
     /// Where the images go.
@@ -184,6 +186,10 @@ impl Attempt<'_> {
         }
         if second.queued > 0 {
             return Err(Trouble::Traffic("a connection has data under way"));
+        }
+        let waits = |age| self.answer_wait.is_some_and(|limit| age < limit);
+        if second.unanswered.is_some_and(waits) {
+            return Err(Trouble::Traffic("a request has no answer yet"));
         }
         if second.flows.len() != first.flows.len() {
             return Err(Trouble::Traffic("a connection came or went"));

@@ -16,6 +16,8 @@ pub struct Looked {
     pub last_packet: Option<Duration>,
     /// CPU time used in all.
     pub cpu: Option<Duration>,
+    /// The age of the youngest request without an answer.
+    pub unanswered: Option<Duration>,
     /// Why no checkpoint could be made of it now, where that can be seen.
     pub obstacle: Option<String>,
 }
@@ -60,6 +62,7 @@ pub fn look(facts: &Facts, seat: &Seat, follow: bool) -> Result<Looked, LookErro
         listening,
         last_packet,
         cpu: facts.cgroup.cpu_time(),
+        unanswered: seen.unanswered,
         obstacle,
     })
 }

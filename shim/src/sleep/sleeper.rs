@@ -113,6 +113,8 @@ pub struct Sleeper {
     awake_since: Duration,
     last_use: Option<Duration>,
     cpu: CpuMeter,
+    /// There was a request without an answer at the last look.
+    answering: bool,
     back_off: BackOff,
 
     dump: Option<DumpControl>,
@@ -162,6 +164,7 @@ impl Sleeper {
             awake_since: Duration::ZERO,
             last_use: None,
             cpu: CpuMeter::default(),
+            answering: false,
             back_off,
             dump: None,
             early_exit: None,

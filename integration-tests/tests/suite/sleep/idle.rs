@@ -1,10 +1,14 @@
 //! When a container falls asleep by itself, and what it says of why it does not.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{App, Exec, Network, Node, Runtime, Status, refusal};
+use podmotion_integration_tests::{
+    App, Client, Container, Exec, Network, Node, Runtime, Status, refusal,
+};
 
 use super::visit;
 use crate::Body;
@@ -13,6 +17,14 @@ pub(super) const TESTS: &[(&str, Body)] = &[
     ("sleep::idle::sleeps_after_its_time", sleeps_after_its_time),
     ("sleep::idle::exec_keeps_awake", exec_keeps_awake),
     ("sleep::idle::busy_cpu_keeps_awake", busy_cpu_keeps_awake),
+    (
+        "sleep::idle::request_without_an_answer_keeps_awake",
+        request_without_an_answer_keeps_awake,
+    ),
+    (
+        "sleep::idle::request_without_an_answer_is_not_waited_for_without_end",
+        request_without_an_answer_is_not_waited_for_without_end,
+    ),
     ("sleep::idle::zero_is_never", zero_is_never),
     (
         "sleep::idle::asked_while_it_is_looked_at",
@@ -130,6 +142,72 @@ fn busy_cpu_keeps_awake(node: &Node, _: Runtime) -> Result<()> {
     let ignored = node.run(app.annotation("busy-cpu", "0"))?;
     ignored.wait_state("asleep")?;
     Ok(())
+}
+
+/// Reads a request, and answers it when it gets the signal USR1.
+fn slow_server() -> App {
+    let script = "import signal, socket\n\
+                  signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n\
+                  s = socket.create_server(('', 8080))\n\
+                  print('listening', flush=True)\n\
+                  c, _ = s.accept()\n\
+                  while c.recv(100):\n\
+                  \x20   print('read', flush=True)\n\
+                  \x20   signal.sigwait({signal.SIGUSR1})\n\
+                  \x20   c.sendall(b'done')";
+    App::new(["python3", "-c", script])
+        .network(Network::Own)
+        .annotation("scaledown-duration", "1s")
+}
+
+/// A slow server that has read a request of the connection.
+fn with_request(node: &Node, app: App) -> Result<(Container, TcpStream)> {
+    let container = node.run(app)?;
+    container.stdout()?.wait_for("listening")?;
+    let mut client = Client::default().connect(container.address(8080)?)?;
+    client.write_all(b"work").context("send a request")?;
+    container.stdout()?.wait_for("read")?;
+    Ok((container, client))
+}
+
+fn read_answer(client: &mut TcpStream) -> Result<()> {
+    let mut answer = [0; 4];
+    client.read_exact(&mut answer).context("read the answer")?;
+    ensure!(&answer == b"done", "{answer:?}");
+    Ok(())
+}
+
+fn request_without_an_answer_keeps_awake(node: &Node, _: Runtime) -> Result<()> {
+    let (container, mut client) = with_request(node, slow_server())?;
+    container.sleeper().wait_reason("unanswered")?;
+    let refused = container.sleeper().try_sleep().err().context("it sleeps")?;
+    let words = refusal(&refused).context("no answer")?;
+    ensure!(words.contains("has no answer yet"), "{words:?}");
+    // Twice its idle time without a try.
+    thread::sleep(2 * IDLE);
+    let status = container.status()?;
+    ensure!(status.awake_reason.name == "unanswered", "{status:?}");
+    ensure!(
+        status.counters.sleeps + status.counters.sleeps_aborted == 0,
+        "{status:?}"
+    );
+    container.kill(libc::SIGUSR1)?;
+    read_answer(&mut client)?;
+    let answered = Instant::now();
+    container.wait_state("asleep")?;
+    let idle = answered.elapsed();
+    ensure!(idle >= IDLE, "it slept {idle:?} after its answer");
+    Ok(())
+}
+
+fn request_without_an_answer_is_not_waited_for_without_end(node: &Node, _: Runtime) -> Result<()> {
+    let app = slow_server().annotation("answer-wait", "3s");
+    let (container, mut client) = with_request(node, app)?;
+    container.sleeper().wait_reason("unanswered")?;
+    container.wait_state("asleep")?;
+    // Late, but not lost.
+    container.kill(libc::SIGUSR1)?;
+    read_answer(&mut client)
 }
 
 fn zero_is_never(node: &Node, _: Runtime) -> Result<()> {

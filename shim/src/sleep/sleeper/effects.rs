@@ -124,6 +124,7 @@ impl Sleeper {
         self.dump = Some(control.clone());
         let (node, pid, images) = (self.new.node.clone(), self.pid, self.images());
         let (notify, runtime) = (self.notify.clone(), tokio::runtime::Handle::current());
+        let answer_wait = self.new.settings.answer_wait;
         let (fixed_ports, identity) = (self.fixed_ports(), self.new.identity.clone());
         self.after_tail(move || {
             let platform = match node.platform() {
@@ -138,6 +139,7 @@ impl Sleeper {
                 pid,
                 seat: &seat,
                 fixed_ports: fixed_ports.as_ref(),
+                answer_wait,
                 criu: node.criu(),
                 images: &images,
                 enter_cgroups: enter_cgroups.as_ref().map(|enter| enter as _),

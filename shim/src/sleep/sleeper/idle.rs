@@ -162,6 +162,10 @@ impl Sleeper {
         if !self.is_whole() {
             return;
         }
+        // An answer is a sign of use too, however long after the request it comes.
+        if std::mem::replace(&mut self.answering, looked.unanswered.is_some()) && !self.answering {
+            self.used();
+        }
         let now = monotonic();
         let fixed = self.new.fixed;
         let cpu_cores = looked.cpu.and_then(|used| self.cpu.note(now, used));
@@ -182,6 +186,7 @@ impl Sleeper {
             attached: false,
             filling: false,
             cpu_cores,
+            unanswered: looked.unanswered,
             listening: looked.listening.clone(),
             gate_unavailable,
             not_checkpointable: self.unsupported().or_else(|| looked.obstacle.clone()),

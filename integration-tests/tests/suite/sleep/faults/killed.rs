@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use podmotion_integration_tests::{App, Census, Container, Exec, Node, Runtime, State};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{count, images};
+use super::{count, images, wait_no_images};
 
 fn counter(node: &Node) -> Result<Container> {
     let container = node.run(App::counter().mem_mb(20))?;
@@ -90,7 +90,7 @@ pub(super) fn criu_in_a_dump(node: &Node, _: Runtime) -> Result<()> {
                 continue;
             }
             awake += 1;
-            ensure!(!images(&container).exists(), "images are left");
+            wait_no_images(&images(&container))?;
         }
         requests += 1;
         ensure!(count(&container)? == requests, "at {n}");

@@ -5,8 +5,12 @@ mod fake;
 mod killed;
 mod restore;
 
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{Client, Container};
+use podmotion_integration_tests::{Client, Container, PATIENCE};
 
 use crate::Body;
 
@@ -61,7 +65,18 @@ fn count(container: &Container) -> Result<u64> {
     body["count"].as_u64().context("no count")
 }
 
+/// Waits until there are no images of a container that is awake. Nothing tells, and it may answer
+/// before they are gone.
+fn wait_no_images(images: &Path) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while images.exists() {
+        ensure!(Instant::now() < deadline, "images are left");
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
 /// Where the container's images are.
-fn images(container: &Container) -> std::path::PathBuf {
-    std::path::Path::new("/var/lib/podmotion/checkpoints").join(container.id())
+fn images(container: &Container) -> PathBuf {
+    Path::new("/var/lib/podmotion/checkpoints").join(container.id())
 }
