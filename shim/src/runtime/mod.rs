@@ -1,89 +1,19 @@
 //! The OCI runtime (runc) as a command line tool.
 
+mod call;
+mod error;
 pub mod options;
 pub mod spec;
 
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use serde::Deserialize;
-use tokio::io::AsyncReadExt as _;
-use tokio::net::unix::pipe;
-use tokio::sync::oneshot;
-
-use crate::reaper::{Exit, Reaper};
-use crate::sys;
+use crate::reaper::Reaper;
+pub use error::RuntimeError;
 use options::Options;
-
-/// Why a call of the runtime did not do what it should.
-#[derive(Debug, thiserror::Error)]
-pub enum RuntimeError {
-    /// The binary could not be started.
-    #[error("start {binary}: {source}")]
-    Spawn {
-        /// The binary's path or name.
-        binary: String,
-        /// The system's error.
-        #[source]
-        source: io::Error,
-    },
-    /// It ran and failed.
-    #[error("{binary} did not terminate successfully: exit status {status}: {output}")]
-    Failed {
-        /// The binary's path or name.
-        binary: String,
-        /// Its exit status.
-        status: u32,
-        /// What it wrote to its standard streams, when these were not the container's.
-        output: String,
-        /// The last error in its log, when it wrote one.
-        logged: Option<String>,
-    },
-    /// It could not be waited for.
-    #[error("wait for {binary}: the shim is shutting down")]
-    Lost {
-        /// The binary's path or name.
-        binary: String,
-    },
-    /// A file for it could not be written, or one of its files not be read.
-    #[error("{operation} {}: {source}", path.display())]
-    File {
-        /// What was tried.
-        operation: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        #[source]
-        source: io::Error,
-    },
-    /// Its output or one of its files is not what was expected.
-    #[error("parse {what}: {source}")]
-    Parse {
-        /// The output or file.
-        what: &'static str,
-        /// The parser's error.
-        #[source]
-        source: serde_json::Error,
-    },
-}
-
-impl RuntimeError {
-    /// The error as a user should read it: the runtime's own message when it logged one.
-    #[must_use]
-    pub fn message(&self) -> String {
-        match self {
-            Self::Failed {
-                logged: Some(message),
-                ..
-            } => message.clone(),
-            other => other.to_string(),
-        }
-    }
-}
 
 /// What a started process gets as its standard streams.
 #[derive(Default)]
@@ -338,101 +268,6 @@ impl Runtime {
             logged: None,
         })
     }
-
-    fn log_file(&self) -> PathBuf {
-        self.bundle.join("log.json")
-    }
-
-    fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
-        let mut command = Command::new(&self.binary);
-        command.arg("--root").arg(&self.root);
-        command
-            .arg("--log")
-            .arg(self.log_file())
-            .args(["--log-format", "json"]);
-        if self.systemd_cgroup {
-            command.arg("--systemd-cgroup");
-        }
-        command.args(args);
-        // With it runc would take itself for a systemd service and wait for its container.
-        command.env_remove("NOTIFY_SOCKET");
-        sys::die_with_parent(&mut command);
-        command
-    }
-
-    /// Runs the runtime to its end and returns what it wrote where its output is not the
-    /// container's.
-    async fn run<A: AsRef<OsStr>>(
-        &self,
-        args: &[A],
-        streams: Streams,
-    ) -> Result<Vec<u8>, RuntimeError> {
-        let spawn = |source| RuntimeError::Spawn {
-            binary: self.binary.clone(),
-            source,
-        };
-        let log_start = std::fs::metadata(self.log_file()).map_or(0, |log| log.len());
-        let captures = streams.stdout.is_none() && streams.stderr.is_none();
-        let mut command = self.command(args);
-        command.stdin(streams.stdin.map_or_else(Stdio::null, Stdio::from));
-        command.stdout(streams.stdout.map_or_else(Stdio::null, Stdio::from));
-        command.stderr(streams.stderr.map_or_else(Stdio::null, Stdio::from));
-        let output = if captures {
-            let (reader, writer) = io::pipe().map_err(spawn)?;
-            command
-                .stdout(writer.try_clone().map_err(spawn)?)
-                .stderr(writer);
-            let reader = OwnedFd::from(reader);
-            sys::set_nonblocking(&reader).map_err(|errno| spawn(errno.into()))?;
-            Some(pipe::Receiver::from_owned_fd_unchecked(reader).map_err(spawn)?)
-        } else {
-            None
-        };
-        let (_, exit) = self.reaper.spawn(&mut command).map_err(spawn)?;
-        // Closes the shim's copies of the streams given away.
-        drop(command);
-        let (exit, output) = collect(exit, output).await;
-        let exit = exit.map_err(|_| RuntimeError::Lost {
-            binary: self.binary.clone(),
-        })?;
-        if exit.status == 0 {
-            return Ok(output);
-        }
-        Err(RuntimeError::Failed {
-            binary: self.binary.clone(),
-            status: exit.status,
-            output: String::from_utf8_lossy(&output).into_owned(),
-            logged: last_logged_error(&self.log_file(), log_start),
-        })
-    }
-}
-
-/// Waits for a process and reads its output as it comes, for as long as the process is there:
-/// something that it leaves behind may hold the pipe open for ever.
-async fn collect(
-    exit: oneshot::Receiver<Exit>,
-    output: Option<pipe::Receiver>,
-) -> (Result<Exit, oneshot::error::RecvError>, Vec<u8>) {
-    let mut bytes = Vec::new();
-    let Some(mut output) = output else {
-        return (exit.await, bytes);
-    };
-    let mut exit = exit;
-    let result = loop {
-        tokio::select! {
-            biased;
-            read = output.read_buf(&mut bytes) => match read {
-                Ok(0) | Err(_) => break exit.await,
-                Ok(_) => {}
-            },
-            result = &mut exit => break result,
-        }
-    };
-    let mut rest = [0; 4096];
-    while let Ok(count @ 1..) = output.try_read(&mut rest) {
-        bytes.extend_from_slice(&rest[..count]);
-    }
-    (result, bytes)
 }
 
 fn read_pid(path: &Path) -> Result<i32, RuntimeError> {
@@ -452,48 +287,4 @@ fn read_pid(path: &Path) -> Result<i32, RuntimeError> {
 #[must_use]
 pub fn init_pid(bundle: &Path) -> i32 {
     read_pid(&bundle.join("init.pid")).unwrap_or_default()
-}
-
-/// The last error that the runtime logged from an offset on.
-fn last_logged_error(log: &Path, from: u64) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Line {
-        level: String,
-        msg: String,
-    }
-    let mut file = File::open(log).ok()?;
-    file.seek(SeekFrom::Start(from)).ok()?;
-    let mut text = String::new();
-    file.read_to_string(&mut text).ok()?;
-    text.lines()
-        .filter_map(|line| serde_json::from_str::<Line>(line).ok())
-        .filter(|line| line.level == "error")
-        .map(|line| line.msg.trim().to_owned())
-        .next_back()
-        .filter(|message| !message.is_empty())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn last_error_of_this_call_only() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = dir.path().join("log.json");
-        let old = "{\"level\":\"error\",\"msg\":\"old\",\"time\":\"t\"}\n";
-        let new = "{\"level\":\"error\",\"msg\":\"first\",\"time\":\"t\"}\n\
-                   {\"level\":\"warning\",\"msg\":\"w\",\"time\":\"t\"}\nnot json\n\
-                   {\"level\":\"error\",\"msg\":\" exec failed: no such file\\n\",\"time\":\"t\"}\n";
-        std::fs::write(&log, format!("{old}{new}")).unwrap();
-        let from = old.len() as u64;
-        assert_eq!(
-            last_logged_error(&log, from).unwrap(),
-            "exec failed: no such file"
-        );
-        assert_eq!(
-            last_logged_error(&log, (old.len() + new.len()) as u64),
-            None
-        );
-    }
 }

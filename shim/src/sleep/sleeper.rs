@@ -5,7 +5,9 @@
 //! removing images, the next dump) wait for one another through `tail`.
 
 mod effects;
+mod falling;
 mod idle;
+mod waking;
 
 use std::{
     collections::BTreeSet,
