@@ -22,7 +22,8 @@ pub use backoff::{BackOff, Retry};
 pub use cpu::CpuMeter;
 pub use reason::AwakeReason;
 
-use crate::settings::{Ports, Settings};
+use crate::lifecycle::Depth;
+use crate::settings::{DeepSleepAfter, Ports, Settings};
 
 /// Bounds of the time between two looks at something that changes without an event.
 const POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -60,6 +61,8 @@ pub struct Observation {
     pub listening: BTreeSet<u16>,
     /// Why the gate cannot hold packets for it, when it cannot.
     pub gate_unavailable: Option<String>,
+    /// Why its memory cannot be moved out, when that is known beforehand.
+    pub not_movable: Option<String>,
     /// Why it cannot be checkpointed, when that is known beforehand.
     pub not_checkpointable: Option<String>,
     /// What failed checkpoints say, see [`BackOff::retry`].
@@ -81,8 +84,8 @@ impl Observation {
 /// The answer of [`decide`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    /// Nothing keeps it awake.
-    Sleep,
+    /// Nothing keeps it awake; it can sleep this deep at once.
+    Sleep(Depth),
     /// Something does.
     StayAwake {
         /// What.
@@ -127,9 +130,10 @@ pub fn decide(settings: &Settings, seen: &Observation) -> Decision {
     if let Some(cause) = seen.gate_unavailable.clone() {
         return Decision::ask_again(AwakeReason::GateUnavailable { cause }, poll);
     }
-    if let Some(cause) = seen.not_checkpointable.clone() {
-        return Decision::ask_again(AwakeReason::NotCheckpointable { cause }, poll);
-    }
+    let depth = match first_depth(settings, seen) {
+        Ok(depth) => depth,
+        Err(reason) => return Decision::ask_again(reason, poll),
+    };
 
     // What only time is missing for.
     let used = seen.last_activity.filter(|at| *at > seen.started_at);
@@ -169,7 +173,25 @@ pub fn decide(settings: &Settings, seen: &Observation) -> Decision {
     if settings.dry_run {
         return Decision::ask_again(AwakeReason::DryRun, poll);
     }
-    Decision::Sleep
+    Decision::Sleep(depth)
+}
+
+/// How deep it sleeps at first: light, which wakes faster and works for more programs, unless the
+/// settings want a checkpoint at once or its memory cannot be moved out.
+fn first_depth(settings: &Settings, seen: &Observation) -> Result<Depth, AwakeReason> {
+    let wants_deep = settings.deep_sleep_after == DeepSleepAfter::Immediately;
+    match &seen.not_movable {
+        None if !wants_deep => return Ok(Depth::Light),
+        Some(cause) if settings.deep_sleep_after == DeepSleepAfter::Never => {
+            let cause = cause.clone();
+            return Err(AwakeReason::NotMovable { cause });
+        }
+        _ => {}
+    }
+    match seen.not_checkpointable.clone() {
+        None => Ok(Depth::Deep),
+        Some(cause) => Err(AwakeReason::NotCheckpointable { cause }),
+    }
 }
 
 /// The scale-down time, or why this container never sleeps.

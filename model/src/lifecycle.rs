@@ -1,16 +1,17 @@
 //! The life of one container: which state follows from which event, and what is to be done.
 //!
 //! ```text
-//!              Started           Sleep                DumpSucceeded
-//!    Created ----------> Running ------> FallingAsleep -----------> Asleep
-//!                          ^  ^               | |                     |
-//!                          |  |  DumpAborted, | | DumpSucceeded,      | Wake
-//!                          |  |  DumpFailed   | | a wake recorded     |
-//!                          |  +---------------+ +-------> Waking <----+
-//!                          |                              | |  ^ |
-//!                          +------------------------------+ |  +-+ RestoreFailed, first time
-//!                          |       RestoreSucceeded         |
-//!                          |                                v RestoreFailed, second time
+//!              Started           Sleep                  FellAsleep          Deepen
+//!    Created ----------> Running ------> FallingAsleep -----------> Asleep ------> Deepening
+//!                          ^  ^               | |                   | ^  ^           | | |
+//!                          |  | SleepAborted, | | FellAsleep,   Wake | |  +-----------+ | |
+//!                          |  | SleepFailed   | | a wake recorded   | |   FellAsleep,   | |
+//!                          |  +---------------+ +-------> Waking <--+ +-----------------+ |
+//!                          |                              | | ^ ^       SleepAborted, ... |
+//!                          +------------------------------+ | | +-------------------------+
+//!                          |             Woke               | |   a wake recorded
+//!                          |                                | +- WakeFailed, first time, from deep
+//!                          |                                v WakeFailed, second time
 //!                          +-------------------------- RestoreFailed
 //!                                Started (cold start)
 //!
@@ -22,255 +23,67 @@
 //!
 //! Invariants:
 //!
-//! 1. The gate is shut by [`Effect::BeginDump`] and opened by exactly one [`Effect::OpenGate`]
-//!    per sleep, whichever way the sleep ends; a container that runs has an open gate.
+//! 1. The gate is shut by [`Effect::BeginMoveOut`] or [`Effect::BeginDump`] and opened by exactly
+//!    one [`Effect::OpenGate`] per sleep, whichever way the sleep ends; a container that runs has
+//!    an open gate.
 //! 2. [`Effect::BeginRestore`] only ever follows a dump that succeeded, with its images there:
-//!    [`Effect::DiscardImages`] comes when nothing can need them any more.
-//! 3. A wake is never forgotten: a [`Event::Wake`] while falling asleep ends in `Running` or
-//!    in `Waking`, never in `Asleep`.
-//! 4. One [`Effect::AbortDump`] per dump at most.
+//!    [`Effect::DiscardImages`] comes when nothing can need them any more. [`Effect::BeginMoveIn`]
+//!    only ever follows a move out that succeeded.
+//! 3. A wake is never forgotten: a [`Event::Wake`] while falling asleep or while sleeping deeper
+//!    ends in `Running` or in `Waking`, never in `Asleep`.
+//! 4. One [`Effect::AbortSleep`] per begun sleep at most.
 //! 5. A container whose pages are still being filled in does not sleep: its memory is in two
 //!    places.
 //! 6. `Stopped` is final. What was under way when the container exited may still report; a
 //!    restore that succeeded too late leaves processes that have to go.
+//! 7. Processes that lack memory which cannot be had never run: a wake from light sleep that fails
+//!    ends in [`Effect::KillProcesses`].
 //!
 //! What the driver must see to:
 //!
 //! - A dump that succeeds ends the processes, so their exit is no [`Event::Exited`]. An exit
-//!   seen while a dump or restore is under way waits until its result is known: after
-//!   `DumpSucceeded` it is dropped; after any other result it is real.
-//! - The result of an aborted dump is reported like any other: `DumpSucceeded` when the abort
-//!   came too late, else `DumpAborted`.
+//!   seen while a dump or restore is under way waits until its result is known: after a dump's
+//!   `FellAsleep` it is dropped; after any other result it is real. In light sleep the processes
+//!   are there, and their exit is real.
+//! - The result of an aborted sleep is reported like any other: `FellAsleep` when the abort
+//!   came too late, else `SleepAborted`.
 //! - A wake for something that needs a live process (an exec, a signal) is sent in every
 //!   state; the answer is given in `Running`.
 //!
-//! | state | Started | Sleep | Wake | DumpSucceeded | DumpAborted, DumpFailed |
-//! |---|---|---|---|---|---|
-//! | Created | Running | rejected | nothing | rejected | rejected |
-//! | Running, filled | rejected | FallingAsleep: BeginDump | nothing | rejected | rejected |
-//! | Running, filling | rejected | rejected | nothing | rejected | rejected |
-//! | FallingAsleep | rejected | nothing | recorded: AbortDump | Asleep | Running: OpenGate, DiscardImages |
-//! | FallingAsleep, wake recorded | rejected | rejected | nothing | Waking: BeginRestore | Running: OpenGate, DiscardImages |
-//! | Asleep | rejected | nothing | Waking: BeginRestore | rejected | rejected |
-//! | Waking | rejected | rejected | nothing | rejected | rejected |
-//! | RestoreFailed | Running: OpenGate | rejected | nothing | rejected | rejected |
-//! | Stopped | rejected | rejected | rejected | nothing | nothing |
+//! | state | Started | Sleep | Deepen | Wake | FellAsleep | SleepAborted, SleepFailed |
+//! |---|---|---|---|---|---|---|
+//! | Created | Running | rejected | rejected | nothing | rejected | rejected |
+//! | Running, filled | rejected | FallingAsleep: BeginMoveOut or BeginDump | rejected | nothing | rejected | rejected |
+//! | Running, filling | rejected | rejected | rejected | nothing | rejected | rejected |
+//! | FallingAsleep | rejected | nothing | rejected | recorded: AbortSleep | Asleep | Running: OpenGate, DiscardImages |
+//! | FallingAsleep, wake recorded | rejected | rejected | rejected | nothing | Waking: BeginMoveIn or BeginRestore | Running: OpenGate, DiscardImages |
+//! | Asleep, light | rejected | nothing | Deepening: BeginDeepening | Waking: BeginMoveIn | rejected | rejected |
+//! | Asleep, deep | rejected | nothing | nothing | Waking: BeginRestore | rejected | rejected |
+//! | Deepening | rejected | nothing | nothing | recorded: AbortSleep | Asleep, deep | Asleep, light: DiscardImages |
+//! | Deepening, wake recorded | rejected | rejected | rejected | nothing | Waking: BeginRestore | Waking: DiscardImages, BeginMoveIn |
+//! | Waking | rejected | rejected | rejected | nothing | rejected | rejected |
+//! | RestoreFailed | Running: OpenGate | rejected | rejected | nothing | rejected | rejected |
+//! | Stopped | rejected | rejected | rejected | rejected | nothing | nothing |
 //!
-//! | state | RestoreSucceeded | RestoreFailed | FillFinished | FillFailed | Exited |
+//! | state | Woke | WakeFailed | FillFinished | FillFailed | Exited |
 //! |---|---|---|---|---|---|
 //! | Created | rejected | rejected | rejected | rejected | Stopped |
 //! | Running, filled | rejected | rejected | rejected | rejected | Stopped |
-//! | Running, filling | rejected | rejected | filled: DiscardImages | KillProcesses | Stopped: DiscardImages |
+//! | Running, filling | rejected | rejected | filled: DiscardImages after deep | KillProcesses | Stopped: DiscardImages |
 //! | Running, fill failed | rejected | rejected | rejected | rejected | Stopped |
-//! | FallingAsleep | rejected | rejected | rejected | rejected | Stopped: AbortDump unless done, OpenGate, DiscardImages |
+//! | FallingAsleep, Deepening | rejected | rejected | rejected | rejected | Stopped: AbortSleep unless done, OpenGate, DiscardImages |
 //! | Asleep | rejected | rejected | rejected | rejected | Stopped: OpenGate, DiscardImages |
-//! | Waking | Running: OpenGate, DiscardImages unless lazy | BeginRestore, second time RestoreFailed: FollowRestorePolicy | rejected | rejected | Stopped: OpenGate, DiscardImages |
+//! | Waking from light | Running, filling: OpenGate | fill failed: OpenGate, KillProcesses | rejected | rejected | Stopped: OpenGate, DiscardImages |
+//! | Waking from deep | Running: OpenGate, DiscardImages unless lazy | BeginRestore, second time RestoreFailed: FollowRestorePolicy | rejected | rejected | Stopped: OpenGate, DiscardImages |
 //! | RestoreFailed | rejected | rejected | rejected | rejected | Stopped: OpenGate |
 //! | Stopped | KillProcesses | nothing | nothing | nothing | rejected |
 //!
 //! Images that could not be restored, or whose fill failed, stay for a diagnosis until the
 //! container is deleted; so do they over a cold start, until the next dump replaces them.
 
-use std::fmt;
+mod state;
 
-/// How deep a container sleeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Depth {
-    /// The processes are there, frozen, their memory in a file.
-    Light,
-    /// A checkpoint; no process is left.
-    Deep,
-}
-
-impl Depth {
-    /// The stable name, for status and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Light => "light",
-            Self::Deep => "deep",
-        }
-    }
-}
-
-/// Which try at a restore this is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Attempt {
-    /// The first, lazy where the dump said so.
-    First,
-    /// The second and last, never lazy.
-    Second,
-}
-
-/// Where the memory of a running container is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Fill {
-    /// All of it is in its processes.
-    Complete,
-    /// Restored lazily, and part of it still in the images.
-    UnderWay,
-    /// Part of it can no longer be had: the processes are being killed.
-    Failed,
-}
-
-/// What woke a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WakeCause {
-    /// A packet that needs the container.
-    Traffic,
-    /// A process to be started in it.
-    Exec,
-    /// Somebody attached to it, or wrote to its standard input.
-    Attach,
-    /// A signal other than KILL.
-    Signal,
-    /// It is to be paused, which needs processes.
-    Pause,
-    /// Its terminal changes size.
-    Resize,
-    /// Its resources change.
-    Update,
-    /// A user's checkpoint of it.
-    Checkpoint,
-    /// Asked for through the shim's own service.
-    Request,
-    /// The shim or the node goes down.
-    Shutdown,
-}
-
-impl WakeCause {
-    /// The stable name, for status and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Traffic => "traffic",
-            Self::Exec => "exec",
-            Self::Attach => "attach",
-            Self::Signal => "signal",
-            Self::Pause => "pause",
-            Self::Resize => "resize",
-            Self::Update => "update",
-            Self::Checkpoint => "checkpoint",
-            Self::Request => "request",
-            Self::Shutdown => "shutdown",
-        }
-    }
-}
-
-impl fmt::Display for WakeCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// The state of a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum State {
-    /// Created, its process not started.
-    Created,
-    /// Its processes run.
-    Running {
-        /// Where its memory is.
-        fill: Fill,
-    },
-    /// A dump is under way.
-    FallingAsleep {
-        /// What asked for the container meanwhile, first come.
-        wake: Option<WakeCause>,
-    },
-    /// It sleeps.
-    Asleep {
-        /// How deep.
-        depth: Depth,
-        /// Whether the restore will be lazy.
-        lazy: bool,
-    },
-    /// A restore is under way.
-    Waking {
-        /// What woke it.
-        cause: WakeCause,
-        /// Which try this is.
-        attempt: Attempt,
-        /// Whether this try is lazy.
-        lazy: bool,
-    },
-    /// Two restores failed; the node's policy decides.
-    RestoreFailed,
-    /// It has exited.
-    Stopped,
-}
-
-impl State {
-    /// The stable name, for status and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Running { .. } => "running",
-            Self::FallingAsleep { .. } => "falling-asleep",
-            Self::Asleep { .. } => "asleep",
-            Self::Waking { .. } => "waking",
-            Self::RestoreFailed => "restore-failed",
-            Self::Stopped => "stopped",
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// What happened to a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Event {
-    /// Its process was started: the first time, or anew after a restore that failed.
-    Started,
-    /// The idle policy or a request says that it shall sleep.
-    Sleep,
-    /// Something needs it awake.
-    Wake(WakeCause),
-    /// The dump is complete and the processes are gone.
-    DumpSucceeded {
-        /// Whether the restore is to be lazy.
-        lazy: bool,
-    },
-    /// The dump was given up as asked; the processes run.
-    DumpAborted,
-    /// The dump failed; the processes run.
-    DumpFailed,
-    /// The processes run again.
-    RestoreSucceeded,
-    /// The restore failed; nothing of it is left but the images.
-    RestoreFailed,
-    /// All memory of a lazy restore is back.
-    FillFinished,
-    /// Memory of a lazy restore cannot be brought back; processes that touch it block.
-    FillFailed,
-    /// The container's first process is gone for good.
-    Exited,
-}
-
-/// What the driver has to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Effect {
-    /// Shut the gate and checkpoint the container. Images that are still there are replaced.
-    BeginDump,
-    /// Ask the dump that is under way to stop if it still can.
-    AbortDump,
-    /// Restore the container from its images.
-    BeginRestore {
-        /// Whether to let it run before all of its memory is back.
-        lazy: bool,
-    },
-    /// Let packets through again, first those that were held.
-    OpenGate,
-    /// Remove the images, once nothing under way uses them any more.
-    DiscardImages,
-    /// Kill what is left of the container's processes.
-    KillProcesses,
-    /// Do what the node's configuration says about a restore that failed: report an exit
-    /// ([`Event::Exited`]) or start the process anew ([`Event::Started`]).
-    FollowRestorePolicy,
-}
+pub use state::{Attempt, Depth, Effect, Event, Fill, State, WakeCause};
 
 /// An event that makes no sense in its state. Nothing changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -325,7 +138,7 @@ fn transition(state: State, event: Event) -> Option<(State, Vec<Effect>)> {
     };
     let unchanged = Some((state, vec![]));
     match (state, event) {
-        (State::Stopped, Event::RestoreSucceeded) => Some((state, vec![Effect::KillProcesses])),
+        (State::Stopped, Event::Woke) => Some((state, vec![Effect::KillProcesses])),
         (State::Stopped, late) if is_report(late) => unchanged,
         (State::Stopped, _) => None,
         (_, Event::Exited) => Some((State::Stopped, after_exit(state))),
@@ -333,39 +146,86 @@ fn transition(state: State, event: Event) -> Option<(State, Vec<Effect>)> {
         (State::Created, Event::Started) => Some((RUNNING, vec![])),
         (State::RestoreFailed, Event::Started) => Some((RUNNING, vec![Effect::OpenGate])),
 
-        (RUNNING, Event::Sleep) => {
-            Some((State::FallingAsleep { wake: None }, vec![Effect::BeginDump]))
+        (RUNNING, Event::Sleep(into)) => {
+            let begin = match into {
+                Depth::Light => Effect::BeginMoveOut,
+                Depth::Deep => Effect::BeginDump,
+            };
+            Some((State::FallingAsleep { into, wake: None }, vec![begin]))
         }
-        (State::FallingAsleep { wake: None } | State::Asleep { .. }, Event::Sleep) => unchanged,
+        (
+            State::FallingAsleep { wake: None, .. }
+            | State::Asleep { .. }
+            | State::Deepening { wake: None },
+            Event::Sleep(_),
+        ) => unchanged,
+        (State::Asleep { depth, .. }, Event::Deepen) => match depth {
+            Depth::Light => Some((
+                State::Deepening { wake: None },
+                vec![Effect::BeginDeepening],
+            )),
+            Depth::Deep => unchanged,
+        },
+        (State::Deepening { wake: None }, Event::Deepen) => unchanged,
 
-        (State::FallingAsleep { wake: None }, Event::Wake(cause)) => Some((
-            State::FallingAsleep { wake: Some(cause) },
-            vec![Effect::AbortDump],
-        )),
-        (State::Asleep { lazy, .. }, Event::Wake(cause)) => Some(begin_waking(cause, lazy)),
+        (State::FallingAsleep { into, wake: None }, Event::Wake(cause)) => {
+            let wake = Some(cause);
+            let falling = State::FallingAsleep { into, wake };
+            Some((falling, vec![Effect::AbortSleep]))
+        }
+        (State::Deepening { wake: None }, Event::Wake(cause)) => {
+            let wake = Some(cause);
+            Some((State::Deepening { wake }, vec![Effect::AbortSleep]))
+        }
+        (State::Asleep { depth, lazy }, Event::Wake(cause)) => {
+            Some(begin_waking(depth, cause, lazy))
+        }
         (_, Event::Wake(_)) => unchanged,
 
-        (State::FallingAsleep { wake }, Event::DumpSucceeded { lazy }) => Some(match wake {
-            Some(cause) => begin_waking(cause, lazy),
-            None => {
-                let depth = Depth::Deep;
-                (State::Asleep { depth, lazy }, vec![])
-            }
-        }),
-        (State::FallingAsleep { .. }, Event::DumpAborted | Event::DumpFailed) => {
+        (State::FallingAsleep { into, wake }, Event::FellAsleep { lazy }) => {
+            Some(fell_asleep(into, wake, lazy))
+        }
+        (State::Deepening { wake }, Event::FellAsleep { lazy }) => {
+            Some(fell_asleep(Depth::Deep, wake, lazy))
+        }
+        (State::FallingAsleep { .. }, Event::SleepAborted | Event::SleepFailed) => {
             Some((RUNNING, vec![Effect::OpenGate, Effect::DiscardImages]))
+        }
+        (State::Deepening { wake }, Event::SleepAborted | Event::SleepFailed) => {
+            let (next, mut effects) = fell_asleep(Depth::Light, wake, true);
+            effects.insert(0, Effect::DiscardImages);
+            Some((next, effects))
         }
 
-        (State::Waking { lazy: true, .. }, Event::RestoreSucceeded) => {
-            let fill = Fill::UnderWay;
-            Some((State::Running { fill }, vec![Effect::OpenGate]))
+        (State::Waking { from, lazy, .. }, Event::Woke) => Some(match (from, lazy) {
+            (Depth::Deep, false) => (RUNNING, vec![Effect::OpenGate, Effect::DiscardImages]),
+            (Depth::Deep, true) | (Depth::Light, _) => {
+                let fill = Fill::UnderWay { from };
+                (State::Running { fill }, vec![Effect::OpenGate])
+            }
+        }),
+        (
+            State::Waking {
+                from: Depth::Light, ..
+            },
+            Event::WakeFailed,
+        ) => {
+            let fill = Fill::Failed;
+            let effects = vec![Effect::OpenGate, Effect::KillProcesses];
+            Some((State::Running { fill }, effects))
         }
-        (State::Waking { lazy: false, .. }, Event::RestoreSucceeded) => {
-            Some((RUNNING, vec![Effect::OpenGate, Effect::DiscardImages]))
-        }
-        (State::Waking { cause, attempt, .. }, Event::RestoreFailed) => Some(match attempt {
+        (
+            State::Waking {
+                from,
+                cause,
+                attempt,
+                ..
+            },
+            Event::WakeFailed,
+        ) => Some(match attempt {
             Attempt::First => (
                 State::Waking {
+                    from,
                     cause,
                     attempt: Attempt::Second,
                     lazy: false,
@@ -377,13 +237,20 @@ fn transition(state: State, event: Event) -> Option<(State, Vec<Effect>)> {
 
         (
             State::Running {
-                fill: Fill::UnderWay,
+                fill: Fill::UnderWay { from },
             },
             Event::FillFinished,
-        ) => Some((RUNNING, vec![Effect::DiscardImages])),
+        ) => {
+            let effects = match from {
+                // What was moved out serves the next time too.
+                Depth::Light => vec![],
+                Depth::Deep => vec![Effect::DiscardImages],
+            };
+            Some((RUNNING, effects))
+        }
         (
             State::Running {
-                fill: Fill::UnderWay,
+                fill: Fill::UnderWay { .. },
             },
             Event::FillFailed,
         ) => {
@@ -394,13 +261,26 @@ fn transition(state: State, event: Event) -> Option<(State, Vec<Effect>)> {
     }
 }
 
-fn begin_waking(cause: WakeCause, lazy: bool) -> (State, Vec<Effect>) {
+/// It sleeps, unless something has asked for it meanwhile.
+fn fell_asleep(depth: Depth, wake: Option<WakeCause>, lazy: bool) -> (State, Vec<Effect>) {
+    match wake {
+        Some(cause) => begin_waking(depth, cause, lazy),
+        None => (State::Asleep { depth, lazy }, vec![]),
+    }
+}
+
+fn begin_waking(from: Depth, cause: WakeCause, lazy: bool) -> (State, Vec<Effect>) {
     let waking = State::Waking {
+        from,
         cause,
         attempt: Attempt::First,
         lazy,
     };
-    (waking, vec![Effect::BeginRestore { lazy }])
+    let begin = match from {
+        Depth::Light => Effect::BeginMoveIn,
+        Depth::Deep => Effect::BeginRestore { lazy },
+    };
+    (waking, vec![begin])
 }
 
 /// What a container leaves to be cleaned up that exits in `state`.
@@ -412,12 +292,15 @@ fn after_exit(state: State) -> Vec<Effect> {
             fill: Fill::Complete | Fill::Failed,
         } => vec![],
         State::Running {
-            fill: Fill::UnderWay,
+            fill: Fill::UnderWay { .. },
         } => vec![Effect::DiscardImages],
-        State::FallingAsleep { wake: None } => {
-            vec![Effect::AbortDump, Effect::OpenGate, Effect::DiscardImages]
+        State::FallingAsleep { wake: None, .. } | State::Deepening { wake: None } => {
+            vec![Effect::AbortSleep, Effect::OpenGate, Effect::DiscardImages]
         }
-        State::FallingAsleep { wake: Some(_) } | State::Asleep { .. } | State::Waking { .. } => {
+        State::FallingAsleep { wake: Some(_), .. }
+        | State::Deepening { wake: Some(_) }
+        | State::Asleep { .. }
+        | State::Waking { .. } => {
             vec![Effect::OpenGate, Effect::DiscardImages]
         }
         State::RestoreFailed => vec![Effect::OpenGate],
@@ -427,14 +310,14 @@ fn after_exit(state: State) -> Vec<Effect> {
 /// Whether an event is the result of something that was under way.
 fn is_report(event: Event) -> bool {
     match event {
-        Event::DumpSucceeded { .. }
-        | Event::DumpAborted
-        | Event::DumpFailed
-        | Event::RestoreSucceeded
-        | Event::RestoreFailed
+        Event::FellAsleep { .. }
+        | Event::SleepAborted
+        | Event::SleepFailed
+        | Event::Woke
+        | Event::WakeFailed
         | Event::FillFinished
         | Event::FillFailed => true,
-        Event::Started | Event::Sleep | Event::Wake(_) | Event::Exited => false,
+        Event::Started | Event::Sleep(_) | Event::Deepen | Event::Wake(_) | Event::Exited => false,
     }
 }
 

@@ -34,6 +34,11 @@ pub enum AwakeReason {
         /// Why.
         cause: String,
     },
+    /// Its memory cannot be moved out, and it is not to be checkpointed.
+    NotMovable {
+        /// Why.
+        cause: String,
+    },
     /// It cannot be checkpointed.
     NotCheckpointable {
         /// Why.
@@ -80,6 +85,7 @@ impl AwakeReason {
             Self::Paused => "paused",
             Self::Filling => "filling",
             Self::GateUnavailable { .. } => "gate-unavailable",
+            Self::NotMovable { .. } => "not-movable",
             Self::NotCheckpointable { .. } => "not-checkpointable",
             Self::Starting => "starting",
             Self::Traffic => "traffic",
@@ -108,6 +114,7 @@ impl fmt::Display for AwakeReason {
             Self::GateUnavailable { cause } => {
                 write!(f, "packets cannot be held for it: {cause}")
             }
+            Self::NotMovable { cause } => write!(f, "its memory cannot be moved out: {cause}"),
             Self::NotCheckpointable { cause } => write!(f, "it cannot be checkpointed: {cause}"),
             Self::Starting => f.write_str("it has started or woken only just now"),
             Self::Traffic => f.write_str("it was used only just now"),

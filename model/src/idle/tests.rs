@@ -28,18 +28,24 @@ fn idle() -> Observation {
 fn awake(settings: &Settings, seen: &Observation) -> (AwakeReason, Option<Duration>) {
     match decide(settings, seen) {
         Decision::StayAwake { reason, recheck } => (reason, recheck),
-        Decision::Sleep => panic!("sleeps: {seen:?}"),
+        Decision::Sleep(_) => panic!("sleeps: {seen:?}"),
     }
 }
 
 #[test]
 fn an_idle_container_sleeps() {
-    assert_eq!(decide(&settings(&[]), &idle()), Decision::Sleep);
+    assert_eq!(
+        decide(&settings(&[]), &idle()),
+        Decision::Sleep(Depth::Light)
+    );
     let untouched = Observation {
         last_activity: None,
         ..idle()
     };
-    assert_eq!(decide(&settings(&[]), &untouched), Decision::Sleep);
+    assert_eq!(
+        decide(&settings(&[]), &untouched),
+        Decision::Sleep(Depth::Light)
+    );
 }
 
 #[test]
@@ -53,7 +59,7 @@ fn recheck_is_the_moment_it_could_sleep() {
     let last = Duration::from_nanos(1);
     assert_eq!(awake(&settings(&[]), &seen).1, Some(last));
     seen.now += last;
-    assert_eq!(decide(&settings(&[]), &seen), Decision::Sleep);
+    assert_eq!(decide(&settings(&[]), &seen), Decision::Sleep(Depth::Light));
 }
 
 #[test]
@@ -117,12 +123,34 @@ fn what_can_be_mended_is_looked_at_again() {
 
     let mut seen = idle();
     seen.not_checkpointable = Some("io_uring".to_owned());
-    let (reason, recheck) = awake(
-        &settings(&[(annotations::SCALEDOWN_DURATION, "1ms")]),
-        &seen,
-    );
+    let deep = settings(&[
+        (annotations::SCALEDOWN_DURATION, "1ms"),
+        (annotations::DEEP_SLEEP_AFTER, "0"),
+    ]);
+    let (reason, recheck) = awake(&deep, &seen);
     assert_eq!(reason.as_str(), "not-checkpointable");
     assert_eq!(recheck, Some(POLL.0));
+}
+
+#[test]
+fn light_sleep_comes_first_where_it_can() {
+    let with = |after| settings(&[(annotations::DEEP_SLEEP_AFTER, after)]);
+    let sleeps = |after, seen: &Observation| decide(&with(after), seen);
+    let mut seen = idle();
+    for (after, depth) in [
+        ("10m", Depth::Light),
+        ("never", Depth::Light),
+        ("0", Depth::Deep),
+    ] {
+        assert_eq!(sleeps(after, &seen), Decision::Sleep(depth), "{after}");
+    }
+    seen.not_checkpointable = Some("io_uring".to_owned());
+    assert_eq!(sleeps("10m", &seen), Decision::Sleep(Depth::Light));
+    seen.not_movable = Some("32-bit".to_owned());
+    assert_eq!(awake(&with("10m"), &seen).0.as_str(), "not-checkpointable");
+    seen.not_checkpointable = None;
+    assert_eq!(sleeps("10m", &seen), Decision::Sleep(Depth::Deep));
+    assert_eq!(awake(&with("never"), &seen).0.as_str(), "not-movable");
 }
 
 #[test]
@@ -131,7 +159,7 @@ fn without_a_port_nothing_could_wake_it() {
     seen.listening.clear();
     assert_eq!(awake(&settings(&[]), &seen).0, AwakeReason::NoPorts);
     let fixed = settings(&[(annotations::PORTS_MAP, "web=80")]);
-    assert_eq!(decide(&fixed, &seen), Decision::Sleep);
+    assert_eq!(decide(&fixed, &seen), Decision::Sleep(Depth::Light));
 }
 
 #[test]
@@ -141,12 +169,12 @@ fn a_computing_container_is_not_idle() {
     let (reason, _) = awake(&settings(&[]), &seen);
     assert_eq!(reason.to_string(), "it uses 0.51 CPU cores, more than 0.5");
     seen.cpu_cores = Some(0.5);
-    assert_eq!(decide(&settings(&[]), &seen), Decision::Sleep);
+    assert_eq!(decide(&settings(&[]), &seen), Decision::Sleep(Depth::Light));
     seen.cpu_cores = None;
     assert_eq!(awake(&settings(&[]), &seen).0, AwakeReason::Starting);
     seen.cpu_cores = Some(64.0);
     let unlimited = settings(&[(annotations::BUSY_CPU, "0")]);
-    assert_eq!(decide(&unlimited, &seen), Decision::Sleep);
+    assert_eq!(decide(&unlimited, &seen), Decision::Sleep(Depth::Light));
 }
 
 #[test]
@@ -163,10 +191,10 @@ fn a_request_without_an_answer_keeps_it_awake_but_not_for_ever() {
     seen.unanswered = Some(119 * SECOND);
     assert_eq!(awake(&settings(&[]), &seen).1, Some(SECOND));
     seen.unanswered = Some(120 * SECOND);
-    assert_eq!(decide(&settings(&[]), &seen), Decision::Sleep);
+    assert_eq!(decide(&settings(&[]), &seen), Decision::Sleep(Depth::Light));
     seen.unanswered = Some(SECOND);
     let ignored = settings(&[(annotations::ANSWER_WAIT, "0")]);
-    assert_eq!(decide(&ignored, &seen), Decision::Sleep);
+    assert_eq!(decide(&ignored, &seen), Decision::Sleep(Depth::Light));
 }
 
 #[test]
@@ -184,7 +212,7 @@ fn who_asks_for_sleep_waits_for_no_time_but_is_told_of_what_stays() {
         ..idle()
     };
     let asked = |seen: Observation| decide(&settings, &seen.after_a_long_time());
-    assert_eq!(asked(busy.clone()), Decision::Sleep);
+    assert_eq!(asked(busy.clone()), Decision::Sleep(Depth::Light));
     let no_ports = Observation {
         listening: BTreeSet::new(),
         ..busy.clone()
@@ -239,7 +267,7 @@ fn a_failed_checkpoint_is_not_tried_again_at_once() {
         assert!(reason.to_string().contains("criu/files.c:1"), "{reason}");
         delays.push(recheck.unwrap().as_secs());
         seen.now += recheck.unwrap();
-        assert_eq!(decide(&settings(&[]), &seen), Decision::Sleep);
+        assert_eq!(decide(&settings(&[]), &seen), Decision::Sleep(Depth::Light));
     }
     assert_eq!(delays, [30, 60, 90, 90]);
     assert_eq!(back_off.retry().unwrap().failures, 4);
@@ -291,6 +319,9 @@ fn names_are_kebab_case_and_unique() {
         AwakeReason::GateUnavailable {
             cause: cause.clone(),
         },
+        AwakeReason::NotMovable {
+            cause: cause.clone(),
+        },
         AwakeReason::NotCheckpointable { cause },
         AwakeReason::Starting,
         AwakeReason::Traffic,
@@ -299,6 +330,10 @@ fn names_are_kebab_case_and_unique() {
         AwakeReason::BusyCpu {
             cores: 1.0,
             limit: 0.5,
+        },
+        AwakeReason::Unanswered {
+            age: SECOND,
+            limit: MINUTE,
         },
         AwakeReason::DryRun,
     ];
@@ -365,7 +400,7 @@ proptest! {
         if matches!(reason, AwakeReason::Traffic | AwakeReason::BackOff(_)) {
             let almost = seen.now + recheck - Duration::from_nanos(1);
             let earlier = Observation { now: almost, ..seen.clone() };
-            prop_assert_ne!(decide(&settings, &earlier), Decision::Sleep);
+            prop_assert_ne!(decide(&settings, &earlier), Decision::Sleep(Depth::Light));
             let at = Observation { now: seen.now + recheck, ..seen };
             if let Decision::StayAwake { reason: next, .. } = decide(&settings, &at) {
                 prop_assert_ne!(next.as_str(), reason.as_str(), "asked again for nothing");
