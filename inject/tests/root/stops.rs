@@ -282,7 +282,8 @@ fn signals() {
         let process = seized.process(victim.pid()).expect("there");
         process.syscall(libc::SYS_getpid, [0; 6]).expect("call");
         victim.signal(libc::SIGUSR1);
-        process.syscall(libc::SYS_getpid, [0; 6]).expect("call");
+        let call = process.syscall(libc::SYS_getpid, [0; 6]).expect("call");
+        assert_eq!(call, victim.pid().into());
         seized.release().expect("release");
         if kind == "read_restart" {
             victim.wait_asleep(victim.pid());
