@@ -13,6 +13,8 @@
 //! and lets all traced threads go when that thread ends, whatever happened to it.
 //! [`on_own_thread`] gives it a thread that ends with it.
 //!
+//! [`Watch`] holds a process in the moment in which it begins to end.
+//!
 //! # Frozen processes
 //!
 //! Threads that are to run no instruction of their own between being frozen by their cgroup and
@@ -52,9 +54,11 @@ mod seized;
 mod state;
 mod sys;
 mod thread;
+mod watch;
 
 pub use error::Error;
 pub use process::Process;
 pub use seized::{Seized, on_own_thread};
 pub use state::ThreadState;
 pub use sys::Registers;
+pub use watch::{End, Watch};

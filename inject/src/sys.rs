@@ -37,6 +37,9 @@ const PTRACE_O_TRACESYSGOOD: usize = 1;
 /// Have system calls pass the task's seccomp filters.
 const PTRACE_O_SUSPEND_SECCOMP: usize = 1 << 21;
 
+/// Stop where a thread begins to end.
+const PTRACE_O_TRACEEXIT: usize = 1 << 6;
+
 /// A stop of a traced thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -46,6 +49,8 @@ pub(crate) enum Stop {
     Syscall,
     /// A signal is about to be delivered.
     Signal(i32),
+    /// The thread begins to end.
+    Exit,
 }
 
 /// How a stopped thread goes on.
@@ -83,6 +88,26 @@ pub(crate) fn seize(tid: i32, past_seccomp: bool) -> io::Result<()> {
             PTRACE_O_TRACESYSGOOD | seccomp,
         )
     })
+}
+
+/// Becomes the tracer of `pid`, which goes on running and stops when it begins to end.
+pub(crate) fn seize_for_exit(pid: i32) -> io::Result<()> {
+    // SAFETY: the address is ignored and the data are flags.
+    result(unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0usize, PTRACE_O_TRACEEXIT) })
+}
+
+/// Leaves a thread stopped that is so with its whole process, until that goes on.
+pub(crate) fn stay_stopped(tid: i32) -> io::Result<()> {
+    // SAFETY: address and data are ignored.
+    result(unsafe { libc::ptrace(libc::PTRACE_LISTEN, tid, 0usize, 0usize) })
+}
+
+/// What belongs to the event that a thread is stopped for: at its end, its status for `wait`.
+pub(crate) fn event_message(tid: i32) -> io::Result<u64> {
+    let mut message: libc::c_ulong = 0;
+    // SAFETY: the address is ignored and the data are a pointer to a live value of the right type.
+    result(unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, tid, 0usize, &raw mut message) })?;
+    Ok(message)
 }
 
 /// Has a seized thread stop before its next instruction in user mode.
@@ -255,6 +280,7 @@ pub(crate) fn wait_stop(tid: i32) -> io::Result<Option<Stop>> {
         // si_status is the signal, and the event above it.
         Ok(status) => Ok(Some(match (status & 0xff, status >> 8) {
             (_, libc::PTRACE_EVENT_STOP) => Stop::Trap,
+            (_, libc::PTRACE_EVENT_EXIT) => Stop::Exit,
             (signal, 0) if signal == libc::SIGTRAP | 0x80 => Stop::Syscall,
             (signal, _) => Stop::Signal(signal),
         })),

@@ -90,7 +90,8 @@ impl Thread {
                     self.check("interrupt", sys::interrupt(self.tid))?;
                     self.check("resume", sys::resume(self.tid, Resume::Free, signal))?;
                 }
-                Some(Stop::Syscall) => {
+                // No such stop was asked for.
+                Some(Stop::Syscall | Stop::Exit) => {
                     self.check("interrupt", sys::interrupt(self.tid))?;
                     self.check("resume", sys::resume(self.tid, Resume::Free, 0))?;
                 }
@@ -136,7 +137,7 @@ impl Thread {
                     self.resume_to_syscall(0)?;
                 }
                 // The process stops or goes on, which is for later.
-                Some(Stop::Trap) => self.resume_to_syscall(0)?,
+                Some(Stop::Trap | Stop::Exit) => self.resume_to_syscall(0)?,
                 Some(Stop::Signal(signal)) if is_fault(signal) => {
                     self.place = Place::Stopped;
                     let Self { pid, tid, .. } = *self;

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use podmotion_inject::{Seized, on_own_thread};
 
@@ -102,8 +103,29 @@ fn version_2() {
 /// freeze, begin, thaw, wait: `work`: freeze, release.
 fn between_freezes(cgroup: &Cgroup, pid: i32, work: impl FnOnce(&mut Seized) + Send) {
     cgroup.freeze();
+    let (begun, hears) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        // A seizure that waits for the thaw would wait for ever.
+        scope.spawn(move || {
+            if hears.recv_timeout(BOUND) == Err(RecvTimeoutError::Timeout) {
+                cgroup.thaw();
+            }
+        });
+        seized_between(cgroup, pid, begun, work);
+    });
+}
+
+fn seized_between(
+    cgroup: &Cgroup,
+    pid: i32,
+    begun: mpsc::Sender<()>,
+    work: impl FnOnce(&mut Seized) + Send,
+) {
     on_own_thread(|| {
+        let begin = Instant::now();
         let mut seized = Seized::begin(&[pid]).expect("seize");
+        drop(begun);
+        assert!(begin.elapsed() < BOUND, "it waited for the thaw");
         cgroup.thaw();
         seized.wait_stopped(BOUND).expect("stop");
         work(&mut seized);

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use podmotion_inject::{Error, Seized, on_own_thread};
+use podmotion_inject::{Error, Seized, Watch, on_own_thread};
 
 use crate::Case;
 use crate::victim::Victim;
@@ -19,6 +19,7 @@ pub const CASES: &[Case] = &[
     ("a_process_killed_while_stopped_is_reported", killed),
     ("state_is_put_back_by_a_later_seizure", state),
     ("signals_sent_meanwhile_arrive", signals),
+    ("a_killed_process_is_held_before_it_lets_go", held),
 ];
 
 pub const BOUND: Duration = Duration::from_secs(5);
@@ -282,7 +283,8 @@ fn signals() {
         let process = seized.process(victim.pid()).expect("there");
         process.syscall(libc::SYS_getpid, [0; 6]).expect("call");
         victim.signal(libc::SIGUSR1);
-        process.syscall(libc::SYS_getpid, [0; 6]).expect("call");
+        let call = process.syscall(libc::SYS_getpid, [0; 6]).expect("call");
+        assert_eq!(call, victim.pid().into());
         seized.release().expect("release");
         if kind == "read_restart" {
             victim.wait_asleep(victim.pid());
@@ -291,4 +293,52 @@ fn signals() {
         let (result, errno, _) = victim.numbers();
         assert_eq!((result, errno), expected, "{kind}");
     }
+}
+
+fn held() {
+    let mut victim = Victim::start(&["blocked", "read"]);
+    let pid = victim.pid();
+    let (ended, ends) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut watch = Watch::begin(pid).expect("watch");
+            ended.send(None).expect("tell");
+            ended.send(watch.wait().expect("wait")).expect("tell");
+        });
+        assert_eq!(ends.recv().expect("hear"), None);
+        victim.wait_asleep(pid);
+        // Its signals arrive.
+        victim.signal(libc::SIGUSR1);
+        assert_eq!(victim.numbers().1, i64::from(libc::EINTR));
+        let end = ends.recv().expect("hear").expect("an end");
+        assert_eq!(end.signal(), None);
+    });
+    assert!(victim.end().success());
+
+    let victim = Victim::start(&["counter", "0"]);
+    let pid = victim.pid();
+    let (ended, ends) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut watch = Watch::begin(pid).expect("watch");
+            ended.send(None).expect("tell");
+            let end = watch.wait().expect("wait");
+            // One more does not end the stop.
+            crate::victim::signal_process(pid, libc::SIGKILL);
+            thread::sleep(Duration::from_millis(20));
+            let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("list");
+            assert!(fds.count() > 3, "its descriptors are closed");
+            let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("read");
+            assert!(maps.contains("[stack]"), "its memory is gone");
+            ended.send(end).expect("tell");
+        });
+        assert_eq!(ends.recv().expect("hear"), None);
+        victim.signal(libc::SIGKILL);
+        let end = ends.recv().expect("hear").expect("an end");
+        assert_eq!(end.signal(), Some(libc::SIGKILL));
+    });
+    assert_eq!(
+        std::os::unix::process::ExitStatusExt::signal(&victim.end()),
+        Some(libc::SIGKILL)
+    );
 }
