@@ -1,0 +1,295 @@
+//! Content of pages into the image, comparing with what is there already.
+//!
+//! ```text
+//!   process memory --process_vm_readv--> buffer --checksum, zero?--> changed pages --pwrite--> slots
+//! ```
+//!
+//! Pages are compared by checksum with the slot they had last time, which needs no read of the
+//! image: an unchanged page costs one copy through the cache and is not written again. (The kernel
+//! could tell which pages were written, with asynchronous write protection; see the crate's
+//! documentation for why it is not asked.)
+
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use crate::image::{ImageError, Pages, checksum, is_zero};
+use crate::out::OutError;
+use crate::runs::{Run, RunMap};
+use crate::sys::memory::{self, PageBuffer};
+
+/// Bytes in one go: little enough to stay in the cache between the steps.
+pub(crate) const CHUNK: u64 = 512 << 10;
+/// From this much on, a second thread helps.
+const ALONE: u64 = 64 << 20;
+
+/// Pages to copy, at most [`CHUNK`] bytes of them.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// Index of the process among those that are moved.
+    pub(crate) process: usize,
+    pub(crate) pid: i32,
+    pub(crate) range: Range<u64>,
+}
+
+/// What became of the pages of a job.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    /// Index of the process.
+    pub(crate) process: usize,
+    /// Where the content is, for pages that are not zero.
+    pub(crate) runs: Vec<Run>,
+    /// Pages that were written, by address.
+    pub(crate) written: Vec<u64>,
+    /// Pages that cannot be read.
+    pub(crate) unreadable: Vec<Range<u64>>,
+    /// Bytes that were in the image already.
+    pub(crate) unchanged: u64,
+    /// Bytes of zeros.
+    pub(crate) zero: u64,
+}
+
+/// Copies what `jobs` name. `hints` says, for each process, which slots its pages had last time.
+pub(crate) fn copy(
+    pages: &mut Pages,
+    page: u64,
+    jobs: &[Job],
+    hints: &[&RunMap],
+) -> Result<Vec<Done>, OutError> {
+    let bytes: u64 = jobs.iter().map(|job| job.range.end - job.range.start).sum();
+    let sums = Arc::clone(pages.sums());
+    let shared = Shared {
+        page,
+        jobs,
+        hints,
+        sums: &sums,
+        next: AtomicUsize::new(0),
+        pages: Mutex::new(pages),
+    };
+    if bytes < ALONE {
+        return shared.work();
+    }
+    thread::scope(|scope| {
+        let helper = scope.spawn(|| shared.work());
+        let mut done = shared.work()?;
+        match helper.join() {
+            Ok(more) => done.extend(more?),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+        Ok(done)
+    })
+}
+
+struct Shared<'a> {
+    page: u64,
+    jobs: &'a [Job],
+    hints: &'a [&'a RunMap],
+    /// Checksums of the index in force.
+    sums: &'a [u64],
+    next: AtomicUsize,
+    pages: Mutex<&'a mut Pages>,
+}
+
+impl Shared<'_> {
+    fn work(&self) -> Result<Vec<Done>, OutError> {
+        let mut buffer = PageBuffer::new(CHUNK as usize)
+            .map_err(|source| OutError::Memory { source })?;
+        let mut done = Vec::new();
+        while let Some(job) = self.jobs.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            let result = self.job(job, &mut buffer);
+            if result.is_err() {
+                // The others need not go on.
+                self.next.store(self.jobs.len(), Ordering::Relaxed);
+            }
+            done.push(result?);
+        }
+        Ok(done)
+    }
+
+    fn job(&self, job: &Job, buffer: &mut PageBuffer) -> Result<Done, OutError> {
+        let page = self.page as usize;
+        let mut done = Done {
+            process: job.process,
+            ..Done::default()
+        };
+        let hints = self.hints[job.process];
+        let (mut addresses, mut sums) = (Vec::new(), Vec::new());
+        let mut at = job.range.start;
+        while at < job.range.end {
+            // What has been read and must be written is kept at the front of the buffer.
+            let kept = addresses.len() * page;
+            let want = (job.range.end - at) as usize;
+            let read = self.read(job.pid, at, &mut buffer[kept..kept + want], &mut done)?;
+            for offset in (0..read).step_by(page) {
+                let address = at + offset as u64;
+                let from = kept + offset;
+                let content = &buffer[from..from + page];
+                if is_zero(content) {
+                    done.zero += self.page;
+                    continue;
+                }
+                let sum = checksum(content);
+                let slot = hints.get(address);
+                if let Some(slot) = slot.filter(|slot| self.sums.get(*slot as usize) == Some(&sum)) {
+                    done.unchanged += self.page;
+                    push(&mut done.runs, address, slot, self.page);
+                    continue;
+                }
+                let to = addresses.len() * page;
+                buffer.copy_within(from..from + page, to);
+                addresses.push(address);
+                sums.push(sum);
+            }
+            at += read.max(page) as u64;
+        }
+        self.write(&buffer[..addresses.len() * page], &addresses, &sums, &mut done)?;
+        done.written = addresses;
+        Ok(done)
+    }
+
+    /// Reads whole pages, less than asked for when one cannot be read; none when the first cannot.
+    fn read(
+        &self,
+        pid: i32,
+        at: u64,
+        into: &mut [u8],
+        done: &mut Done,
+    ) -> Result<usize, OutError> {
+        match memory::read(pid, at, into) {
+            Ok(read) => {
+                let read = read / self.page as usize * self.page as usize;
+                if read == 0 {
+                    done.unreadable.push(at..at + self.page);
+                }
+                Ok(read)
+            }
+            // Poisoned, a guard page, or not to be read by anybody.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EFAULT | libc::EIO)) => {
+                done.unreadable.push(at..at + self.page);
+                Ok(0)
+            }
+            Err(source) => Err(OutError::Proc {
+                operation: "read memory of",
+                pid,
+                source,
+            }),
+        }
+    }
+
+    fn write(
+        &self,
+        content: &[u8],
+        addresses: &[u64],
+        sums: &[u64],
+        done: &mut Done,
+    ) -> Result<(), OutError> {
+        if sums.is_empty() {
+            return Ok(());
+        }
+        let lock = || self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let (taken, file, path) = {
+            let mut pages = lock();
+            let taken = pages.take(sums);
+            let file = pages.file().try_clone();
+            let path = pages.path().to_owned();
+            (taken, file, path)
+        };
+        let failed = |source: io::Error| ImageError::io("write", &path)(source);
+        let file = file.map_err(failed)?;
+        let (mut rest, mut addresses) = (content, addresses.iter());
+        for slots in taken {
+            let (now, later) = rest.split_at(((slots.end - slots.start) * self.page) as usize);
+            file.write_all_at(now, slots.start * self.page)
+                .map_err(failed)?;
+            rest = later;
+            for (slot, address) in slots.zip(addresses.by_ref()) {
+                push(&mut done.runs, *address, slot, self.page);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Appends a page, or makes the last run longer.
+fn push(runs: &mut Vec<Run>, address: u64, slot: u64, page: u64) {
+    if let Some(last) = runs.last_mut()
+        && last.end == address
+        && last.slot + (last.end - last.start) / page == slot
+    {
+        last.end += page;
+        return;
+    }
+    runs.push(Run {
+        start: address,
+        end: address + page,
+        slot,
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Copies a buffer of this process.
+    fn copied(pages: &mut Pages, memory: &PageBuffer, hints: &RunMap) -> Done {
+        let start = memory.as_ptr() as u64;
+        let job = Job {
+            process: 0,
+            pid: std::process::id() as i32,
+            range: start..start + memory.len() as u64,
+        };
+        let page = crate::sys::page_size();
+        copy(pages, page, &[job], &[hints]).unwrap().remove(0)
+    }
+
+    #[test]
+    fn the_second_time_only_what_changed_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let page = crate::sys::page_size();
+        let mut pages = Pages::create(dir.path(), page).unwrap();
+        let mut memory = PageBuffer::new(8 * page as usize).unwrap();
+        for (number, chunk) in (0..).zip(memory.chunks_mut(page as usize)) {
+            chunk.fill(number);
+        }
+        let first = copied(&mut pages, &memory, &RunMap::new(page));
+        assert_eq!((first.zero, first.unchanged), (page, 0));
+        assert_eq!(first.written.len(), 7);
+        let mut hints = RunMap::new(page);
+        first.runs.iter().for_each(|run| hints.insert(*run));
+        pages.keep([&hints].into_iter()).unwrap();
+        let size = pages.bytes();
+
+        let second = copied(&mut pages, &memory, &hints);
+        assert!(second.written.is_empty());
+        assert_eq!(second.unchanged, 7 * page);
+        assert_eq!(second.runs, first.runs);
+        assert_eq!(pages.bytes(), size);
+
+        memory[3 * page as usize + 5] = 77;
+        memory[4 * page as usize..][..page as usize].fill(0);
+        let third = copied(&mut pages, &memory, &hints);
+        assert_eq!(third.written, [memory.as_ptr() as u64 + 3 * page]);
+        assert_eq!(third.zero, 2 * page);
+        assert_eq!(pages.bytes(), size + page);
+    }
+
+    #[test]
+    fn unreadable_pages_are_named_and_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let page = crate::sys::page_size();
+        let mut pages = Pages::create(dir.path(), page).unwrap();
+        let mut memory = PageBuffer::new(4 * page as usize).unwrap();
+        memory.fill(9);
+        let start = memory.as_ptr() as u64;
+        memory.hide(page as usize..2 * page as usize).unwrap();
+        let done = copied(&mut pages, &memory, &RunMap::new(page));
+        assert_eq!(done.unreadable, [start + page..start + 2 * page]);
+        assert_eq!(
+            done.written,
+            [start, start + 2 * page, start + 3 * page]
+        );
+    }
+}

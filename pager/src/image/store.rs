@@ -1,0 +1,235 @@
+//! The pages file: slots taken, written, read and given back.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use twox_hash::XxHash3_64;
+
+use super::format::VERSION;
+use super::{ImageError, PAGES};
+use crate::runs::RunMap;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"PODMPGS\n");
+/// The header has the first slot to itself.
+const FIRST_SLOT: u64 = 1;
+
+/// XXH3, 64 bits: at memory speed, and wide enough to tell a changed page from an unchanged one.
+/// It is against accidents, not against an enemy: whoever can write the image can write anything.
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot(bytes)
+}
+
+/// Whether there is nothing but zeros.
+pub(crate) fn is_zero(page: &[u8]) -> bool {
+    // Most pages differ from zero early; the rest is compared in words.
+    let (head, words, tail) = (&page[..8], page.chunks_exact(64), page.len() % 64);
+    head.iter().all(|byte| *byte == 0)
+        && words.map(|chunk| chunk.iter().fold(0, |all, byte| all | byte)).all(|all| all == 0)
+        && page[page.len() - tail..].iter().all(|byte| *byte == 0)
+}
+
+/// The pages file, to write. One owner at a time.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    file: File,
+    path: PathBuf,
+    page: u64,
+    id: u64,
+    /// One for each slot, the header's included.
+    sums: Arc<Vec<u64>>,
+    /// Slots that may be written to, by their first.
+    free: BTreeMap<u64, u64>,
+}
+
+impl Pages {
+    /// Makes an empty one, in place of what was there.
+    pub(crate) fn create(directory: &Path, page: u64) -> Result<Self, ImageError> {
+        let path = directory.join(PAGES);
+        // A random number, so that an index is not taken for that of another pages file.
+        let id = RandomState::new().build_hasher().finish();
+        let mut header = vec![0; page as usize];
+        for (at, number) in [MAGIC, VERSION, page, id].into_iter().enumerate() {
+            header[at * 8..at * 8 + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|file| file.write_all_at(&header, 0).map(|()| file))
+            .map_err(ImageError::io("make", &path))?;
+        Ok(Self {
+            file,
+            path,
+            page,
+            id,
+            sums: Arc::new(vec![checksum(&header)]),
+            free: BTreeMap::new(),
+        })
+    }
+
+    /// Identity of the file.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The checksum of each slot.
+    pub(crate) fn sums(&self) -> &Arc<Vec<u64>> {
+        &self.sums
+    }
+
+    /// The checksum of what is in `slot`.
+    pub(crate) fn sum(&self, slot: u64) -> u64 {
+        self.sums[slot as usize]
+    }
+
+    /// Size of the file in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.sums.len() as u64 * self.page
+    }
+
+    /// To write to the file from a thread that does not own it.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The file's name.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes slots for pages with these checksums, free ones first. The caller writes the content,
+    /// or the slots are lost until the next [`keep`](Self::keep).
+    pub(crate) fn take(&mut self, sums: &[u64]) -> Vec<Range<u64>> {
+        let mut taken: Vec<Range<u64>> = Vec::new();
+        let mut rest = sums;
+        // Readers keep those of the index they are for.
+        let known = Arc::make_mut(&mut self.sums);
+        while !rest.is_empty() {
+            let slots = match self.free.pop_first() {
+                Some((first, end)) => {
+                    let used = end.min(first + rest.len() as u64);
+                    if used < end {
+                        self.free.insert(used, end);
+                    }
+                    first..used
+                }
+                None => {
+                    let first = known.len();
+                    known.resize(first + rest.len(), 0);
+                    first as u64..known.len() as u64
+                }
+            };
+            let (now, later) = rest.split_at((slots.end - slots.start) as usize);
+            known[slots.start as usize..slots.end as usize].copy_from_slice(now);
+            rest = later;
+            match taken.last_mut() {
+                Some(last) if last.end == slots.start => last.end = slots.end,
+                _ => taken.push(slots),
+            }
+        }
+        taken
+    }
+
+    /// Makes every slot free that none of `maps` names, and the file as short as that allows. To
+    /// be called when the index with `maps` is in place.
+    pub(crate) fn keep<'a>(
+        &mut self,
+        maps: impl Iterator<Item = &'a RunMap>,
+    ) -> Result<(), ImageError> {
+        let mut used: Vec<Range<u64>> = maps
+            .flat_map(RunMap::iter)
+            .map(|run| run.slot..run.slot + (run.end - run.start) / self.page)
+            .collect();
+        used.sort_unstable_by_key(|slots| slots.start);
+        self.free.clear();
+        let mut next = FIRST_SLOT;
+        for slots in used {
+            if next < slots.start {
+                self.free.insert(next, slots.start);
+            }
+            next = next.max(slots.end);
+        }
+        Arc::make_mut(&mut self.sums).truncate(next as usize);
+        self.file
+            .set_len(next * self.page)
+            .map_err(ImageError::io("shorten", &self.path))
+    }
+}
+
+/// The pages file, to read, with the checksums of one index.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    file: File,
+    path: PathBuf,
+    page: u64,
+    sums: Arc<Vec<u64>>,
+}
+
+impl Reader {
+    /// Opens the file with this identity. `sums` are those of an index for it.
+    pub(crate) fn open(
+        directory: &Path,
+        page: u64,
+        id: u64,
+        sums: Arc<Vec<u64>>,
+    ) -> Result<Self, ImageError> {
+        let path = directory.join(PAGES);
+        let file = File::open(&path).map_err(ImageError::io("open", &path))?;
+        let mut header = vec![0; page as usize];
+        let reader = Self {
+            file,
+            path,
+            page,
+            sums,
+        };
+        reader.read_into(0, &mut header)?;
+        let number = |at: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&header[at * 8..at * 8 + 8]);
+            u64::from_le_bytes(bytes)
+        };
+        let found = [0, 1, 2, 3].map(number);
+        if found != [MAGIC, VERSION, page, id] {
+            return Err(ImageError::Foreign {
+                path: reader.path,
+                reason: "it is not the one of its index".to_owned(),
+            });
+        }
+        Ok(reader)
+    }
+
+    /// Another index is in force.
+    pub(crate) fn set_sums(&mut self, sums: Arc<Vec<u64>>) {
+        self.sums = sums;
+    }
+
+    /// Reads slots from `slot` on into `into`, a whole number of pages, and checks each.
+    pub(crate) fn read_into(&self, slot: u64, into: &mut [u8]) -> Result<(), ImageError> {
+        let pages = into.len() as u64 / self.page;
+        match self.file.read_exact_at(into, slot * self.page) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(ImageError::Short {
+                path: self.path.clone(),
+                what: format!("slots {slot} to {}", slot + pages - 1),
+            }),
+            read => read.map_err(ImageError::io("read", &self.path)),
+        }?;
+        for (slot, page) in (slot..).zip(into.chunks_exact(self.page as usize)) {
+            if self.sums.get(slot as usize) != Some(&checksum(page)) {
+                return Err(ImageError::Corrupt {
+                    path: self.path.clone(),
+                    what: format!("slot {slot}"),
+                });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,537 @@
+//! Memory out: find, copy, write, and only then take away.
+//!
+//! ```text
+//!   find what can leave            nothing has happened to the processes; an error from here
+//!   copy, compare, write           on returns the pager as it was
+//!   index in force
+//!   register ranges
+//!   ---------------------------    the image is complete and has checksums
+//!   MADV_DONTNEED, by injection    an error here fills everything back first
+//! ```
+//!
+//! Killed before the line, the processes have lost nothing. Killed behind it, what is missing is in
+//! the image, and whoever touches it waits, since the keeper has the descriptors.
+
+use std::cmp::Ordering;
+use std::io;
+use std::ops::Range;
+use std::time::Instant;
+
+use podmotion_inject::Seized;
+
+use crate::copy::{CHUNK, Done, Job, copy};
+use crate::descriptor;
+use crate::image::{ImageError, Index, ProcessRecord};
+use crate::maps::{self, Movable};
+use crate::pager::{Moved, NotMoved, Pager};
+use crate::runs::RunMap;
+use crate::server::{Outcome, Server, ServerError};
+use crate::stats::{FillPolicy, OutStats};
+use crate::sys::kinship;
+use crate::sys::pagemap::Pagemap;
+
+/// Pieces of one mapping that are taken away: each costs a system call in the process. What is in
+/// the smaller ones of more than these stays.
+const MOST_PIECES: usize = 512;
+
+/// Memory could not be moved out.
+#[derive(Debug, thiserror::Error)]
+pub enum OutError {
+    /// The image could not be written.
+    #[error("the image cannot be written")]
+    Image(#[from] ImageError),
+    /// The thread that fills memory failed.
+    #[error("memory could not be filled again")]
+    Server(#[from] ServerError),
+    /// A system call could not be run in a process.
+    #[error("{operation} process {pid}")]
+    Inject {
+        /// What was tried.
+        operation: &'static str,
+        /// The process.
+        pid: i32,
+        /// What went wrong.
+        #[source]
+        source: podmotion_inject::Error,
+    },
+    /// A system call that was run in a process failed.
+    #[error("{operation} process {pid}")]
+    Refused {
+        /// What was tried.
+        operation: &'static str,
+        /// The process.
+        pid: i32,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The system refused something about a process.
+    #[error("{operation} process {pid}")]
+    Proc {
+        /// What was tried.
+        operation: &'static str,
+        /// The process.
+        pid: i32,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A device or the kernel writes to the process's memory where it is now.
+    #[error("process {pid} has {what}, which needs its memory to stay in place")]
+    Pinned {
+        /// The process.
+        pid: i32,
+        /// The descriptor or mapping that shows it.
+        what: String,
+    },
+    /// The process has seccomp filters that cannot be passed.
+    #[error("process {pid} has seccomp filters, and the kernel does not let a tracer pass them")]
+    Seccomp {
+        /// The process.
+        pid: i32,
+    },
+    /// No memory for a buffer.
+    #[error("get memory for a buffer")]
+    Memory {
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A process whose memory is to leave.
+#[derive(Debug)]
+struct Leaving {
+    pid: i32,
+    regions: Vec<Region>,
+    /// Pages that are missing already.
+    missing: RunMap,
+    known: RunMap,
+}
+
+/// A mapping of it.
+#[derive(Debug)]
+struct Region {
+    range: Range<u64>,
+    /// Pages with content.
+    populated: Vec<Range<u64>>,
+    /// Pages with content that stay, in order.
+    staying: Vec<Range<u64>>,
+}
+
+impl Pager {
+    /// Moves the private memory of the processes of `seized` to the image. All their threads have
+    /// stopped, and no other process shares their address spaces but such as are among them.
+    ///
+    /// The processes that were moved before and are not among these are left as they are.
+    ///
+    /// # Errors
+    /// [`NotMoved::Unchanged`]: the processes are as they were. [`NotMoved::Lost`]: memory that was
+    /// taken away could not be brought back; the processes must be killed.
+    pub fn move_out(mut self, seized: &mut Seized) -> Result<Moved, NotMoved> {
+        if let Err(error) = self.finish_forks() {
+            return Err(NotMoved::Lost(error));
+        }
+        let mut stats = OutStats::default();
+        match self.prepare(seized, &mut stats) {
+            Ok((server, leaving)) => match withdraw(&server, seized, &leaving, &mut stats) {
+                Ok(()) => Ok(Moved::new(self, server, stats)),
+                Err(error) => self.bring_back(server, error),
+            },
+            Err(error) => {
+                self.rest();
+                Err(NotMoved::unchanged(self, error))
+            }
+        }
+    }
+
+    /// Everything up to the line. The server is taken out of the pager, or made.
+    fn prepare(
+        &mut self,
+        seized: &mut Seized,
+        stats: &mut OutStats,
+    ) -> Result<(Server, Vec<Leaving>), OutError> {
+        let started = Instant::now();
+        let views = match &self.server {
+            Some(server) => server.call(|worker| worker.views())?.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let mut leaving = Vec::new();
+        for pid in address_spaces(seized)? {
+            if let Some(what) = maps::pinned(pid).map_err(proc("look at", pid))? {
+                return Err(OutError::Pinned { pid, what });
+            }
+            let view = views.iter().find(|view| view.pid == pid);
+            let regions = regions(pid, view.is_some(), stats)?;
+            leaving.push(Leaving {
+                pid,
+                regions,
+                missing: view.map_or_else(|| RunMap::new(self.page), |view| view.missing.clone()),
+                known: RunMap::new(self.page),
+            });
+        }
+        stats.scan_time = started.elapsed();
+
+        let started = Instant::now();
+        let server = match self.server.take() {
+            Some(server) => server,
+            None => self.start_server()?,
+        };
+        // Kept in the pager until nothing can go wrong: an error must not drop it.
+        let server = self.server.insert(server);
+        for process in &leaving {
+            let known = views.iter().any(|view| view.pid == process.pid);
+            if !known && !process.regions.is_empty() {
+                give(server, seized, process.pid)?;
+            }
+        }
+        stats.setup_time = started.elapsed();
+
+        let started = Instant::now();
+        self.copy(&mut leaving, stats)?;
+        stats.copy_time = started.elapsed();
+
+        let started = Instant::now();
+        let others = views
+            .into_iter()
+            .filter(|view| !leaving.iter().any(|process| process.pid == view.pid))
+            .map(|view| (view.pid, view.missing));
+        let mut known: Vec<(i32, RunMap)> = others.collect();
+        known.extend(leaving.iter().map(|process| (process.pid, process.known.clone())));
+        self.commit(&leaving, known)?;
+        stats.image_bytes = self.pages.bytes();
+        let server = self.server.take().ok_or(ServerError::Ended)?;
+        for process in &mut leaving {
+            let ranges: Vec<_> = process.regions.iter().map(|region| region.range.clone()).collect();
+            let pid = process.pid;
+            let refused = server.call(move |worker| worker.register(pid, &ranges));
+            let refused = match refused {
+                Ok(refused) => refused,
+                Err(error) => {
+                    self.server = Some(server);
+                    return Err(error.into());
+                }
+            };
+            process.regions.retain(|region| !refused.contains(&region.range));
+        }
+        stats.index_time = started.elapsed();
+        Ok((server, leaving))
+    }
+
+    fn copy(&mut self, leaving: &mut [Leaving], stats: &mut OutStats) -> Result<(), OutError> {
+        let nothing = RunMap::new(self.page);
+        let hints: Vec<&RunMap> = leaving
+            .iter()
+            .map(|process| self.known.get(&process.pid).unwrap_or(&nothing))
+            .collect();
+        let mut jobs = Vec::new();
+        for (index, process) in leaving.iter().enumerate() {
+            for run in process.regions.iter().flat_map(|region| &region.populated) {
+                let chunks = (run.start..run.end).step_by(CHUNK as usize);
+                jobs.extend(chunks.map(|start| Job {
+                    process: index,
+                    pid: process.pid,
+                    range: start..run.end.min(start + CHUNK),
+                }));
+            }
+        }
+        let done = copy(&mut self.pages, self.page, &jobs, &hints)?;
+        for process in &mut *leaving {
+            stats.missing_bytes += process.missing.bytes();
+            process.known = process.missing.clone();
+        }
+        for Done {
+            process,
+            runs,
+            written,
+            unreadable,
+            unchanged,
+            zero,
+        } in done
+        {
+            let process = &mut leaving[process];
+            runs.into_iter().for_each(|run| process.known.insert(run));
+            for page in unreadable {
+                stats.staying_bytes += self.page;
+                process.stays(page);
+            }
+            stats.unchanged_bytes += unchanged;
+            stats.zero_bytes += zero;
+            stats.written_bytes += written.len() as u64 * self.page;
+            let pid = process.pid;
+            self.working_set.confirm(written.into_iter().map(|address| (pid, address)));
+        }
+        Ok(())
+    }
+
+    /// Puts the index in force.
+    fn commit(&mut self, leaving: &[Leaving], known: Vec<(i32, RunMap)>) -> Result<(), OutError> {
+        let generation = self.generation + 1;
+        let regions = |pid| {
+            let process = leaving.iter().find(|process| process.pid == pid);
+            let regions = process.map(|process| process.regions.iter());
+            regions.into_iter().flatten().map(|region| region.range.clone())
+        };
+        let index = Index {
+            page: self.page,
+            image: self.pages.id(),
+            generation,
+            processes: known
+                .iter()
+                .map(|(pid, runs)| ProcessRecord {
+                    pid: *pid,
+                    regions: regions(*pid).collect(),
+                    runs: runs.clone(),
+                })
+                .collect(),
+            sums: self.pages.sums().clone(),
+        };
+        index.write(&self.directory)?;
+        self.generation = generation;
+        self.known = known.iter().cloned().collect();
+        let sums = self.pages.sums().clone();
+        if let Some(server) = &self.server {
+            server.call(move |worker| worker.set_index(generation, sums, known))??;
+        }
+        self.pages.keep(self.known.values())?;
+        Ok(())
+    }
+
+    /// Fills back what was taken away before something went wrong.
+    fn bring_back(mut self, server: Server, error: OutError) -> Result<Moved, NotMoved> {
+        let filled = server
+            .call(|worker| worker.set_moving(false))
+            .and_then(|()| server.fill(FillPolicy::at_once()));
+        let outcome = match filled {
+            Ok(()) => server.wait(),
+            Err(error) => Outcome::Failed(error),
+        };
+        match self.settle(server, outcome) {
+            Ok(_) => Err(NotMoved::unchanged(self, error)),
+            Err(failed) => Err(NotMoved::Lost(failed)),
+        }
+    }
+}
+
+impl Leaving {
+    /// A page turned out not to leave.
+    fn stays(&mut self, page: Range<u64>) {
+        if let Some(region) = self
+            .regions
+            .iter_mut()
+            .find(|region| region.range.contains(&page.start))
+        {
+            let at = region.staying.partition_point(|range| range.start < page.start);
+            region.staying.insert(at, page);
+        }
+    }
+}
+
+impl Region {
+    /// The parts that are taken away: all between what stays, where there is something to take.
+    fn pieces(&self) -> Vec<Range<u64>> {
+        let mut pieces = Vec::new();
+        let mut start = self.range.start;
+        for staying in self.staying.iter().cloned().chain([self.range.end..self.range.end]) {
+            let piece = start..staying.start;
+            let first = self.populated.partition_point(|run| run.end <= piece.start);
+            let any = self.populated.get(first).is_some_and(|run| run.start < piece.end);
+            if any && piece.start < piece.end {
+                pieces.push(piece);
+            }
+            start = start.max(staying.end);
+        }
+        if pieces.len() > MOST_PIECES {
+            pieces.sort_unstable_by_key(|piece| std::cmp::Reverse(piece.end - piece.start));
+            pieces.truncate(MOST_PIECES);
+        }
+        pieces
+    }
+}
+
+/// One process for each address space.
+fn address_spaces(seized: &mut Seized) -> Result<Vec<i32>, OutError> {
+    let mut pids = Vec::new();
+    for process in seized.processes() {
+        let pid = process.pid();
+        if process.threads().next().is_none() {
+            continue;
+        }
+        if !process.is_past_seccomp() && has_filters(pid).map_err(proc("look at", pid))? {
+            return Err(OutError::Seccomp { pid });
+        }
+        pids.push(pid);
+    }
+    let mut failed = None;
+    let mut compare = |first: &i32, second: &i32| {
+        kinship::compare(*first, *second).unwrap_or_else(|source| {
+            failed = Some(proc("compare address spaces of", *first)(source));
+            Ordering::Greater
+        })
+    };
+    let mut distinct: Vec<i32> = Vec::new();
+    for pid in pids {
+        if distinct.iter().all(|other| compare(other, &pid) != Ordering::Equal) {
+            distinct.push(pid);
+        }
+    }
+    failed.map_or(Ok(distinct), Err)
+}
+
+fn has_filters(pid: i32) -> io::Result<bool> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    Ok(!status.lines().any(|line| line == "Seccomp:\t0"))
+}
+
+/// The mappings of a process that have something to take.
+fn regions(pid: i32, ours: bool, stats: &mut OutStats) -> Result<Vec<Region>, OutError> {
+    let movable = maps::movable(pid).map_err(proc("read the mappings of", pid))?;
+    let pagemap = Pagemap::open(pid).map_err(proc("open the page table of", pid))?;
+    let mut regions = Vec::new();
+    for Movable {
+        range,
+        shared,
+        armed,
+    } in movable
+    {
+        if armed && !ours {
+            continue;
+        }
+        let scan = |exclusive| {
+            pagemap
+                .populated(&range, exclusive)
+                .map_err(proc("read the page table of", pid))
+        };
+        let all = scan(false)?;
+        let (populated, staying) = if shared {
+            let own = scan(true)?;
+            let staying = subtract(&all, &own);
+            (own, staying)
+        } else {
+            (all, Vec::new())
+        };
+        let bytes = |runs: &[Range<u64>]| runs.iter().map(|run| run.end - run.start).sum::<u64>();
+        stats.scanned_bytes += bytes(&populated);
+        stats.staying_bytes += bytes(&staying);
+        if !populated.is_empty() {
+            regions.push(Region {
+                range,
+                populated,
+                staying,
+            });
+        }
+    }
+    Ok(regions)
+}
+
+/// What is in `all` and not in `some`, which is part of it. Both are in order.
+fn subtract(all: &[Range<u64>], some: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut rest = Vec::new();
+    let mut some = some.iter().peekable();
+    for run in all {
+        let mut start = run.start;
+        while let Some(taken) = some.next_if(|taken| taken.start < run.end) {
+            if start < taken.start {
+                rest.push(start..taken.start);
+            }
+            start = taken.end;
+        }
+        if start < run.end {
+            rest.push(start..run.end);
+        }
+    }
+    rest
+}
+
+/// Gives a process a userfaultfd and the server a copy, the only one that stays.
+fn give(server: &Server, seized: &mut Seized, pid: i32) -> Result<(), OutError> {
+    let process = seized.process(pid).map_err(|source| OutError::Inject {
+        operation: "find",
+        pid,
+        source,
+    })?;
+    let number = descriptor::create(process)?;
+    let adopted = server.call(move |worker| worker.adopt(pid, number));
+    descriptor::close(process, number)?;
+    adopted??;
+    Ok(())
+}
+
+/// Takes the pages away.
+fn withdraw(
+    server: &Server,
+    seized: &mut Seized,
+    leaving: &[Leaving],
+    stats: &mut OutStats,
+) -> Result<(), OutError> {
+    let started = Instant::now();
+    server.call(|worker| worker.set_moving(true))?;
+    for process in leaving {
+        let Ok(target) = seized.process(process.pid) else {
+            continue;
+        };
+        for piece in process.regions.iter().flat_map(Region::pieces) {
+            let advice = libc::MADV_DONTNEED as u64;
+            let arguments = [piece.start, piece.end - piece.start, advice, 0, 0, 0];
+            match descriptor::call(target, "take memory of", libc::SYS_madvise, arguments) {
+                // It was killed meanwhile.
+                Err(OutError::Inject {
+                    source: podmotion_inject::Error::Gone { .. },
+                    ..
+                }) => break,
+                result => result?,
+            };
+        }
+    }
+    server.call(|worker| worker.set_moving(false))?;
+    stats.drop_time = started.elapsed();
+    Ok(())
+}
+
+fn proc(operation: &'static str, pid: i32) -> impl FnOnce(io::Error) -> OutError {
+    move |source| OutError::Proc {
+        operation,
+        pid,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(populated: &[Range<u64>], staying: &[Range<u64>]) -> Region {
+        Region {
+            range: 0..100,
+            populated: populated.to_vec(),
+            staying: staying.to_vec(),
+        }
+    }
+
+    #[test]
+    fn holes_are_taken_along_and_what_stays_is_left_out() {
+        assert_eq!(region(&[10..20, 50..60], &[]).pieces(), [0..100]);
+        assert_eq!(region(&[10..20, 50..60], &[30..40]).pieces(), [0..30, 40..100]);
+        assert_eq!(region(&[10..20], &[0..5, 20..40]).pieces(), [5..20]);
+        assert!(region(&[10..20], &[10..20]).pieces().iter().all(|piece| piece.end <= 10));
+    }
+
+    #[test]
+    fn of_too_many_pieces_the_large_ones_are_taken() {
+        let populated: Vec<_> = (0..2000).map(|n| n * 10..n * 10 + 5 + n % 2).collect();
+        let staying: Vec<_> = (0..2000).map(|n| n * 10 + 8..n * 10 + 9).collect();
+        let region = Region {
+            range: 0..20_000,
+            populated,
+            staying,
+        };
+        assert_eq!(region.pieces().len(), MOST_PIECES);
+    }
+
+    #[test]
+    fn what_is_left_of_a_subtraction() {
+        assert_eq!(subtract(&[0..10, 20..30], &[]), [0..10, 20..30]);
+        assert_eq!(subtract(&[0..10, 20..30], &[0..2, 4..10, 22..30]), [2..4, 20..22]);
+        assert!(subtract(&[0..10], &[0..10]).is_empty());
+    }
+}

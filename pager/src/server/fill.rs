@@ -1,0 +1,250 @@
+//! Copying pages from the image into memory: for a fault, ahead of the wake, in the background.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use super::ServerError;
+use super::worker::{Fault, Held, Mode, Worker};
+use crate::FillPolicy;
+use crate::runs::Run;
+use crate::sys::memory::PageBuffer;
+use crate::sys::uffd::Copied;
+
+/// Bytes that are read, checked and copied in one go. What is checked is still in the cache when it
+/// is copied, and a fault waits for no more than one of them.
+const CHUNK: usize = 512 << 10;
+/// Faults whose latency is noted one by one.
+const FIRST_FAULTS: usize = 64;
+/// Faults that are noted for the working set.
+const NOTED_FAULTS: usize = 1 << 16;
+/// The kernel has no memory for a page: how long it is asked again. The process's own limits count,
+/// and reclaim takes its time.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The background's progress.
+#[derive(Debug)]
+pub(super) struct Background {
+    policy: FillPolicy,
+    started: Instant,
+    last_fault: Instant,
+    last_chunk: Instant,
+    bytes: u64,
+}
+
+impl Background {
+    /// When the next chunk may be filled.
+    pub(super) fn due(&self, page: u64) -> Instant {
+        let quiet = self.last_fault + self.policy.quiet;
+        let overdue = self.last_chunk + self.policy.patience;
+        let seconds = self.bytes as f64 / self.policy.rate.max(page) as f64;
+        quiet
+            .min(overdue)
+            .max(self.started + Duration::from_secs_f64(seconds))
+    }
+}
+
+impl Worker {
+    /// Begins to fill in the background.
+    pub(crate) fn fill(&mut self, policy: FillPolicy) {
+        if matches!(self.mode, Mode::Failed) {
+            return;
+        }
+        let now = Instant::now();
+        match PageBuffer::new(CHUNK) {
+            Ok(buffer) => {
+                self.chunk = Some(buffer);
+                self.mode = Mode::Filling(Background {
+                    policy,
+                    started: now,
+                    last_fault: now,
+                    last_chunk: now,
+                    bytes: 0,
+                });
+            }
+            Err(source) => self.fail(ServerError::system("get memory", None)(source)),
+        }
+    }
+
+    /// Fills those pages of `plan` that are missing.
+    pub(crate) fn prefetch(&mut self, plan: &[(i32, Range<u64>)]) -> Result<(), ServerError> {
+        let started = Instant::now();
+        let result = self.prefetch_all(plan);
+        self.stats.prefetch_time += started.elapsed();
+        if let Err(error) = result {
+            // The caller gets this one; the ranges stay registered.
+            self.mode = Mode::Failed;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn prefetch_all(&mut self, plan: &[(i32, Range<u64>)]) -> Result<(), ServerError> {
+        let mut buffer = PageBuffer::new(CHUNK).map_err(ServerError::system("get memory", None))?;
+        for (pid, range) in plan {
+            let Some(index) = self
+                .held
+                .iter()
+                .position(|held| held.space.pid == Some(*pid))
+            else {
+                continue;
+            };
+            let runs: Vec<Run> = self.held[index].space.missing().within(range.clone()).collect();
+            for run in runs {
+                let mut start = run.start;
+                while start < run.end {
+                    let slot = run.slot + (start - run.start) / self.start.page;
+                    let bytes = (run.end - start).min(CHUNK as u64) as usize;
+                    self.reader.read_into(slot, &mut buffer[..bytes])?;
+                    let filled = self.put(index, start, &buffer[..bytes])?;
+                    self.stats.prefetch_bytes += filled;
+                    start += bytes as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the next chunk.
+    pub(super) fn background(&mut self) -> Result<(), ServerError> {
+        let next = self.held.iter().position(|held| !held.space.missing().is_empty());
+        let run = next.and_then(|index| self.held[index].space.missing().next(0));
+        let (Some(index), Some(run), Some(mut buffer)) = (next, run, self.chunk.take()) else {
+            return Ok(());
+        };
+        let bytes = (run.end - run.start).min(buffer.len() as u64) as usize;
+        self.reader.read_into(run.slot, &mut buffer[..bytes])?;
+        let filled = self.put(index, run.start, &buffer[..bytes])?;
+        self.chunk = Some(buffer);
+        if let Mode::Filling(background) = &mut self.mode {
+            background.last_chunk = Instant::now();
+            background.bytes += filled;
+            self.stats.background_bytes += filled;
+            self.stats.background_time = background.started.elapsed();
+        }
+        Ok(())
+    }
+
+    /// Copies `content` to missing pages from `address` on, until an event has to be read first.
+    /// Returns how many bytes were copied.
+    fn put(&mut self, index: usize, address: u64, content: &[u8]) -> Result<u64, ServerError> {
+        let page = self.start.page as usize;
+        let held = &mut self.held[index];
+        let (mut done, mut piece, mut copied) = (0, content.len(), 0);
+        while done < content.len() {
+            let at = address + done as u64;
+            piece = piece.min(content.len() - done);
+            let progress = match held.uffd.copy(at, &content[done..done + piece]) {
+                Ok(progress) => progress,
+                Err(e) if e.raw_os_error() == Some(libc::ENOMEM) => {
+                    // A fault on the page has the patience; here it is not needed yet.
+                    return Ok(copied);
+                }
+                Err(e) => return Err(ServerError::system("fill memory of", held.space.pid)(e)),
+            };
+            match progress {
+                Copied::Bytes(bytes) => {
+                    held.space.filled(at..at + bytes);
+                    copied += bytes;
+                    done += bytes as usize;
+                    if (bytes as usize) < piece {
+                        break;
+                    }
+                    piece = content.len();
+                }
+                Copied::Present(bytes) => {
+                    let end = at + bytes + page as u64;
+                    held.space.filled(at..end);
+                    copied += bytes;
+                    done += bytes as usize + page;
+                    held.let_go(end - page as u64..end);
+                }
+                // Two mappings, perhaps: the kernel copies to one at a time.
+                Copied::NoRange if piece > page => {
+                    piece = (piece / 2).next_multiple_of(page);
+                }
+                Copied::NoRange => {
+                    let end = at + page as u64;
+                    held.space.filled(at..end);
+                    held.let_go(at..end);
+                    done += page;
+                }
+                Copied::Gone => {
+                    held.gone = true;
+                    break;
+                }
+            }
+        }
+        Ok(copied)
+    }
+
+    /// Answers a fault.
+    pub(super) fn fault(&mut self, fault: Fault) -> Result<(), ServerError> {
+        let page = self.start.page;
+        let descriptor = fault.descriptor;
+        let Some(held) = self
+            .held
+            .iter_mut()
+            .find(|held| held.uffd.as_fd().as_raw_fd() == descriptor)
+        else {
+            return Ok(());
+        };
+        let slot = held.space.missing().get(fault.address);
+        let progress = match slot {
+            Some(slot) => {
+                self.reader.read_into(slot, &mut self.single)?;
+                held.uffd.copy(fault.address, &self.single)
+            }
+            // A page of its own at once, or else the write would fault again.
+            None if fault.write => held.uffd.copy(fault.address, &self.zeros),
+            None => held.uffd.zero(fault.address, page),
+        };
+        let range = fault.address..fault.address + page;
+        match progress {
+            Ok(Copied::Bytes(0)) => {
+                self.waiting.push(fault);
+                return Ok(());
+            }
+            Err(e)
+                if e.raw_os_error() == Some(libc::ENOMEM)
+                    && fault.since.elapsed() < MEMORY_PATIENCE =>
+            {
+                self.waiting.push(fault);
+                return Ok(());
+            }
+            Err(e) => return Err(ServerError::system("fill memory of", held.space.pid)(e)),
+            Ok(Copied::Bytes(_)) => held.space.filled(range),
+            Ok(Copied::Present(_)) => {
+                held.space.filled(range.clone());
+                held.let_go(range);
+            }
+            Ok(Copied::NoRange) => held.let_go(range),
+            Ok(Copied::Gone) => held.gone = true,
+        }
+        if let (Some(_), Some(pid)) = (slot, held.space.pid)
+            && self.faults.len() < NOTED_FAULTS
+        {
+            self.faults.push((pid, fault.address));
+        }
+        if let Mode::Filling(background) = &mut self.mode {
+            background.last_fault = Instant::now();
+            let stats = &mut self.stats;
+            stats.faults += u64::from(slot.is_some());
+            stats.zero_faults += u64::from(slot.is_none());
+            if stats.first_faults.len() < FIRST_FAULTS {
+                stats.first_faults.push(fault.since.elapsed());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Held {
+    /// Lets threads that wait for a page that needs no filling look again. When that fails, the
+    /// address space is gone, and so are they.
+    fn let_go(&mut self, range: Range<u64>) {
+        let woken: io::Result<()> = self.uffd.wake(&range);
+        self.gone |= woken.is_err() && !self.uffd.is_alive();
+    }
+}

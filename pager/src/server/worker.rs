@@ -1,0 +1,468 @@
+//! The thread's loop: requests, events, faults, and the background when there is nothing else.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::fill::Background;
+use super::{Call, Complete, Outcome, ServerError};
+use crate::FillStats;
+use crate::image::Reader;
+use crate::journal::{Identity, Journal};
+use crate::runs::RunMap;
+use crate::space::Space;
+use crate::sys::keep::{self, Keeper};
+use crate::sys::memory::PageBuffer;
+use crate::sys::uffd::{Event, Uffd};
+use crate::working_set::PageOf;
+
+/// How often address spaces are looked at whose end has no event, while there is nothing else to do.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a thread begins with.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) directory: PathBuf,
+    pub(crate) page: u64,
+    /// Identity of the pages file.
+    pub(crate) image: u64,
+    /// Generation of the index in force.
+    pub(crate) generation: u64,
+    pub(crate) sums: Arc<Vec<u64>>,
+}
+
+/// An address space and its userfaultfd.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) space: Space,
+    pub(super) uffd: Uffd,
+    /// Readable when its process ends.
+    process: Option<OwnedFd>,
+    pub(super) gone: bool,
+}
+
+/// See the module above.
+#[derive(Debug)]
+pub(super) enum Mode {
+    Guard,
+    Moving,
+    Filling(Background),
+    Failed,
+}
+
+/// A fault that cannot be answered before an event has been read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fault {
+    pub(super) descriptor: RawFd,
+    pub(super) address: u64,
+    pub(super) write: bool,
+    pub(super) since: Instant,
+}
+
+/// Owned by the thread.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(super) start: Start,
+    pub(super) reader: Reader,
+    journal: Journal,
+    keeper: Option<Keeper>,
+    pub(super) held: Vec<Held>,
+    pub(super) mode: Mode,
+    pub(super) waiting: Vec<Fault>,
+    /// One page: for faults.
+    pub(super) single: PageBuffer,
+    pub(super) zeros: PageBuffer,
+    /// Many pages: while filling in the background.
+    pub(super) chunk: Option<PageBuffer>,
+    pub(super) stats: FillStats,
+    pub(super) faults: Vec<PageOf>,
+    failure: Option<ServerError>,
+    /// There is nothing more to do.
+    over: bool,
+}
+
+/// A space as it is seen from outside.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) pid: i32,
+    pub(crate) missing: RunMap,
+}
+
+impl Worker {
+    /// To be made in a thread with a descriptor table of its own.
+    pub(super) fn new(start: Start) -> Result<Self, ServerError> {
+        let failed = ServerError::system;
+        let keeper = Keeper::start().map_err(failed("start the keeper of descriptors", None))?;
+        let sums = Arc::clone(&start.sums);
+        let page = start.page as usize;
+        Ok(Self {
+            reader: Reader::open(&start.directory, start.page, start.image, sums)?,
+            journal: journal(&start, &keeper)?,
+            start,
+            keeper: Some(keeper),
+            held: Vec::new(),
+            mode: Mode::Guard,
+            waiting: Vec::new(),
+            single: PageBuffer::new(page).map_err(failed("get memory", None))?,
+            zeros: PageBuffer::new(page).map_err(failed("get memory", None))?,
+            chunk: None,
+            stats: FillStats::default(),
+            faults: Vec::new(),
+            failure: None,
+            over: false,
+        })
+    }
+
+    pub(super) fn keeper(&self) -> i32 {
+        self.keeper.as_ref().map_or(0, Keeper::pid)
+    }
+
+    /// Takes descriptor `number` of process `pid`, a fresh userfaultfd.
+    pub(crate) fn adopt(&mut self, pid: i32, number: RawFd) -> Result<(), ServerError> {
+        let failed = |operation| ServerError::system(operation, Some(pid));
+        let process = keep::pidfd_open(pid).map_err(failed("get a handle of"))?;
+        let uffd = keep::pidfd_getfd(&process, number)
+            .map_err(failed("take the userfaultfd of"))
+            .map(Uffd::from)?;
+        uffd.handshake().map_err(failed("set up the userfaultfd of"))?;
+        self.journal.adopted(pid, uffd.as_fd().as_raw_fd());
+        let space = Space::new(pid, self.start.page);
+        self.hold(space, uffd, Some(process));
+        Ok(())
+    }
+
+    /// Goes on with a userfaultfd that another filler left.
+    pub(crate) fn take_over(
+        &mut self,
+        space: Space,
+        keeper: impl AsFd,
+        number: RawFd,
+    ) -> Result<(), ServerError> {
+        let pid = space.pid;
+        let failed = |operation| ServerError::system(operation, pid);
+        let uffd = keep::pidfd_getfd(keeper, number)
+            .map_err(failed("take from the keeper the userfaultfd of"))
+            .map(Uffd::from)?;
+        uffd.wake_all().map_err(failed("wake"))?;
+        let process = pid.map(keep::pidfd_open).transpose();
+        // The process may have ended; the address space is looked at later.
+        self.hold(space, uffd, process.unwrap_or(None));
+        Ok(())
+    }
+
+    fn hold(&mut self, space: Space, uffd: Uffd, process: Option<OwnedFd>) {
+        self.held.push(Held {
+            space,
+            uffd,
+            process,
+            gone: false,
+        });
+    }
+
+    /// What is missing of each process that is still there. None when there are address spaces
+    /// whose process is not known.
+    pub(crate) fn views(&mut self) -> Option<Vec<View>> {
+        self.drop_dead();
+        self.held
+            .iter()
+            .map(|held| {
+                Some(View {
+                    pid: held.space.pid?,
+                    missing: held.space.missing().clone(),
+                })
+            })
+            .collect()
+    }
+
+    /// A new index is in force.
+    pub(crate) fn set_index(
+        &mut self,
+        generation: u64,
+        sums: Arc<Vec<u64>>,
+        known: Vec<(i32, RunMap)>,
+    ) -> Result<(), ServerError> {
+        let old = self.start.generation;
+        self.start.generation = generation;
+        if let Some(keeper) = &self.keeper {
+            self.journal = journal(&self.start, keeper)?;
+        }
+        for held in &self.held {
+            if let Some(pid) = held.space.pid {
+                self.journal.adopted(pid, held.uffd.as_fd().as_raw_fd());
+            }
+        }
+        self.reader.set_sums(sums);
+        for (pid, known) in known {
+            if let Some(held) = self.held.iter_mut().find(|held| held.space.pid == Some(pid)) {
+                held.space.set_known(known);
+            }
+        }
+        let old = crate::journal::path(&self.start.directory, old);
+        match fs::remove_file(&old) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(crate::ImageError::io("remove", &old)(e).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Registers ranges of a process. Returns those that the kernel refuses.
+    pub(crate) fn register(&mut self, pid: i32, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+        let held = self.held.iter().find(|held| held.space.pid == Some(pid));
+        let mut refused = ranges.to_vec();
+        refused.retain(|range| held.is_none_or(|held| held.uffd.register(range).is_err()));
+        refused
+    }
+
+    /// Pages are about to be taken away, or have been.
+    pub(crate) fn set_moving(&mut self, moving: bool) {
+        self.journal.set_moving(moving);
+        self.mode = if moving { Mode::Moving } else { Mode::Guard };
+    }
+
+    /// Stops filling in the background. Returns what was done since the fill began; none when it
+    /// is over.
+    pub(crate) fn guard(&mut self) -> Option<(FillStats, Vec<PageOf>)> {
+        if matches!(self.mode, Mode::Failed) || self.over {
+            return None;
+        }
+        self.mode = Mode::Guard;
+        self.chunk = None;
+        let stats = std::mem::take(&mut self.stats);
+        Some((stats, std::mem::take(&mut self.faults)))
+    }
+
+    /// Gives everything up. Only when no process of these address spaces will run any more.
+    pub(crate) fn abandon(&mut self) {
+        self.held.clear();
+        self.over = true;
+    }
+
+    /// Gives up address spaces where nothing is missing, if that is all of them.
+    pub(crate) fn end_if_idle(&mut self) -> bool {
+        self.over = self.held.iter().all(|held| held.space.missing().is_empty());
+        self.over
+    }
+
+    /// Runs until there is nothing more to do.
+    pub(super) fn run(
+        &mut self,
+        calls: &mpsc::Receiver<Call>,
+        wake: OwnedFd,
+        ended: OwnedFd,
+        outcome: &Mutex<Option<Outcome>>,
+    ) {
+        let report = |found| {
+            *outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+            let _ = rustix::io::write(&ended, &1u64.to_ne_bytes());
+        };
+        loop {
+            // A bug here must not let go of the descriptors.
+            match catch_unwind(AssertUnwindSafe(|| self.turn(calls, &wake))) {
+                Ok(Turn::Go) => {}
+                Ok(Turn::End) => break,
+                Err(_) => self.fail(ServerError::Ended),
+            }
+            if let Some(error) = self.failure.take() {
+                report(Outcome::Failed(error));
+            }
+        }
+        let failed = matches!(self.mode, Mode::Failed);
+        self.journal.set_done();
+        let held = std::mem::take(&mut self.held);
+        let known = held
+            .into_iter()
+            .filter_map(|held| Some((held.space.pid?, held.space.into_known())))
+            .collect();
+        if let Some(keeper) = self.keeper.take() {
+            // It has nothing left to keep; should it not end, it does with this process.
+            let _ = keeper.end();
+        }
+        if !failed {
+            report(Outcome::Complete(Complete {
+                known,
+                stats: std::mem::take(&mut self.stats),
+                faults: std::mem::take(&mut self.faults),
+            }));
+        }
+    }
+
+    fn turn(&mut self, calls: &mpsc::Receiver<Call>, wake: &OwnedFd) -> Turn {
+        let alone = loop {
+            match calls.try_recv() {
+                Ok(call) => call(self),
+                Err(e) => break e == mpsc::TryRecvError::Disconnected,
+            }
+        };
+        if let Err(error) = self.events() {
+            self.fail(error);
+        }
+        match &self.mode {
+            Mode::Filling(_) => {
+                self.held.retain(|held| !held.gone);
+                self.over = self.held.iter().all(|held| held.space.missing().is_empty());
+            }
+            Mode::Guard | Mode::Failed if alone => {
+                self.drop_dead();
+                self.over = self.held.is_empty();
+            }
+            _ => {}
+        }
+        if self.over {
+            return Turn::End;
+        }
+        let now = Instant::now();
+        let timeout = match &self.mode {
+            Mode::Moving => Some(Duration::ZERO),
+            _ if !self.waiting.is_empty() => {
+                // Whoever the kernel waits for must run first; that has no event.
+                thread::yield_now();
+                Some(Duration::ZERO)
+            }
+            Mode::Filling(background) => {
+                let due = background.due(self.start.page);
+                if due <= now {
+                    if let Err(error) = self.background() {
+                        self.fail(error);
+                    }
+                    return Turn::Go;
+                }
+                Some(due - now)
+            }
+            Mode::Guard | Mode::Failed if alone => Some(LOOK_INTERVAL),
+            Mode::Guard | Mode::Failed => None,
+        };
+        self.sleep(wake, timeout);
+        Turn::Go
+    }
+
+    /// Waits for a call, an event, or the end of a process.
+    fn sleep(&mut self, wake: &OwnedFd, timeout: Option<Duration>) {
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        // Without a filler, events wait as the faults do.
+        let uffds = !matches!(self.mode, Mode::Failed);
+        let mut fds = vec![PollFd::new(wake, PollFlags::IN)];
+        let held = self.held.iter().filter(|held| !held.gone);
+        for held in held.clone().filter(|_| uffds) {
+            fds.push(PollFd::new(&held.uffd, PollFlags::IN));
+        }
+        let processes = fds.len();
+        fds.extend(held.flat_map(|held| &held.process).map(|process| PollFd::new(process, PollFlags::IN)));
+        if poll(&mut fds, timeout.as_ref()).is_err() {
+            return;
+        }
+        let exited = fds[processes..].iter().any(|fd| !fd.revents().is_empty());
+        if !fds[0].revents().is_empty() {
+            let mut count = [0; 8];
+            let _ = rustix::io::read(wake, &mut count);
+        }
+        drop(fds);
+        if exited {
+            self.drop_dead();
+        }
+    }
+
+    /// Lets go of address spaces that are gone, and stops watching processes that left theirs.
+    fn drop_dead(&mut self) {
+        self.held.retain_mut(|held| {
+            let exited = held.process.as_ref().is_some_and(|process| {
+                let mut fds = [PollFd::new(process, PollFlags::IN)];
+                poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+            });
+            if exited {
+                held.process = None;
+            }
+            held.uffd.is_alive()
+        });
+    }
+
+    /// Reads all there is to read.
+    fn events(&mut self) -> Result<(), ServerError> {
+        if matches!(self.mode, Mode::Failed) {
+            return Ok(());
+        }
+        // Forks append to the list; their turn comes in the next round.
+        for index in 0..self.held.len() {
+            while !self.held[index].gone {
+                let held = &self.held[index];
+                let descriptor = held.uffd.as_fd().as_raw_fd();
+                let event = self
+                    .journal
+                    .read(&held.uffd, descriptor)
+                    .map_err(ServerError::system("read events of", held.space.pid))?;
+                let Some(event) = event else { break };
+                self.event(index, descriptor, event)?;
+            }
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.into_iter().try_for_each(|fault| self.fault(fault))
+    }
+
+    fn event(&mut self, index: usize, descriptor: RawFd, event: Event) -> Result<(), ServerError> {
+        let space = &mut self.held[index].space;
+        match event {
+            Event::Fault { address, write } => {
+                let address = address & !(self.start.page - 1);
+                let since = Instant::now();
+                return self.fault(Fault {
+                    descriptor,
+                    address,
+                    write,
+                    since,
+                });
+            }
+            Event::Fork { child } => {
+                let space = space.fork();
+                self.hold(space, keep::adopt(child).into(), None);
+            }
+            Event::Remap { from, to, len } => space.relocate(from, to, len),
+            Event::Remove(range) if matches!(self.mode, Mode::Moving) => space.withdraw(range),
+            Event::Remove(range) | Event::Unmap(range) => space.forget(&range),
+        }
+        self.stats.events += 1;
+        Ok(())
+    }
+
+    /// Fills nothing any more, and gives nothing up.
+    pub(super) fn fail(&mut self, error: ServerError) {
+        if !matches!(self.mode, Mode::Failed) {
+            self.failure = Some(error);
+            self.mode = Mode::Failed;
+            self.waiting.clear();
+        }
+    }
+}
+
+enum Turn {
+    Go,
+    End,
+}
+
+fn journal(start: &Start, keeper: &Keeper) -> Result<Journal, ServerError> {
+    let keeper = keeper.pid();
+    let identity = Identity {
+        image: start.image,
+        generation: start.generation,
+        keeper,
+        keeper_start: start_time(keeper)
+            .map_err(ServerError::system("look at", Some(keeper)))?,
+    };
+    Ok(Journal::create(&start.directory, identity)?)
+}
+
+/// When a process started, in clock ticks since boot: with the pid, its identity.
+pub(crate) fn start_time(pid: i32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, in parentheses, can contain anything.
+    stat.rsplit_once(')')
+        .and_then(|(_, fields)| fields.split_ascii_whitespace().nth(19)?.parse().ok())
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}

@@ -1,0 +1,86 @@
+//! What can be set, and what was counted.
+
+use std::time::Duration;
+
+/// How memory is filled in the background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FillPolicy {
+    /// Time without a fault before the background goes on.
+    pub quiet: Duration,
+    /// Time after which the background goes on although there are faults.
+    pub patience: Duration,
+    /// Bytes per second that the background does not exceed.
+    pub rate: u64,
+}
+
+impl Default for FillPolicy {
+    /// A chunk (512 KiB) when there was no fault for 2 ms, at least every 20 ms, at most 2 GB/s.
+    fn default() -> Self {
+        Self {
+            quiet: Duration::from_millis(2),
+            patience: Duration::from_millis(20),
+            rate: 2_000_000_000,
+        }
+    }
+}
+
+impl FillPolicy {
+    /// As fast as possible.
+    pub(crate) fn at_once() -> Self {
+        Self {
+            quiet: Duration::ZERO,
+            patience: Duration::ZERO,
+            rate: u64::MAX,
+        }
+    }
+}
+
+/// What a fill did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FillStats {
+    /// Bytes that were filled before the processes ran.
+    pub prefetch_bytes: u64,
+    /// Time for that.
+    pub prefetch_time: Duration,
+    /// Faults that were answered with content.
+    pub faults: u64,
+    /// Faults that were answered with zeros.
+    pub zero_faults: u64,
+    /// Time from the moment that each of the first faults was read until it was answered.
+    pub first_faults: Vec<Duration>,
+    /// Bytes that were filled without anybody asking for them.
+    pub background_bytes: u64,
+    /// Time from the beginning of the fill to the last of them.
+    pub background_time: Duration,
+    /// Forks, moves, removals and ends of mappings that were followed.
+    pub events: u64,
+}
+
+/// What moving out did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OutStats {
+    /// Pages in memory that were looked at, in bytes.
+    pub scanned_bytes: u64,
+    /// Bytes written to the image.
+    pub written_bytes: u64,
+    /// Bytes that were in the image already, unchanged.
+    pub unchanged_bytes: u64,
+    /// Bytes of pages with nothing but zeros.
+    pub zero_bytes: u64,
+    /// Bytes that were missing from memory already, and whose content is in the image.
+    pub missing_bytes: u64,
+    /// Bytes of pages in movable mappings that stay: shared with another process, or unreadable.
+    pub staying_bytes: u64,
+    /// Size of the image file in bytes.
+    pub image_bytes: u64,
+    /// Time to get the userfaultfds.
+    pub setup_time: Duration,
+    /// Time to find what can leave.
+    pub scan_time: Duration,
+    /// Time to copy, compare and write.
+    pub copy_time: Duration,
+    /// Time to put the index in place and register ranges.
+    pub index_time: Duration,
+    /// Time to take the pages away.
+    pub drop_time: Duration,
+}

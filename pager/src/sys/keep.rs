@@ -1,0 +1,244 @@
+//! A descriptor table that outlives its process.
+//!
+//! ```text
+//!   process            thread "pager"               keeper (a child process)
+//!   its own table      a table of its own  <------> the same table (CLONE_FILES)
+//!                      killed with the process      stays
+//! ```
+//!
+//! A userfaultfd that the kernel makes for a forked child appears in the reader's table at the
+//! moment the fork is reported. Nothing that is done after that moment could save it from a
+//! SIGKILL; a table that two processes share does.
+//!
+//! The keeper never runs more than this module: it has a copy of the memory of a process with
+//! threads, so it may neither allocate nor take a lock.
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use super::uffd;
+
+/// Highest number, exclusive, that a descriptor in a kept table may have.
+const TABLE_LIMIT: RawFd = 4096;
+/// How often a keeper that is alone looks whether its address spaces are still there, in
+/// milliseconds. There is no event for the end of one.
+const ORPHAN_INTERVAL: i32 = 1000;
+
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+}
+
+/// Gives the calling thread a descriptor table of its own, with nothing in it but copies of `keep`
+/// under the same numbers, and `/dev/null` as standard input, output and error.
+///
+/// To be called in a thread that uses no descriptor but those from then on: a number means
+/// something else in the table of the rest of the process.
+pub(crate) fn leave_table(keep: &[RawFd]) -> io::Result<()> {
+    // SAFETY: affects the calling thread alone, which by this function's precondition holds no
+    // other descriptors.
+    check(unsafe { libc::unshare(libc::CLONE_FILES) })?;
+    let null = std::fs::File::open("/dev/null")?;
+    for standard in 0..3 {
+        // SAFETY: both are numbers in this thread's own table.
+        check(unsafe { libc::dup2(null.as_raw_fd(), standard) })?;
+    }
+    drop(null);
+    let mut keep: Vec<_> = keep.iter().copied().filter(|fd| *fd > 2).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for fd in keep {
+        close_range(first, fd - 1)?;
+        first = fd + 1;
+    }
+    close_range(first, RawFd::MAX)
+}
+
+fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: the numbers belong to the calling thread's own table, see `leave_table`.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    check(result as i32)
+}
+
+/// The process that shares the calling thread's descriptor table.
+///
+/// Dropping it leaves the process alone; [`end`](Self::end) ends it.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+impl Keeper {
+    /// Starts it. The caller has called [`leave_table`]. The keeper lives until
+    /// [`end`](Self::end), or, when its parent ends first, until every address space with a
+    /// userfaultfd in the table is gone.
+    pub(crate) fn start() -> io::Result<Self> {
+        let parent = pidfd_open(std::process::id() as i32)?;
+        let mut pidfd: RawFd = -1;
+        let mut args = CloneArgs {
+            flags: (libc::CLONE_FILES | libc::CLONE_PIDFD) as u64,
+            pidfd: (&raw mut pidfd) as u64,
+            // No signal at its end: it is reaped by whoever ends it, and by no other.
+            exit_signal: 0,
+            ..CloneArgs::default()
+        };
+        // SAFETY: every signal is blocked while the child is made, so none runs a handler in it.
+        // The sets are plain data, which the calls fill in.
+        let old = unsafe {
+            let (mut all, mut old): (libc::sigset_t, libc::sigset_t) = (zeroed(), zeroed());
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old);
+            old
+        };
+        // SAFETY: without a stack the child continues here on a copy of this thread's memory, as
+        // after fork. It only runs `hold`, which allocates nothing, takes no lock and does not
+        // return.
+        let pid = unsafe {
+            libc::syscall(
+                libc::SYS_clone3,
+                &raw mut args,
+                size_of::<CloneArgs>() as libc::size_t,
+            )
+        };
+        if pid == 0 {
+            hold(parent.as_raw_fd());
+        }
+        let error = io::Error::last_os_error();
+        // SAFETY: `old` was filled in above.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut());
+        }
+        // The keeper polls it by its number in the common table: it stays open.
+        let _ = std::os::fd::IntoRawFd::into_raw_fd(parent);
+        if pid < 0 {
+            return Err(error);
+        }
+        Ok(Self {
+            pid: pid as i32,
+            // SAFETY: CLONE_PIDFD put a new descriptor there, which nobody else owns.
+            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+        })
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Ends it and returns when it is gone.
+    pub(crate) fn end(self) -> io::Result<()> {
+        kill(&self.pidfd)?;
+        // SAFETY: `siginfo_t` is plain data that the call fills in.
+        let mut info: libc::siginfo_t = unsafe { zeroed() };
+        let fd = self.pidfd.as_raw_fd();
+        loop {
+            // SAFETY: the descriptor is ours, and `info` outlives the call. __WALL: the child has
+            // no exit signal.
+            let result = unsafe {
+                libc::waitid(
+                    libc::P_PIDFD,
+                    fd as libc::id_t,
+                    &raw mut info,
+                    libc::WEXITED | libc::__WALL,
+                )
+            };
+            match check(result) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // Somebody else took its status.
+                Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return Ok(()),
+                result => return result,
+            }
+        }
+    }
+}
+
+/// The keeper's life.
+fn hold(parent: RawFd) -> ! {
+    // SAFETY: plain system calls on numbers and on a name and a structure that outlive them;
+    // nothing here allocates or takes a lock.
+    unsafe {
+        libc::prctl(libc::PR_SET_NAME, c"podmotion-keep".as_ptr());
+        libc::setsid();
+        let mut fds = libc::pollfd {
+            fd: parent,
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        while libc::poll(&raw mut fds, 1, -1) < 1 {}
+        while (0..TABLE_LIMIT).any(uffd::is_alive) {
+            libc::poll(std::ptr::null_mut(), 0, ORPHAN_INTERVAL);
+        }
+        libc::_exit(0)
+    }
+}
+
+/// A handle for process `pid`.
+pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes and returns numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    check(fd as i32)?;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// A copy of descriptor `number` of another process. Needs the right to trace it.
+pub(crate) fn pidfd_getfd(process: impl AsFd, number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes and returns numbers.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_getfd,
+            process.as_fd().as_raw_fd(),
+            number,
+            0,
+        )
+    };
+    check(fd as i32)?;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Owns a descriptor that only a number says is in the calling thread's table: one that the kernel
+/// put there with an event, or one that was left in [`leave_table`].
+pub(crate) fn adopt(number: RawFd) -> OwnedFd {
+    // SAFETY: called once for each such number, by its only user.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// Ends a process.
+pub(crate) fn kill(process: &OwnedFd) -> io::Result<()> {
+    // SAFETY: takes numbers; no information is passed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            libc::SIGKILL,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    match check(result as i32) {
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        result => result,
+    }
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}

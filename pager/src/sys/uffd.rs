@@ -1,0 +1,295 @@
+//! userfaultfd: `linux/userfaultfd.h`, the parts that fill missing pages.
+
+use std::io;
+use std::mem::{offset_of, size_of};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+/// `UFFD_API`.
+const API: u64 = 0xAA;
+const FEATURE_EVENT_FORK: u64 = 1 << 1;
+const FEATURE_EVENT_REMAP: u64 = 1 << 2;
+const FEATURE_EVENT_REMOVE: u64 = 1 << 3;
+const FEATURE_EVENT_UNMAP: u64 = 1 << 6;
+/// What is asked of the kernel; all of it is there since 4.11.
+const FEATURES: u64 =
+    FEATURE_EVENT_FORK | FEATURE_EVENT_REMAP | FEATURE_EVENT_REMOVE | FEATURE_EVENT_UNMAP;
+
+const REGISTER_MODE_MISSING: u64 = 1;
+const WRITEPROTECT_MODE_DONTWAKE: u64 = 1 << 1;
+
+/// `_IOWR(0xAA, number, size)`, `_IOR` for ranges.
+const fn ioc(direction: u64, number: u64, size: usize) -> u64 {
+    (direction << 30) | ((size as u64) << 16) | (0xAA << 8) | number
+}
+const IOWR: u64 = 3;
+const IOR: u64 = 2;
+const UFFDIO_API: u64 = ioc(IOWR, 0x3F, size_of::<ApiArg>());
+const UFFDIO_REGISTER: u64 = ioc(IOWR, 0x00, size_of::<RegisterArg>());
+const UFFDIO_WAKE: u64 = ioc(IOR, 0x02, size_of::<RangeArg>());
+const UFFDIO_COPY: u64 = ioc(IOWR, 0x03, size_of::<CopyArg>());
+const UFFDIO_ZEROPAGE: u64 = ioc(IOWR, 0x04, size_of::<ZeroArg>());
+const UFFDIO_WRITEPROTECT: u64 = ioc(IOWR, 0x06, size_of::<WriteProtectArg>());
+/// `USERFAULTFD_IOC_NEW` on `/dev/userfaultfd`.
+pub(crate) const IOC_NEW: u64 = ioc(0, 0x00, 0);
+
+#[repr(C)]
+struct ApiArg {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RangeArg {
+    start: u64,
+    len: u64,
+}
+
+#[repr(C)]
+struct RegisterArg {
+    range: RangeArg,
+    mode: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+struct CopyArg {
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: u64,
+    copy: i64,
+}
+
+#[repr(C)]
+struct ZeroArg {
+    range: RangeArg,
+    mode: u64,
+    zeropage: i64,
+}
+
+#[repr(C)]
+struct WriteProtectArg {
+    range: RangeArg,
+    mode: u64,
+}
+
+/// `struct uffd_msg` as bytes: it is read into memory that outlives this process.
+pub(crate) const MESSAGE_LEN: usize = 32;
+
+/// What a userfaultfd reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A thread waits for the page at this address.
+    Fault { address: u64, write: bool },
+    /// The process forked; the child's userfaultfd has this number in the reader's table.
+    Fork { child: RawFd },
+    /// Pages moved.
+    Remap { from: u64, to: u64, len: u64 },
+    /// `madvise` gives up the content: it reads as zeros from now on.
+    Remove(Range<u64>),
+    /// The addresses are gone.
+    Unmap(Range<u64>),
+}
+
+/// Decodes a message. None for an empty one, or an event this program did not ask for.
+pub(crate) fn decode(message: &[u8; MESSAGE_LEN]) -> Option<Event> {
+    let word = |at: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&message[at..at + 8]);
+        u64::from_ne_bytes(bytes)
+    };
+    // The union begins at byte 8.
+    Some(match message[0] {
+        // pagefault: flags, address
+        0x12 => Event::Fault {
+            address: word(16),
+            write: word(8) & 1 != 0,
+        },
+        0x13 => Event::Fork {
+            child: word(8) as u32 as RawFd,
+        },
+        0x14 => Event::Remap {
+            from: word(8),
+            to: word(16),
+            len: word(24),
+        },
+        0x15 => Event::Remove(word(8)..word(16)),
+        0x16 => Event::Unmap(word(8)..word(16)),
+        _ => return None,
+    })
+}
+
+/// How far a copy came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Copied {
+    /// So many bytes from the start are there; zero bytes for an event that must be read first.
+    Bytes(u64),
+    /// A page is there already at the start of the rest, after so many copied bytes.
+    Present(u64),
+    /// The address is not registered with this userfaultfd, or not mapped.
+    NoRange,
+    /// The address space is gone.
+    Gone,
+}
+
+/// The userfaultfd of one address space, created by a process in it.
+///
+/// When the last copy closes, missing pages read as zeros: see [`keep`](super::keep).
+#[derive(Debug)]
+pub(crate) struct Uffd(OwnedFd);
+
+impl AsFd for Uffd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<OwnedFd> for Uffd {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl Uffd {
+    /// Asks for fork, remap, remove and unmap events. Needs `CAP_SYS_PTRACE`.
+    pub(crate) fn handshake(&self) -> io::Result<()> {
+        let mut arg = ApiArg {
+            api: API,
+            features: FEATURES,
+            ioctls: 0,
+        };
+        self.ioctl(UFFDIO_API, &mut arg)
+    }
+
+    /// Reports faults on missing pages of a range that consists of mapped private anonymous pages.
+    pub(crate) fn register(&self, range: &Range<u64>) -> io::Result<()> {
+        let mut arg = RegisterArg {
+            range: range_arg(range),
+            mode: REGISTER_MODE_MISSING,
+            ioctls: 0,
+        };
+        self.ioctl(UFFDIO_REGISTER, &mut arg)
+    }
+
+    /// Lets threads that wait in a range try again.
+    pub(crate) fn wake(&self, range: &Range<u64>) -> io::Result<()> {
+        self.ioctl(UFFDIO_WAKE, &mut range_arg(range))
+    }
+
+    /// Lets all threads that wait try again.
+    pub(crate) fn wake_all(&self) -> io::Result<()> {
+        let page = super::page_size();
+        let mut result = Ok(());
+        // The range must end where user addresses do, which depends on machine and kernel.
+        for bits in [56, 52, 48, 47, 42, 39] {
+            result = self.wake(&(1 << 20..(1 << bits) - page));
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
+    /// Fills pages from `address` on with `source`, whole pages that begin on a page boundary, and
+    /// wakes who waits for them.
+    pub(crate) fn copy(&self, address: u64, source: &[u8]) -> io::Result<Copied> {
+        let mut arg = CopyArg {
+            dst: address,
+            src: source.as_ptr() as u64,
+            len: source.len() as u64,
+            mode: 0,
+            copy: 0,
+        };
+        let result = self.ioctl(UFFDIO_COPY, &mut arg);
+        outcome(result, arg.copy, arg.len)
+    }
+
+    /// Like [`copy`](Self::copy), with zeros.
+    pub(crate) fn zero(&self, address: u64, len: u64) -> io::Result<Copied> {
+        let mut arg = ZeroArg {
+            range: RangeArg {
+                start: address,
+                len,
+            },
+            mode: 0,
+            zeropage: 0,
+        };
+        let result = self.ioctl(UFFDIO_ZEROPAGE, &mut arg);
+        outcome(result, arg.zeropage, len)
+    }
+
+    /// Whether the address space is still there. There is no event for its end: a process leaves
+    /// it by `exec` too.
+    pub(crate) fn is_alive(&self) -> bool {
+        is_alive(self.0.as_raw_fd())
+    }
+
+    fn ioctl<T>(&self, request: u64, arg: &mut T) -> io::Result<()> {
+        // SAFETY: each request is used with the structure whose size is part of its number; the
+        // kernel writes only to that structure, and to the other address space.
+        let result = unsafe {
+            libc::ioctl(
+                self.0.as_raw_fd(),
+                request as _,
+                std::ptr::from_mut(arg).cast::<libc::c_void>(),
+            )
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+}
+
+/// See [`Uffd::is_alive`]. Allocates nothing and takes no lock: the keeper calls it. False for
+/// what is no userfaultfd.
+pub(super) fn is_alive(fd: RawFd) -> bool {
+    // Lifts a write protection that no range has, so it changes nothing: ESRCH says that the
+    // address space is gone, any other answer of a userfaultfd that it is there.
+    let mut arg = WriteProtectArg {
+        range: RangeArg {
+            start: 1 << 32,
+            len: super::page_size(),
+        },
+        mode: WRITEPROTECT_MODE_DONTWAKE,
+    };
+    // SAFETY: UFFDIO_WRITEPROTECT carries the size of this structure. On a descriptor of another
+    // kind the number has no meaning and is refused.
+    let result = unsafe {
+        libc::ioctl(
+            fd,
+            UFFDIO_WRITEPROTECT as _,
+            std::ptr::from_mut(&mut arg).cast::<libc::c_void>(),
+        )
+    };
+    let error = io::Error::last_os_error().raw_os_error();
+    result == 0 || matches!(error, Some(libc::ENOENT | libc::EAGAIN | libc::EINVAL))
+}
+
+fn outcome(result: io::Result<()>, done: i64, len: u64) -> io::Result<Copied> {
+    let Err(error) = result else {
+        return Ok(Copied::Bytes(len));
+    };
+    // A positive count is progress before the error; a negative one repeats the error.
+    let progress = u64::try_from(done).unwrap_or(0);
+    match error.raw_os_error() {
+        Some(libc::EAGAIN) => Ok(Copied::Bytes(progress)),
+        Some(libc::EEXIST) => Ok(Copied::Present(progress)),
+        Some(libc::ENOENT | libc::EINVAL) => Ok(Copied::NoRange),
+        Some(libc::ESRCH) => Ok(Copied::Gone),
+        _ => Err(error),
+    }
+}
+
+fn range_arg(range: &Range<u64>) -> RangeArg {
+    RangeArg {
+        start: range.start,
+        len: range.end - range.start,
+    }
+}
+
+const _: () = assert!(offset_of!(CopyArg, copy) == 32 && size_of::<RegisterArg>() == 32);
