@@ -72,7 +72,7 @@ struct flow_value {
 	__u32 rcv_nxt; /* the next byte that the sleeping socket waits for */
 	__u32 snd_nxt; /* the next that it would send */
 	__u16 window; /* as in its segments; 0 while nothing but the container is known */
-	__u16 pad;
+	__u16 alive; /* the socket is there: the kernel answers what asks for nothing */
 };
 
 struct counters {

@@ -352,6 +352,8 @@ int gate_ingress(struct __sk_buff *ctx)
 			flow = bpf_map_lookup_elem(&flows, &flow_key);
 		if (flow && used)
 			return hold(&cookie, tap);
+		if (flow && flow->alive)
+			return GATE_PASS;
 		if (flow)
 			return is_keepalive(&p, flow) ? answer(ctx, &cookie, &p, flow) :
 							drop(&cookie);

@@ -158,7 +158,8 @@ pub struct FlowValue {
     /// The window as its segments announce it, scaled. 0: nothing but the container is known, and
     /// the peer's keepalives stay without an answer.
     pub window: u16,
-    pad: u16,
+    /// Not 0: the socket is there, and the kernel answers what asks for nothing.
+    alive: u16,
 }
 
 impl FlowValue {
@@ -170,8 +171,15 @@ impl FlowValue {
             rcv_nxt: 0,
             snd_nxt: 0,
             window: 0,
-            pad: 0,
+            alive: 0,
         }
+    }
+
+    /// The same with a socket, which answers by itself what asks for nothing.
+    #[must_use]
+    pub const fn alive(mut self) -> Self {
+        self.alive = 1;
+        self
     }
 
     /// The same with the socket's state, so that keepalives are answered. (Announcing no window at

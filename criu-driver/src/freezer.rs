@@ -163,13 +163,11 @@ impl Freezer {
         Ok(pids)
     }
 
-    /// Thaws the cgroup and kills everything in it and below.
+    /// Kills everything in the cgroup and below, frozen or not; nothing of it runs once more.
     ///
     /// # Errors
     /// When the cgroup cannot be used, or processes are still there after the time `within`.
     pub fn end_processes(&self, within: Duration) -> Result<(), FreezerError> {
-        // A frozen task of version 1 does not die.
-        self.thaw()?;
         let deadline = Instant::now() + within;
         loop {
             let processes: Vec<_> = self
@@ -178,6 +176,8 @@ impl Freezer {
                 .flat_map(launch::pidfd)
                 .filter(|process| pidfd_send_signal(process, Signal::KILL).is_ok())
                 .collect();
+            // A frozen task of version 1 dies only now.
+            self.thaw()?;
             // A process can have made another before it was killed.
             if processes.is_empty() {
                 return Ok(());

@@ -95,6 +95,15 @@ pub fn create(directory: &Path) -> Result<(), ImagesError> {
         }
         _ => {}
     }
+    make(directory)
+}
+
+/// Makes a directory that only its owner can enter, and its parents, or keeps the one that is there
+/// with what is in it.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn make(directory: &Path) -> Result<(), ImagesError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use crate::PATIENCE;
 use crate::machine::Machine;
 use crate::process::MARK;
-use crate::tools::{ContainerdVersion, Runtime, Tools, Versions};
+use crate::tools::{ContainerdVersion, Depth, Runtime, Tools, Versions};
 
 /// The node's configuration of our runtime, in the daemon's folder.
 const SETTINGS: &str = "settings.toml";
@@ -23,6 +23,7 @@ const SETTINGS: &str = "settings.toml";
 #[derive(Debug)]
 pub(crate) struct Containerd {
     child: Option<Child>,
+    depth: Depth,
     tools: Tools,
     folder: PathBuf,
     run: PathBuf,
@@ -40,6 +41,7 @@ impl Containerd {
         let machine = Machine::get()?;
         let mut daemon = Self {
             child: None,
+            depth: Depth::Deep,
             tools,
             folder: machine.work().join(name),
             run: Path::new("/run/podmotion-test").join(name),
@@ -61,7 +63,19 @@ impl Containerd {
         if !settings.contains("criu.binary") {
             text += &format!("criu.binary = \"{}\"\n", self.tools.criu()?.display());
         }
+        if !settings.contains("deep_sleep_after") {
+            text += match self.depth {
+                Depth::Light => "sleep.deep_sleep_after = \"never\"\n",
+                Depth::Deep => "sleep.deep_sleep_after = 0\n",
+            };
+        }
         self.write(SETTINGS, &text)
+    }
+
+    /// Has containers that are made later sleep that deep. Forgets what [`set`](Self::set) has set.
+    pub(crate) fn sleep(&mut self, depth: Depth) -> Result<()> {
+        self.depth = depth;
+        self.set("")
     }
 
     /// The gRPC socket.

@@ -66,7 +66,7 @@ pub use netns::Netns;
 pub use node::{Node, Settings};
 pub use process::{OwnProcess, own_processes, wait_gone};
 pub use sleeper::{Sleeper, Status, refusal};
-pub use tools::{ContainerdVersion, RuncVersion, Runtime, Tools, Versions};
+pub use tools::{ContainerdVersion, Depth, RuncVersion, Runtime, Tools, Versions};
 
 /// How long anything may take before a test gives up: far more than the slowest step takes on a loaded
 /// machine with two cores.

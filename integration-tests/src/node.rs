@@ -21,7 +21,7 @@ use crate::events::EventLog;
 use crate::image::Image;
 use crate::machine::Machine;
 use crate::process::{OwnProcess, own_processes};
-use crate::tools::{Runtime, Tools, Versions};
+use crate::tools::{Depth, Runtime, Tools, Versions};
 
 /// Numbers for daemons, so that none gets another's folder or bridge.
 static NODES: AtomicU32 = AtomicU32::new(0);
@@ -108,6 +108,12 @@ impl Node {
     pub fn set(&self, settings: &str) -> Result<Settings> {
         lock(&self.0.daemon).set(settings)?;
         Ok(Settings(self.clone()))
+    }
+
+    /// Has containers that are made later sleep that deep; at first, deep. Not while there are
+    /// [`Settings`].
+    pub fn sleep(&self, depth: Depth) -> Result<()> {
+        lock(&self.0.daemon).sleep(depth)
     }
 
     /// What it was started with.

@@ -55,6 +55,24 @@ impl fmt::Display for RuncVersion {
     }
 }
 
+/// How deep containers of a node sleep, unless an annotation says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Depth {
+    /// Their memory is out.
+    Light,
+    /// They are checkpointed at once.
+    Deep,
+}
+
+impl fmt::Display for Depth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Light => "light",
+            Self::Deep => "deep",
+        })
+    }
+}
+
 /// A containerd with a runc. The default is the newest of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Versions {

@@ -113,12 +113,7 @@ impl Journal {
             .and_then(|file| {
                 // Blocks, not a hole: with no room on the disk, writing to the mapping would be a
                 // SIGBUS.
-                rustix::fs::fallocate(
-                    &file,
-                    rustix::fs::FallocateFlags::empty(),
-                    0,
-                    SIZE as u64,
-                )?;
+                rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, SIZE as u64)?;
                 SharedFile::map(&file, SIZE)
             })
             .map_err(ImageError::io("make", &path))?;
@@ -200,7 +195,9 @@ impl Journal {
     }
 
     fn settle(&mut self, at: usize, state: u32) {
-        self.file.word(at + AT_STATE).store(state, Ordering::Release);
+        self.file
+            .word(at + AT_STATE)
+            .store(state, Ordering::Release);
         self.next += 1;
     }
 
@@ -311,8 +308,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = path(dir.path(), 2);
         fs::write(&path, [0; 100]).unwrap();
-        assert!(matches!(Left::read(dir.path(), 2), Err(ImageError::Short { .. })));
+        assert!(matches!(
+            Left::read(dir.path(), 2),
+            Err(ImageError::Short { .. })
+        ));
         fs::write(&path, vec![1; SIZE]).unwrap();
-        assert!(matches!(Left::read(dir.path(), 2), Err(ImageError::Foreign { .. })));
+        assert!(matches!(
+            Left::read(dir.path(), 2),
+            Err(ImageError::Foreign { .. })
+        ));
     }
 }

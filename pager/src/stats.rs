@@ -26,7 +26,7 @@ impl Default for FillPolicy {
 
 impl FillPolicy {
     /// As fast as possible.
-    pub(crate) fn at_once() -> Self {
+    pub fn at_once() -> Self {
         Self {
             quiet: Duration::ZERO,
             patience: Duration::ZERO,

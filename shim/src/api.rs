@@ -16,7 +16,8 @@ use containerd_shim_protos::ttrpc::{
     r#async::{Server, TtrpcContext, transport::Listener},
 };
 use log::warn;
-use podmotion_model::lifecycle::State;
+use podmotion_model::lifecycle::{Depth, State};
+use podmotion_pager::FillStats;
 use podmotion_proto::shim::v1 as proto;
 use tokio::sync::oneshot;
 
@@ -227,6 +228,16 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
+fn fill(stats: &FillStats) -> proto::Fill {
+    proto::Fill {
+        prefetch_bytes: stats.prefetch_bytes,
+        faults: stats.faults + stats.zero_faults,
+        background_bytes: stats.background_bytes,
+        took_us: micros(stats.background_time),
+        ..Default::default()
+    }
+}
+
 fn describe(handle: &Handle) -> proto::Container {
     let identity = (*handle.identity).clone();
     let Status {
@@ -240,7 +251,7 @@ fn describe(handle: &Handle) -> proto::Container {
         packets,
         last_error,
     } = handle.status.borrow().clone();
-    let sleeping = matches!(state, State::Asleep { .. } | State::Waking { .. });
+    let sleeping = state.depth().is_some() || matches!(state, State::Waking { .. });
     let freed = last_sleep.filter(|_| sleeping);
     proto::Container {
         id: identity.id,
@@ -251,10 +262,7 @@ fn describe(handle: &Handle) -> proto::Container {
         pod_uid: identity.pod_uid,
         image: identity.image,
         state: state.as_str().to_owned(),
-        depth: match state {
-            State::Asleep { depth, .. } => depth.as_str().to_owned(),
-            _ => String::new(),
-        },
+        depth: state.depth().map_or("", Depth::as_str).to_owned(),
         since_unix_ms: unix_ms(since),
         awake_reason: awake
             .map(|reason| proto::AwakeReason {
@@ -267,6 +275,7 @@ fn describe(handle: &Handle) -> proto::Container {
         last_sleep: last_sleep
             .map(|last| proto::LastSleep {
                 at_unix_ms: unix_ms(last.at),
+                depth: last.depth.as_str().to_owned(),
                 took_us: micros(last.took),
                 frozen_us: micros(last.frozen),
                 memory_bytes: last.memory_bytes,
@@ -277,6 +286,9 @@ fn describe(handle: &Handle) -> proto::Container {
         last_wake: last_wake
             .map(|last| proto::LastWake {
                 at_unix_ms: unix_ms(last.at),
+                depth: last.depth.as_str().to_owned(),
+                prefetch_us: micros(last.prefetch),
+                fill: last.fill.as_deref().map(fill).into(),
                 cause: last.cause.as_str().to_owned(),
                 took_us: micros(last.took),
                 first_packet_held_us: last.first_packet_held.map_or(0, micros),

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
-use podmotion_integration_tests::{Machine, Node, Runtime, Versions};
+use podmotion_integration_tests::{Depth, Machine, Node, Runtime, Versions};
 
 /// A test's body. The runtime is the one to give to [`podmotion_integration_tests::App::runtime`].
 type Body = fn(&Node, Runtime) -> Result<()>;
@@ -51,10 +51,41 @@ fn run() -> Result<ExitCode> {
 
 /// A test of one body on one runtime with one pair of versions. The pair's node is shared.
 fn trial(name: &str, body: Body, runtime: Runtime, versions: Versions) -> Trial {
-    let full = format!("{name}[{runtime},{versions}]");
+    trial_in(
+        &runtime.to_string(),
+        name,
+        body,
+        runtime,
+        versions,
+        Depth::Deep,
+    )
+}
+
+/// The same with our runtime and containers that sleep light.
+fn light_trial(name: &str, body: Body, versions: Versions) -> Trial {
+    trial_in(
+        "light",
+        name,
+        body,
+        Runtime::Podmotion,
+        versions,
+        Depth::Light,
+    )
+}
+
+fn trial_in(
+    what: &str,
+    name: &str,
+    body: Body,
+    runtime: Runtime,
+    versions: Versions,
+    depth: Depth,
+) -> Trial {
+    let full = format!("{name}[{what},{versions}]");
     let skipped = skips::reason(&full);
     let trial = Trial::test(full, move || {
         let node = pool::node(versions).map_err(to_failure)?;
+        node.sleep(depth).map_err(to_failure)?;
         body(&node, runtime).map_err(|error| {
             let log = node.log_tail();
             Failed::from(format!("{error:#}\n\nThe end of the log:\n{log}"))

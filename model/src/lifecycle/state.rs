@@ -67,6 +67,8 @@ pub enum WakeCause {
     Request,
     /// The shim or the node goes down.
     Shutdown,
+    /// It could not be kept asleep.
+    Failure,
 }
 
 impl WakeCause {
@@ -83,6 +85,7 @@ impl WakeCause {
             Self::Checkpoint => "checkpoint",
             Self::Request => "request",
             Self::Shutdown => "shutdown",
+            Self::Failure => "failure",
         }
     }
 }

@@ -90,7 +90,11 @@ impl Worker {
             else {
                 continue;
             };
-            let runs: Vec<Run> = self.held[index].space.missing().within(range.clone()).collect();
+            let runs: Vec<Run> = self.held[index]
+                .space
+                .missing()
+                .within(range.clone())
+                .collect();
             for run in runs {
                 let mut start = run.start;
                 while start < run.end {
@@ -108,7 +112,10 @@ impl Worker {
 
     /// Fills the next chunk.
     pub(super) fn background(&mut self) -> Result<(), ServerError> {
-        let next = self.held.iter().position(|held| !held.space.missing().is_empty());
+        let next = self
+            .held
+            .iter()
+            .position(|held| !held.space.missing().is_empty());
         let run = next.and_then(|index| self.held[index].space.missing().next(0));
         let (Some(index), Some(run), Some(mut buffer)) = (next, run, self.chunk.take()) else {
             return Ok(());

@@ -132,7 +132,8 @@ impl Worker {
         let uffd = keep::pidfd_getfd(&process, number)
             .map_err(failed("take the userfaultfd of"))
             .map(Uffd::from)?;
-        uffd.handshake().map_err(failed("set up the userfaultfd of"))?;
+        uffd.handshake()
+            .map_err(failed("set up the userfaultfd of"))?;
         self.journal.adopted(pid, uffd.as_fd().as_raw_fd());
         let space = Space::new(pid, self.start.page);
         self.hold(space, uffd, Some(process));
@@ -201,7 +202,11 @@ impl Worker {
         }
         self.reader.set_sums(sums);
         for (pid, known) in known {
-            if let Some(held) = self.held.iter_mut().find(|held| held.space.pid == Some(pid)) {
+            if let Some(held) = self
+                .held
+                .iter_mut()
+                .find(|held| held.space.pid == Some(pid))
+            {
                 held.space.set_known(known);
             }
         }
@@ -355,7 +360,10 @@ impl Worker {
             fds.push(PollFd::new(&held.uffd, PollFlags::IN));
         }
         let processes = fds.len();
-        fds.extend(held.flat_map(|held| &held.process).map(|process| PollFd::new(process, PollFlags::IN)));
+        fds.extend(
+            held.flat_map(|held| &held.process)
+                .map(|process| PollFd::new(process, PollFlags::IN)),
+        );
         if poll(&mut fds, timeout.as_ref()).is_err() {
             return;
         }
@@ -452,8 +460,7 @@ fn journal(start: &Start, keeper: &Keeper) -> Result<Journal, ServerError> {
         image: start.image,
         generation: start.generation,
         keeper,
-        keeper_start: start_time(keeper)
-            .map_err(ServerError::system("look at", Some(keeper)))?,
+        keeper_start: start_time(keeper).map_err(ServerError::system("look at", Some(keeper)))?,
     };
     Ok(Journal::create(&start.directory, identity)?)
 }

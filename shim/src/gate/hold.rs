@@ -9,7 +9,7 @@ use podmotion_bpf::{FlowKey, FlowValue};
 
 use super::frame::Addresses;
 use super::tap::Tap;
-use super::{ContainerKey, Flow, Gate, GateError, Released, Standstill, sys};
+use super::{ContainerKey, Ends, Flow, Gate, GateError, Released, Standstill, sys};
 
 impl Gate {
     /// Holds from now on what comes for the ports of `container` and for the connections `flows`.
@@ -30,7 +30,7 @@ impl Gate {
             }
         }
         let was_held = std::mem::replace(&mut self.books(container).held, true);
-        let held = self.add_flows(container, flows).and_then(|()| {
+        let held = self.add_flows(container, flows, Ends::Gone).and_then(|()| {
             self.books(container).holding = true;
             self.tell_ports(container)
         });
@@ -41,13 +41,24 @@ impl Gate {
     }
 
     /// Holds connections more: those that a look at the sockets of the frozen container has found
-    /// since [`hold`](Self::hold), which must have come first.
-    pub fn add_flows(&mut self, container: ContainerKey, flows: &[Flow]) -> Result<(), GateError> {
+    /// since [`hold`](Self::hold), which must have come first. Or tells of known ones that what is
+    /// with their ends has changed.
+    pub fn add_flows(
+        &mut self,
+        container: ContainerKey,
+        flows: &[Flow],
+        ends: Ends,
+    ) -> Result<(), GateError> {
+        let value = FlowValue::new(container.0);
+        let value = match ends {
+            Ends::Alive => value.alive(),
+            Ends::Gone => value,
+        };
         for flow in flows {
             self.books(container).flows.insert(*flow);
             self.by_flow.insert(*flow, container);
             let key = FlowKey::new(self.cookie, flow.local, flow.remote);
-            self.maps.flows.insert(&key, &FlowValue::new(container.0))?;
+            self.maps.flows.insert(&key, &value)?;
             self.tell_other(container, flow.local.port())?;
         }
         Ok(())

@@ -81,6 +81,15 @@ pub struct Standstill {
     pub window: u16,
 }
 
+/// What is with the pod's ends of held connections while their container sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// Their sockets are there: the kernel acknowledges and answers keepalives.
+    Alive,
+    /// There are none: what asks for nothing is dropped, or answered in their place.
+    Gone,
+}
+
 #[derive(Default)]
 struct Container {
     ports: BTreeSet<u16>,

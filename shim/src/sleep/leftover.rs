@@ -17,7 +17,7 @@ use podmotion_criu_driver::{Freezer, freezer::FreezerError};
 use podmotion_model::config::NodeConfig;
 use serde::{Deserialize, Serialize};
 
-use super::node::work_folder;
+use super::{memory_images, node::work_folder};
 use crate::gate::{self, GateError};
 
 /// Name of the note in the bundle.
@@ -109,7 +109,9 @@ pub fn remove(config: &NodeConfig, bundle: &Path, id: &str, group: &str) -> Vec<
         Err(error) => failures.push(error),
     }
     let images = config.checkpoint.directory.join(id);
-    failures.extend(gone("remove", &images, fs::remove_dir_all(&images)).err());
+    for folder in [memory_images(&images), images] {
+        failures.extend(gone("remove", &folder, fs::remove_dir_all(&folder)).err());
+    }
     let socket = config.shim.sockets.join(format!("{group}.sock"));
     if !is_served(&socket) {
         failures.extend(gone("remove", &socket, fs::remove_file(&socket)).err());

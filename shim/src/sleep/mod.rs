@@ -10,16 +10,19 @@
 //! ```
 //!
 //! - [`Sleeper`] belongs to one container's driver and holds its lifecycle; nobody else changes it.
-//! - [`fall`] and [`rise`] do the work of a dump and a restore in a blocking thread and report back
-//!   with a [`Notice`].
+//! - [`light`] moves memory out and in, [`fall`] and [`rise`] dump and restore, [`deepen`] leads from
+//!   one to the other, each in a blocking thread that reports back with a [`Notice`]. All sleep
+//!   begins with [`still`].
 //! - [`pod`] shares the pod's gate between its containers; [`look`] sees what a container does,
 //!   [`facts`] keeps what stays the same about it.
 //! - [`leftover`] removes what a shim that was killed could not.
 //! - [`status`] is what others may see of it.
 
+mod deepen;
 pub mod facts;
 pub mod fall;
 pub mod leftover;
+mod light;
 pub mod look;
 mod manifest;
 pub mod mptcp;
@@ -30,14 +33,17 @@ pub mod rise;
 mod runc_state;
 mod sleeper;
 pub mod status;
+mod still;
+mod trouble;
 
 use podmotion_criu_driver::FillFailure;
+use podmotion_pager::{FillFailed, FillStats, Pager};
 use tokio::sync::oneshot;
 
 use crate::reaper::{Exit, Expectation};
 
 pub use node::Node;
-pub use sleeper::{Fixed, New, Sleeper};
+pub use sleeper::{Fixed, New, Sleeper, memory_images};
 
 /// What a sleeper is told by its helpers and by whoever asks.
 pub enum Notice {
@@ -49,8 +55,16 @@ pub enum Notice {
     Looked(Result<look::Looked, look::LookError>),
     /// It has its place at the gate, and what is fixed about it is known; or why not.
     Settled(Result<Box<sleeper::Settled>, sleeper::SettleError>),
+    /// It has slept light for long enough.
+    Deepen,
+    /// Its memory is out, or not.
+    FellLight(Box<Result<light::Fallen, light::Failed>>),
     /// The dump has ended.
-    Fell(Box<Result<fall::Fallen, fall::Trouble>>),
+    Fell(Box<Result<fall::Fallen, trouble::Trouble>>),
+    /// The dump of a container in light sleep has ended.
+    Deepened(Box<Result<fall::Fallen, deepen::Stays>>),
+    /// It runs again after light sleep, or must not.
+    RoseLight(Box<Result<light::Risen, light::RiseTrouble>>),
     /// The restore has ended. Exits are kept until the new process is watched.
     Rose {
         /// How.
@@ -62,6 +76,8 @@ pub enum Notice {
     Released(Result<crate::gate::Released, crate::gate::GateError>),
     /// A lazy restore has, or will never have, all memory.
     Filled(Result<std::time::Duration, FillFailure>),
+    /// The same after light sleep.
+    FilledLight(Box<Result<(Pager, FillStats), FillFailed>>),
     /// Somebody asks for sleep, through the shim's own service.
     AskedToSleep(oneshot::Sender<Result<(), Refusal>>),
     /// Somebody asks for a wake, through the shim's own service.

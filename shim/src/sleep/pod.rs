@@ -26,7 +26,7 @@ use tokio::{io::Interest, sync::mpsc, task::JoinHandle};
 
 use super::Notice;
 use crate::gate::{
-    ContainerKey, Flow, Gate, GateError, Limits, Released, Standstill,
+    ContainerKey, Ends, Flow, Gate, GateError, Limits, Released, Standstill,
     sockets::{SocketError, Sockets},
 };
 use crate::sys;
@@ -164,9 +164,9 @@ impl Seat {
         Ok(())
     }
 
-    /// Holds packets of these connections as well.
-    pub fn add_flows(&self, flows: &[Flow]) -> Result<(), GateError> {
-        lock(&self.pod.gate).add_flows(self.key, flows)
+    /// Holds packets of these connections as well, all but those that their ends deal with.
+    pub fn add_flows(&self, flows: &[Flow], ends: Ends) -> Result<(), GateError> {
+        lock(&self.pod.gate).add_flows(self.key, flows, ends)
     }
 
     /// Answers keepalives for these connections while they are held.

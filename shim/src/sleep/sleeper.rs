@@ -18,12 +18,13 @@ use std::{
 };
 
 use log::{error, info, warn};
-use podmotion_criu_driver::{DumpControl, lazy::FillGuard};
+use podmotion_criu_driver::{DumpControl, Freezer, lazy::FillGuard};
 use podmotion_model::{
     idle::{AwakeReason, BackOff, CpuMeter},
-    lifecycle::{Effect, Event, Fill, Lifecycle, State, WakeCause},
+    lifecycle::{Depth, Effect, Event, Fill, Lifecycle, State, WakeCause},
     settings::Settings,
 };
+use podmotion_pager::{FillFailed, Pager};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -35,6 +36,7 @@ use super::{
     facts::{Facts, FactsError, Known},
     fall::Fallen,
     leftover::LeftoverError,
+    light::Memory,
     placeholder::Placeholder,
     pod::{PodGateError, Seat},
     rise::WorkDirectory,
@@ -119,14 +121,30 @@ pub struct Sleeper {
     answering: bool,
     back_off: BackOff,
 
-    dump: Option<DumpControl>,
+    /// Gives the sleep up that is being begun.
+    control: Option<DumpControl>,
     early_exit: Option<Exit>,
     asleep: Option<Fallen>,
+    /// The memory of light sleep.
+    memory: Option<Memory>,
+    /// What the last light sleep has left for the next one.
+    pager: Option<Pager>,
+    /// Why there is no light sleep.
+    not_movable: Option<String>,
+    /// When light sleep is to become deep.
+    deepen_at: Option<Instant>,
+    /// Keeps the memory of processes that are to be killed from being read as zeros.
+    lost: Option<FillFailed>,
+    /// How a container that is killed in light sleep is to have ended.
+    ended_as: Option<u32>,
     placeholder: Option<Placeholder>,
     work: Option<WorkDirectory>,
     guard: Option<FillGuard>,
     tail: Option<JoinHandle<()>>,
 }
+
+/// Time for killed processes to go.
+const END: Duration = Duration::from_secs(10);
 
 /// Time on the clock that the gate's programs use.
 fn monotonic() -> Duration {
@@ -168,9 +186,15 @@ impl Sleeper {
             cpu: CpuMeter::default(),
             answering: false,
             back_off,
-            dump: None,
+            control: None,
             early_exit: None,
             asleep: None,
+            memory: None,
+            pager: None,
+            not_movable: None,
+            deepen_at: None,
+            lost: None,
+            ended_as: None,
             placeholder: None,
             work: None,
             guard: None,
@@ -180,9 +204,9 @@ impl Sleeper {
 
     /// The next thing to give to [`handle`](Self::handle). Can be dropped and asked for again.
     pub async fn next(&mut self) -> Notice {
-        let check = async {
-            match self.check_at {
-                Some(at) => tokio::time::sleep_until(at).await,
+        let at = |time: Option<Instant>| async move {
+            match time {
+                Some(time) => tokio::time::sleep_until(time).await,
                 None => std::future::pending().await,
             }
         };
@@ -190,7 +214,8 @@ impl Sleeper {
             biased;
             // The sender is this struct's own: the channel does not end.
             Some(notice) = self.notices.recv() => notice,
-            () = check => Notice::Check,
+            () = at(self.check_at) => Notice::Check,
+            () = at(self.deepen_at) => Notice::Deepen,
         }
     }
 
@@ -209,13 +234,36 @@ impl Sleeper {
     pub fn needs_wake(&self) -> bool {
         matches!(
             self.lifecycle.state(),
-            State::FallingAsleep { .. } | State::Asleep { .. } | State::Waking { .. }
+            State::FallingAsleep { .. }
+                | State::Asleep { .. }
+                | State::Deepening { .. }
+                | State::Waking { .. }
         )
     }
 
-    /// Whether there is no process.
-    pub fn is_asleep(&self) -> bool {
-        matches!(self.lifecycle.state(), State::Asleep { .. })
+    /// How deep it sleeps, where it does and nothing is under way.
+    pub fn depth(&self) -> Option<Depth> {
+        match self.lifecycle.state() {
+            State::Asleep { depth, .. } => Some(depth),
+            _ => None,
+        }
+    }
+
+    /// Whether its processes are there although it is not awake.
+    pub fn has_processes(&self) -> bool {
+        matches!(
+            self.lifecycle.state(),
+            State::Asleep {
+                depth: Depth::Light,
+                ..
+            } | State::Waking {
+                from: Depth::Light,
+                ..
+            } | State::FallingAsleep {
+                into: Depth::Light,
+                ..
+            }
+        )
     }
 
     /// What a TERM does while it sleeps.
@@ -235,7 +283,28 @@ impl Sleeper {
         self.wake(WakeCause::Attach)
     }
 
-    /// The sleeping container is to end as if its process had ended with `status`.
+    /// The container in light sleep is to end as if its process had ended with `status`. Its exit
+    /// follows.
+    pub fn kill_light(&mut self, status: u32) {
+        self.ended_as = Some(status);
+        self.end_processes();
+    }
+
+    /// Kills all processes, which may be frozen. None runs once more.
+    fn end_processes(&mut self) {
+        let Some(facts) = self.facts.clone() else {
+            return;
+        };
+        let id = self.new.identity.id.clone();
+        self.after_tail(move || {
+            let ended = Freezer::new(&facts.freezer).and_then(|all| all.end_processes(END));
+            if let Err(cause) = ended {
+                error!("end container {id}: {}", Chain(&cause));
+            }
+        });
+    }
+
+    /// The container in deep sleep is to end as if its process had ended with `status`.
     pub fn end_asleep(&mut self, status: u32) -> Outcome {
         match self.event(Event::Exited) {
             Outcome::Nothing => Outcome::Ended(Exit {
@@ -249,15 +318,30 @@ impl Sleeper {
 
     /// The init process `exit.pid` has ended. Returns the exit if it is the container's; the end of
     /// a process that a dump removed is not.
-    pub fn init_exited(&mut self, exit: Exit) -> Option<Exit> {
+    pub fn init_exited(&mut self, mut exit: Exit) -> Option<Exit> {
         match self.lifecycle.state() {
-            State::FallingAsleep { .. } => {
+            State::FallingAsleep { .. } | State::Deepening { .. } => {
                 self.early_exit = Some(exit);
                 None
             }
-            State::Asleep { .. } | State::Waking { .. } => None,
-            State::Created | State::Running { .. } | State::RestoreFailed | State::Stopped => {
+            State::Asleep {
+                depth: Depth::Deep, ..
+            }
+            | State::Waking {
+                from: Depth::Deep, ..
+            } => None,
+            State::Created
+            | State::Running { .. }
+            | State::Asleep { .. }
+            | State::Waking { .. }
+            | State::RestoreFailed
+            | State::Stopped => {
                 self.guard = None;
+                if let Some(lost) = self.lost.take() {
+                    // Nobody is left to miss it.
+                    lost.abandon();
+                }
+                exit.status = self.ended_as.take().unwrap_or(exit.status);
                 self.event(Event::Exited);
                 Some(exit)
             }
@@ -321,8 +405,13 @@ impl Sleeper {
                 status.awake = None;
             }
         });
+        if !matches!(state, State::Asleep { .. }) {
+            self.deepen_at = None;
+        }
         if state == State::Stopped {
             self.check_at = None;
+            self.memory = None;
+            self.pager = None;
             // The container's output ends once nobody has its pipes any more.
             self.known = None;
             self.facts = None;
@@ -357,6 +446,11 @@ impl Sleeper {
             .join(&self.new.identity.id)
     }
 
+    /// Directory of what is moved out of its memory.
+    fn memory_images(&self) -> PathBuf {
+        memory_images(&self.images())
+    }
+
     /// Runs `step` in a blocking thread, after everything that was handed over before.
     fn after_tail(&mut self, step: impl FnOnce() + Send + 'static) {
         let before = self.tail.take();
@@ -374,7 +468,13 @@ impl Drop for Sleeper {
     fn drop(&mut self) {
         self.new.node.registry.remove(&self.new.identity.id);
         remove_images(&self.images());
+        remove_images(&self.memory_images());
     }
+}
+
+/// Where memory that is moved out is kept, beside the images of a checkpoint.
+pub fn memory_images(images: &Path) -> PathBuf {
+    images.with_added_extension("memory")
 }
 
 fn remove_images(images: &Path) {

@@ -8,8 +8,9 @@ use std::{
 
 use podmotion_model::{
     idle::AwakeReason,
-    lifecycle::{State, WakeCause},
+    lifecycle::{Depth, State, WakeCause},
 };
+use podmotion_pager::FillStats;
 use tokio::sync::{mpsc, watch};
 
 use super::Notice;
@@ -20,6 +21,8 @@ use crate::gate;
 pub struct LastSleep {
     /// When the memory was free.
     pub at: SystemTime,
+    /// How deep it is.
+    pub depth: Depth,
     /// From the decision until then.
     pub took: Duration,
     /// Of it, the time in which the container stood still.
@@ -31,20 +34,26 @@ pub struct LastSleep {
 }
 
 /// One wake that succeeded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastWake {
     /// When the processes ran.
     pub at: SystemTime,
+    /// From how deep a sleep.
+    pub depth: Depth,
     /// What for.
     pub cause: WakeCause,
     /// From the request until then.
     pub took: Duration,
+    /// Of it, the time for memory that the last wakes had needed; none after deep sleep.
+    pub prefetch: Duration,
     /// How long the first held packet had waited when it was given back.
     pub first_packet_held: Option<Duration>,
     /// Packets given back.
     pub packets: u64,
     /// Memory was still on its way.
     pub lazy: bool,
+    /// How all of it came back, once it has, after light sleep.
+    pub fill: Option<Arc<FillStats>>,
 }
 
 /// Counts since the container was created.

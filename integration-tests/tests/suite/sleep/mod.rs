@@ -21,7 +21,7 @@ use podmotion_integration_tests::{
     App, Client, ContainerdVersion, PATIENCE, Response, Runtime, Versions,
 };
 
-use crate::{Body, trial};
+use crate::{Body, light_trial, trial};
 
 /// A file's tests, for the default pair of versions.
 type Topic = &'static [(&'static str, Body)];
@@ -31,6 +31,17 @@ const TOPICS: &[Topic] = &[
     core::TESTS,
     ends::TESTS,
     faults::TESTS,
+    idle::TESTS,
+    keepalive::TESTS,
+    software::TESTS,
+    stdio::TESTS,
+];
+
+/// Those that are run once more with containers that sleep light.
+const LIGHT: &[Topic] = &[
+    connections::TESTS,
+    core::TESTS,
+    ends::TESTS,
     idle::TESTS,
     keepalive::TESTS,
     software::TESTS,
@@ -51,6 +62,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         for (name, body) in topics.iter().copied().flatten() {
             trials.push(trial(name, *body, Runtime::Podmotion, versions));
         }
+    }
+    for (name, body) in LIGHT.iter().copied().flatten() {
+        trials.push(light_trial(name, *body, Versions::default()));
     }
     trials.extend(record::trials());
     trials

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use libc::SIGKILL;
 use nix::errno::Errno;
-use podmotion_model::lifecycle::WakeCause;
+use podmotion_model::lifecycle::{Depth, WakeCause};
 use podmotion_model::settings::Settings;
 
 use super::*;
@@ -109,16 +109,19 @@ impl Driver {
                 exec_id: None,
                 signal,
                 ..
-            } if self.sleeper.is_asleep() => match (*signal, self.sleeper.discards_on_term()) {
-                (9, _) => return self.end_asleep(command, KILLED).await,
-                (15, true) => return self.end_asleep(command, TERMINATED).await,
-                _ => WakeCause::Signal,
-            },
+            } if let Some(depth) = self.sleeper.depth() => {
+                match (*signal, self.sleeper.discards_on_term()) {
+                    (9, _) => return self.end_asleep(command, depth, KILLED).await,
+                    (15, true) => return self.end_asleep(command, depth, TERMINATED).await,
+                    _ => WakeCause::Signal,
+                }
+            }
             Command::Kill { exec_id: None, .. } => WakeCause::Signal,
             Command::Pause { .. } => WakeCause::Pause,
             Command::Resize { exec_id: None, .. } => WakeCause::Resize,
             Command::CloseIo { exec_id: None, .. } => WakeCause::Attach,
             Command::Update { .. } => WakeCause::Update,
+            Command::Pids { .. } if self.sleeper.has_processes() => return Some(command),
             Command::Pids { .. } => {
                 if let Command::Pids { reply } = command {
                     // Never none: a containerd that starts again takes the shim of a task without
@@ -139,9 +142,14 @@ impl Driver {
         None
     }
 
-    async fn end_asleep(&mut self, command: Command, status: u32) -> Option<Command> {
-        let outcome = self.sleeper.end_asleep(status);
-        self.follow(outcome).await;
+    async fn end_asleep(&mut self, command: Command, depth: Depth, status: u32) -> Option<Command> {
+        match depth {
+            Depth::Light => self.sleeper.kill_light(status),
+            Depth::Deep => {
+                let outcome = self.sleeper.end_asleep(status);
+                self.follow(outcome).await;
+            }
+        }
         if let Command::Kill { reply, .. } = command {
             answer(reply, Ok(()));
         }

@@ -10,7 +10,15 @@ impl Sleeper {
             Notice::Check => self.check(),
             Notice::Looked(result) => self.looked(result),
             Notice::Settled(result) => self.settled(result),
+            Notice::Deepen => {
+                self.deepen_at = None;
+                return self.event(Event::Deepen);
+            }
+            Notice::FellLight(result) => return self.fell_light(*result),
             Notice::Fell(result) => return self.fell(*result),
+            Notice::Deepened(result) => return self.deepened(*result),
+            Notice::RoseLight(result) => return self.rose_light(*result),
+            Notice::FilledLight(result) => return self.filled_light(*result),
             Notice::Rose {
                 result,
                 expectation,
@@ -34,7 +42,7 @@ impl Sleeper {
                 return self.check();
             }
             State::FallingAsleep { .. } => return self.asked.push(asker),
-            State::Asleep { .. } => Ok(()),
+            State::Asleep { .. } | State::Deepening { .. } => Ok(()),
             State::Stopped => Err(Refusal::Ended),
             State::Running { .. } | State::Waking { .. } => refuse(AwakeReason::Filling),
             State::Created | State::RestoreFailed => refuse(AwakeReason::Starting),
@@ -57,12 +65,15 @@ impl Sleeper {
         let mut outcome = Outcome::Nothing;
         for effect in effects {
             match effect {
+                Effect::BeginMoveOut => self.begin_move_out(),
                 Effect::BeginDump => self.begin_dump(),
-                Effect::AbortDump => {
-                    if let Some(dump) = &self.dump {
-                        dump.abort();
+                Effect::BeginDeepening => self.begin_deepening(),
+                Effect::AbortSleep => {
+                    if let Some(control) = &self.control {
+                        control.abort();
                     }
                 }
+                Effect::BeginMoveIn => self.begin_move_in(),
                 Effect::BeginRestore { lazy } => self.begin_restore(lazy),
                 Effect::OpenGate => self.open_gate(),
                 Effect::DiscardImages => {

@@ -3,7 +3,7 @@
 use podmotion_model::{
     annotations,
     idle::{Decision, Observation, decide},
-    settings::{DeepSleepAfter, Ports},
+    settings::Ports,
 };
 
 use super::*;
@@ -62,16 +62,9 @@ impl Sleeper {
 
     /// What was asked for and cannot be done: such a container is left alone, and says so.
     fn unsupported(&self) -> Option<String> {
-        let settings = &self.new.settings;
-        if settings.disable_checkpointing {
+        self.new.settings.disable_checkpointing.then(|| {
             let name = annotations::DISABLE_CHECKPOINTING;
-            return Some(format!(
-                "{name} is set, and stopping without a checkpoint is not supported"
-            ));
-        }
-        (settings.deep_sleep_after == DeepSleepAfter::Never).then(|| {
-            let name = annotations::DEEP_SLEEP_AFTER;
-            format!("{name} is never, and only deep sleep is supported")
+            format!("{name} is set, and stopping without a checkpoint is not supported")
         })
     }
 
@@ -189,6 +182,7 @@ impl Sleeper {
             unanswered: looked.unanswered,
             listening: looked.listening.clone(),
             gate_unavailable,
+            not_movable: self.unsupported().or_else(|| self.not_movable.clone()),
             not_checkpointable: self.unsupported().or_else(|| looked.obstacle.clone()),
             retry: self.back_off.retry().cloned(),
         };
@@ -196,7 +190,7 @@ impl Sleeper {
         let asked = (!self.asked.is_empty())
             .then(|| decide(settings, &observation.clone().after_a_long_time()));
         let decision = match asked {
-            Some(Decision::Sleep) => Decision::Sleep,
+            Some(Decision::Sleep(depth)) => Decision::Sleep(depth),
             Some(Decision::StayAwake { reason, .. }) => {
                 for asker in self.asked.drain(..) {
                     drop(asker.send(Err(Refusal::Awake(reason.to_string()))));
@@ -206,9 +200,9 @@ impl Sleeper {
             None => decide(settings, &observation),
         };
         match decision {
-            Decision::Sleep => {
-                // The dump reports back; nothing follows for the driver yet.
-                self.event(Event::Sleep);
+            Decision::Sleep(depth) => {
+                // The attempt reports back; nothing follows for the driver yet.
+                self.event(Event::Sleep(depth));
             }
             Decision::StayAwake { reason, recheck } => {
                 self.check_at = recheck.map(|after| Instant::now() + after);

@@ -2,11 +2,13 @@
 
 use podmotion_criu_driver::FillFailure;
 use podmotion_model::value::OnRestoreFailure;
+use podmotion_pager::FillStats;
 
 use super::*;
 use crate::gate::{GateError, Released};
 use crate::reaper::Expectation;
 use crate::sleep::{
+    light::{self, Rest, RiseTrouble},
     node::work_folder,
     rise::{self, Risen},
     status::LastWake,
@@ -62,7 +64,7 @@ impl Sleeper {
             Err(trouble) => {
                 self.failed("restore", &trouble);
                 self.update(|status| status.counters.wakes_failed += 1);
-                self.event(Event::RestoreFailed)
+                self.event(Event::WakeFailed)
             }
         }
     }
@@ -79,36 +81,12 @@ impl Sleeper {
         drop(expectation);
         self.pid = pid;
         let lazy = fill.is_some();
-        let cause = match self.lifecycle.state() {
-            State::Waking { cause, .. } => cause,
-            _ => WakeCause::Request,
-        };
-        // Held packets go back first, everything else can wait.
-        let outcome = self.event(Event::RestoreSucceeded);
-        info!(
-            "container {} woke in {total:?} for {cause}",
-            self.new.identity.id
-        );
+        let outcome = self.runs_again(Depth::Deep, total, lazy);
         if let Err(cause) = record {
             self.failed("runc's record of the container", &cause);
         }
-        let last = LastWake {
-            at: SystemTime::now(),
-            cause,
-            took: total,
-            first_packet_held: None,
-            packets: 0,
-            lazy,
-        };
-        self.update(|status| {
-            status.last_wake = Some(last);
-            status.counters.wakes += 1;
-        });
         self.placeholder = None;
         self.asleep = None;
-        self.awake_since = monotonic();
-        self.last_use = None;
-        self.cpu = CpuMeter::default();
         match fill {
             Some(fill) => {
                 self.work = Some(work);
@@ -121,9 +99,119 @@ impl Sleeper {
             // It ended while it was being restored: nobody waits for this process.
             return Outcome::Kill;
         }
+        Outcome::Moved { pid, exit }
+    }
+
+    /// The processes run: what is true after every sleep.
+    fn runs_again(&mut self, depth: Depth, took: Duration, lazy: bool) -> Outcome {
+        let cause = match self.lifecycle.state() {
+            State::Waking { cause, .. } => cause,
+            _ => WakeCause::Request,
+        };
+        // Held packets go back first, everything else can wait.
+        let outcome = self.event(Event::Woke);
+        let (id, depth_name) = (&self.new.identity.id, depth.as_str());
+        info!("container {id} woke from {depth_name} sleep in {took:?} for {cause}");
+        let last = LastWake {
+            at: SystemTime::now(),
+            depth,
+            cause,
+            took,
+            prefetch: Duration::ZERO,
+            first_packet_held: None,
+            packets: 0,
+            lazy,
+            fill: None,
+        };
+        self.update(|status| {
+            status.last_wake = Some(last);
+            status.counters.wakes += 1;
+        });
+        self.awake_since = monotonic();
+        self.last_use = None;
+        self.cpu = CpuMeter::default();
         // Not at once: the processor is the container's now, to answer whoever woke it.
         self.check_at = Some(Instant::now() + SETTLE);
-        Outcome::Moved { pid, exit }
+        outcome
+    }
+
+    pub(super) fn begin_move_in(&mut self) {
+        let (Some(facts), Some(memory)) = (self.facts.clone(), self.memory.take()) else {
+            let result = Box::new(Err(RiseTrouble::Nothing));
+            return drop(self.notify.send(Notice::RoseLight(result)));
+        };
+        self.in_thread(move || Notice::RoseLight(Box::new(light::rise(&facts.freezer, memory))));
+    }
+
+    pub(super) fn rose_light(&mut self, result: Result<light::Risen, RiseTrouble>) -> Outcome {
+        if self.lifecycle.state() == State::Stopped {
+            return Outcome::Nothing;
+        }
+        let light::Risen {
+            memory,
+            total,
+            prefetch,
+        } = match result {
+            Ok(risen) => risen,
+            Err(trouble) => {
+                self.failed("wake", &trouble);
+                self.update(|status| status.counters.wakes_failed += 1);
+                let why = self.status.borrow().last_error.clone().unwrap_or_default();
+                self.answer_wakers(&Err(Refusal::Wake(why)));
+                if let RiseTrouble::Lost(lost) = trouble {
+                    self.lost = Some(lost);
+                }
+                self.end_processes();
+                return self.event(Event::WakeFailed);
+            }
+        };
+        let lazy = matches!(memory, Rest::Filling(_));
+        let outcome = self.runs_again(Depth::Light, total, lazy);
+        self.update(|status| {
+            if let Some(wake) = &mut status.last_wake {
+                wake.prefetch = prefetch;
+            }
+        });
+        match memory {
+            Rest::Filling(filling) => {
+                self.in_thread(move || Notice::FilledLight(Box::new(filling.wait())));
+            }
+            Rest::Complete(pager) => {
+                self.pager = Some(pager);
+                self.event(Event::FillFinished);
+            }
+        }
+        self.answer_wakers(&Ok(()));
+        match outcome {
+            // It ended meanwhile.
+            Outcome::Kill => Outcome::Kill,
+            _ => Outcome::Awake,
+        }
+    }
+
+    pub(super) fn filled_light(
+        &mut self,
+        result: Result<(Pager, FillStats), FillFailed>,
+    ) -> Outcome {
+        let outcome = match result {
+            _ if self.lifecycle.state() == State::Stopped => return Outcome::Nothing,
+            Ok((pager, stats)) => {
+                self.pager = Some(pager);
+                self.update(|status| {
+                    if let Some(wake) = &mut status.last_wake {
+                        wake.fill = Some(Arc::new(stats));
+                    }
+                });
+                self.event(Event::FillFinished)
+            }
+            Err(lost) => {
+                self.failed("bring memory back", &lost);
+                self.lost = Some(lost);
+                self.event(Event::FillFailed)
+            }
+        };
+        self.check_soon();
+        outcome
     }
 
     pub(super) fn open_gate(&mut self) {

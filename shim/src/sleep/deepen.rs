@@ -1,0 +1,107 @@
+//! From light sleep to deep: the memory goes back in, CRIU dumps the container, the processes go.
+//!
+//! ```text
+//!   light ---- room for it? ---- memory in ---- dump ----> deep
+//!     ^            | no                           | failed
+//!     +------------+------ memory out again <-----+
+//! ```
+//!
+//! The container stands still all the time, but for a moment when CRIU gives a dump up.
+
+use std::time::Instant;
+
+use podmotion_criu_driver::Tasks;
+use podmotion_pager::Pager;
+
+use super::{
+    fall::{self, Fallen},
+    light::{self, Memory},
+    trouble::Trouble,
+};
+use crate::gate::Ends;
+
+/// What goes deeper.
+pub struct Attempt<'a> {
+    /// The checkpoint.
+    pub dump: fall::Attempt<'a>,
+    /// The memory.
+    pub memory: Memory,
+}
+
+/// A container that did not get there.
+pub struct Stays {
+    /// Its memory, where its processes are as they were.
+    pub memory: Option<Memory>,
+    /// Why.
+    pub trouble: Trouble,
+}
+
+/// Memory that is left free beside what a checkpoint needs, in bytes.
+const SPARE: u64 = 64 << 20;
+
+impl Attempt<'_> {
+    /// Blocks until the container sleeps deep, or light again.
+    pub fn run(self) -> Result<Fallen, Stays> {
+        let Self { dump, memory } = self;
+        let pager = bring_in(memory)?;
+        let started = Instant::now();
+        let dumped = dump
+            .target
+            .hold_connections(Ends::Gone)
+            .and_then(|ports| dump.dump(started, ports));
+        let trouble = match dumped {
+            Ok(fallen) => return Ok(fallen),
+            Err(trouble) => trouble,
+        };
+        if trouble.tasks() != Tasks::Running {
+            let memory = None;
+            return Err(Stays { memory, trouble });
+        }
+        if dump.control.aborted() {
+            let memory = Some(Memory::In(pager));
+            return Err(Stays { memory, trouble });
+        }
+        Err(out_again(&dump, pager, trouble))
+    }
+}
+
+fn bring_in(memory: Memory) -> Result<Pager, Stays> {
+    let moved = match memory {
+        Memory::In(pager) => return Ok(pager),
+        Memory::Out(moved) => moved,
+    };
+    let needed = light::bytes_out(moved.stats());
+    let available = light::available();
+    if available < needed.saturating_add(SPARE) {
+        return Err(Stays {
+            memory: Some(Memory::Out(moved)),
+            trouble: Trouble::NoRoom { needed, available },
+        });
+    }
+    match light::bring_back(moved) {
+        Ok((pager, _)) => Ok(pager),
+        Err(lost) => Err(Stays {
+            memory: None,
+            trouble: lost.into(),
+        }),
+    }
+}
+
+/// What keeps the container from a checkpoint need not keep it awake.
+fn out_again(dump: &fall::Attempt<'_>, pager: Pager, trouble: Trouble) -> Stays {
+    let mut kept = Some(pager);
+    let moved = dump.target.stand_still(Ends::Alive, |freezer, _| {
+        let Some(pager) = kept.take() else {
+            return Err(Trouble::Aborted);
+        };
+        light::move_out(freezer, pager).map_err(|failed| {
+            kept = failed.pager;
+            failed.trouble
+        })
+    });
+    let memory = match moved {
+        Ok(moved) => Some(Memory::Out(moved)),
+        Err(_) => kept.map(Memory::In),
+    };
+    Stays { memory, trouble }
+}

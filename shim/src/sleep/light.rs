@@ -1,0 +1,222 @@
+//! Light sleep: the memory of a container that stands still goes out, its processes stay frozen.
+//!
+//! ```text
+//!   frozen -> seize -> thaw -> stopped by the tracer -> memory out -> frozen -> release
+//! ```
+//!
+//! From the freeze to the wake no thread runs an instruction of its own. What is missing is answered
+//! for by the pager from the moment it is missing, so that a thread that runs after all, because it is
+//! being killed or somebody else thaws it, finds every byte.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use podmotion_criu_driver::{DumpControl, Freezer, images};
+use podmotion_inject::Seized;
+use podmotion_pager::{
+    FillFailed, FillPolicy, FillStats, Filling, Moved, NotMoved, OutStats, Pager,
+};
+
+use super::{
+    still::{FREEZE, Target},
+    trouble::Trouble,
+};
+use crate::gate::Ends;
+
+/// The memory of a container that sleeps light.
+pub enum Memory {
+    /// It is out.
+    Out(Moved),
+    /// It is in its processes, which stand still all the same.
+    In(Pager),
+}
+
+/// A container that sleeps light.
+pub struct Fallen {
+    /// Its memory.
+    pub moved: Moved,
+    /// Ports that wake it.
+    pub ports: BTreeSet<u16>,
+    /// From the decision until its memory was free.
+    pub total: Duration,
+    /// Of it, the time in which it stood still.
+    pub frozen: Duration,
+}
+
+/// A container that did not fall asleep.
+pub struct Failed {
+    /// For the next try.
+    pub pager: Option<Pager>,
+    /// Why.
+    pub trouble: Trouble,
+}
+
+/// What moving out works with.
+pub struct Attempt<'a> {
+    /// The container.
+    pub target: Target<'a>,
+    /// Where the image goes; made if it is not there.
+    pub directory: &'a Path,
+    /// What is known from the last time.
+    pub pager: Option<Pager>,
+    /// Gives it up.
+    pub control: &'a DumpControl,
+}
+
+impl Attempt<'_> {
+    /// Blocks until the container sleeps or runs on.
+    pub fn run(mut self) -> Result<Fallen, Failed> {
+        let started = Instant::now();
+        let mut pager = self.pager.take();
+        let outcome = self.target.stand_still(Ends::Alive, |freezer, ports| {
+            let stopped = Instant::now();
+            if self.control.aborted() {
+                return Err(Trouble::Aborted);
+            }
+            let ready = match pager.take() {
+                Some(pager) => pager,
+                None => create(self.directory)?,
+            };
+            match move_out(freezer, ready) {
+                Ok(moved) => Ok(Fallen {
+                    moved,
+                    ports,
+                    total: started.elapsed(),
+                    frozen: stopped.elapsed(),
+                }),
+                Err(failed) => {
+                    pager = failed.pager;
+                    Err(failed.trouble)
+                }
+            }
+        });
+        outcome.map_err(|trouble| Failed { pager, trouble })
+    }
+}
+
+fn create(directory: &Path) -> Result<Pager, Trouble> {
+    images::make(directory)?;
+    Ok(Pager::create(directory)?)
+}
+
+/// Moves the memory of the frozen container out. It is frozen again when this succeeds, and has all
+/// its memory if it fails. All in one thread: the kernel takes a tracer's requests from no other.
+pub fn move_out(freezer: &Freezer, pager: Pager) -> Result<Moved, Failed> {
+    let stopped = || -> Result<Seized, Trouble> {
+        let mut seized = Seized::begin(&freezer.processes()?)?;
+        // Those of cgroup version 1 stop for a tracer only now, and before anything else.
+        freezer.thaw()?;
+        seized.wait_stopped(FREEZE)?;
+        Ok(seized)
+    };
+    let mut seized = match stopped() {
+        Ok(seized) => seized,
+        Err(trouble) => {
+            let pager = Some(pager);
+            return Err(Failed { pager, trouble });
+        }
+    };
+    let moved = pager.move_out(&mut seized);
+    // Threads that a tracer has stopped count as frozen.
+    let frozen = freezer.freeze(FREEZE).map_err(Trouble::from);
+    let released = seized.release().map_err(Trouble::from);
+    match (moved, frozen.and(released)) {
+        (Ok(moved), Ok(())) => Ok(moved),
+        (Ok(moved), Err(trouble)) => Err(match bring_back(moved) {
+            Ok((pager, _)) => Failed {
+                pager: Some(pager),
+                trouble,
+            },
+            Err(lost) => lost.into(),
+        }),
+        (Err(NotMoved::Unchanged { pager, error }), _) => Err(Failed {
+            pager: Some(*pager),
+            trouble: error.into(),
+        }),
+        (Err(NotMoved::Lost(lost)), _) => Err(lost.into()),
+    }
+}
+
+/// Moves all memory back in, while the container stands still.
+pub fn bring_back(moved: Moved) -> Result<(Pager, FillStats), FillFailed> {
+    moved.serve(FillPolicy::at_once())?.wait()
+}
+
+impl From<FillFailed> for Failed {
+    fn from(lost: FillFailed) -> Self {
+        Self {
+            pager: None,
+            trouble: lost.into(),
+        }
+    }
+}
+
+/// A container that runs again.
+pub struct Risen {
+    /// What is still on its way.
+    pub memory: Rest,
+    /// From the request until its processes ran.
+    pub total: Duration,
+    /// Of it, the time for what the last wakes had needed.
+    pub prefetch: Duration,
+}
+
+/// Memory of a container that has woken from light sleep.
+pub enum Rest {
+    /// Part of it is on its way.
+    Filling(Filling),
+    /// All of it is there.
+    Complete(Pager),
+}
+
+/// Why a container did not wake from light sleep.
+#[derive(Debug, thiserror::Error)]
+pub enum RiseTrouble {
+    /// There is nothing to wake.
+    #[error("the container's memory is nowhere")]
+    Nothing,
+    /// Its memory cannot be had.
+    #[error(transparent)]
+    Lost(#[from] FillFailed),
+    /// Its cgroup cannot be thawed.
+    #[error(transparent)]
+    Freezer(#[from] podmotion_criu_driver::freezer::FreezerError),
+}
+
+/// Wakes a container: what the last wakes have needed goes in, then it runs, then the rest follows.
+pub fn rise(freezer: &Path, memory: Memory) -> Result<Risen, RiseTrouble> {
+    let started = Instant::now();
+    let freezer = Freezer::new(freezer)?;
+    let (memory, prefetch) = match memory {
+        Memory::Out(moved) => {
+            let moved = moved.prefetch_working_set()?;
+            let prefetch = started.elapsed();
+            (Rest::Filling(moved.serve(FillPolicy::default())?), prefetch)
+        }
+        Memory::In(pager) => (Rest::Complete(pager), Duration::ZERO),
+    };
+    freezer.thaw()?;
+    Ok(Risen {
+        memory,
+        total: started.elapsed(),
+        prefetch,
+    })
+}
+
+/// Bytes of memory that are out.
+pub fn bytes_out(stats: &OutStats) -> u64 {
+    stats.written_bytes + stats.unchanged_bytes + stats.zero_bytes + stats.missing_bytes
+}
+
+/// Bytes that the system has left for processes (`MemAvailable`, proc_meminfo(5)).
+pub fn available() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|value| value.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+        .map_or(u64::MAX, |kib| kib * 1024)
+}

@@ -1,0 +1,92 @@
+//! Bringing a container to a standstill, which every sleep begins with.
+//!
+//! ```text
+//!  hold packets -> freeze -> look at the sockets -> hold their connections -> look again
+//!                               |  something is on its way in              |
+//!                               +-------------> Trouble::Traffic <---------+
+//! ```
+//!
+//! What arrives before the hold is seen by the looks (a connection not yet accepted, unread or
+//! unacknowledged data): such a container is not idle. What arrives after it waits in the gate.
+//! Between the two nothing is lost.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use podmotion_criu_driver::Freezer;
+
+use super::{facts::Facts, look, pod::Seat, trouble::Trouble};
+use crate::gate::Ends;
+
+/// A container that is to stand still.
+pub struct Target<'a> {
+    /// The container.
+    pub facts: &'a Facts,
+    /// Its init process.
+    pub pid: i32,
+    /// Its place at the gate.
+    pub seat: &'a Seat,
+    /// Ports that wake it; those it listens on where there are none given.
+    pub fixed_ports: Option<&'a BTreeSet<u16>>,
+    /// How long a request without an answer keeps it awake.
+    pub answer_wait: Option<Duration>,
+    /// For the task that reads held packets.
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// How long the freezer may take; a container in the middle of a long uninterruptible system call
+/// is not idle.
+pub const FREEZE: Duration = Duration::from_secs(2);
+
+impl Target<'_> {
+    /// Its freezer.
+    pub fn freezer(&self) -> Result<Freezer, Trouble> {
+        Ok(Freezer::new(&self.facts.freezer)?)
+    }
+
+    /// Holds its packets, freezes it and looks whether it is idle, and then has `sleep` put it to
+    /// sleep with the ports that wake it. It is thawed where that fails; the gate is left as it is:
+    /// opening it again is the lifecycle's decision.
+    pub fn stand_still<T>(
+        &self,
+        ends: Ends,
+        sleep: impl FnOnce(&Freezer, BTreeSet<u16>) -> Result<T, Trouble>,
+    ) -> Result<T, Trouble> {
+        self.seat.hold(&self.runtime)?;
+        let freezer = self.freezer()?;
+        freezer.freeze(FREEZE)?;
+        let outcome = self
+            .hold_connections(ends)
+            .and_then(|ports| sleep(&freezer, ports));
+        if outcome.is_err()
+            && let Err(error) = freezer.thaw()
+        {
+            log::warn!("thaw {}: {}", self.facts.id, crate::chain::Chain(&error));
+        }
+        outcome
+    }
+
+    /// Looks at the sockets of the frozen container and holds its connections. Returns the ports
+    /// that wake it.
+    pub fn hold_connections(&self, ends: Ends) -> Result<BTreeSet<u16>, Trouble> {
+        let first = look::sockets(self.facts, self.seat)?;
+        let ports = self.fixed_ports.cloned().unwrap_or_else(|| first.ports());
+        self.seat.set_ports(&ports)?;
+        self.seat.add_flows(&first.flows, ends)?;
+        // What came in before the connections were held is in their queues now.
+        let second = look::sockets(self.facts, self.seat)?;
+        if second.pending > 0 {
+            return Err(Trouble::Traffic("a connection is waiting to be accepted"));
+        }
+        if second.queued > 0 {
+            return Err(Trouble::Traffic("a connection has data under way"));
+        }
+        let waits = |age| self.answer_wait.is_some_and(|limit| age < limit);
+        if second.unanswered.is_some_and(waits) {
+            return Err(Trouble::Traffic("a request has no answer yet"));
+        }
+        if second.flows.len() != first.flows.len() {
+            return Err(Trouble::Traffic("a connection came or went"));
+        }
+        Ok(ports)
+    }
+}

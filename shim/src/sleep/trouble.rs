@@ -1,0 +1,109 @@
+//! Why a container did not fall asleep.
+
+use podmotion_criu_driver::{DumpFailure, Tasks, freezer::FreezerError, images::ImagesError};
+use podmotion_pager::{FillFailed, ImageError, OutError};
+
+use super::{facts::FactsError, look::LookError, placeholder::PlaceholderError};
+use crate::gate::GateError;
+
+/// Why a container did not fall asleep.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// Somebody was about to use it.
+    #[error("{0}")]
+    Traffic(&'static str),
+    /// The dump was given up because something wants the container.
+    #[error("given up, the container is wanted")]
+    Aborted,
+    /// It has no place at the gate.
+    #[error("the container has no place at its pod's gate")]
+    NotSettled,
+    /// CRIU does not work here.
+    #[error(transparent)]
+    NoCriu(podmotion_criu_driver::Error),
+    /// Its cgroup could not be kept from systemd.
+    #[error(transparent)]
+    Placeholder(#[from] PlaceholderError),
+    /// The system has no descriptor left to control the dump with.
+    #[error("prepare the dump")]
+    Control(#[source] std::io::Error),
+    /// The container cannot be described.
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+    /// The gate cannot hold its packets.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    /// Its cgroup cannot be frozen or thawed.
+    #[error(transparent)]
+    Freezer(#[from] FreezerError),
+    /// Its sockets cannot be told.
+    #[error(transparent)]
+    Look(#[from] LookError),
+    /// The directory for the images could not be made or sealed.
+    #[error(transparent)]
+    Images(#[from] ImagesError),
+    /// CRIU refused or failed, or its images could not be completed.
+    #[error(transparent)]
+    Dump(#[from] DumpFailure),
+    /// Its processes cannot be stopped.
+    #[error("stop its processes")]
+    Stop(#[from] podmotion_inject::Error),
+    /// There can be no image of its memory.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// Its memory could not be moved out; it is as it was.
+    #[error("move its memory out")]
+    MoveOut(#[from] OutError),
+    /// Memory is missing that cannot be brought back.
+    #[error(transparent)]
+    Lost(#[from] FillFailed),
+    /// There is no room for what a checkpoint needs in memory.
+    #[error(
+        "its memory has to be there for a checkpoint: {needed} bytes, and {available} are available"
+    )]
+    NoRoom {
+        /// Bytes that are out.
+        needed: u64,
+        /// Bytes that the system has left.
+        available: u64,
+    },
+}
+
+impl Trouble {
+    /// What is left of the container.
+    pub fn tasks(&self) -> Tasks {
+        match self {
+            Self::Dump(failure) => failure.tasks,
+            Self::Lost(_) => Tasks::Damaged,
+            _ => Tasks::Running,
+        }
+    }
+
+    /// Not a failure: the container was wanted.
+    pub fn is_traffic(&self) -> bool {
+        match self {
+            Self::Traffic(_) | Self::Aborted => true,
+            Self::Dump(failure) => {
+                matches!(failure.cause, podmotion_criu_driver::Error::Aborted)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Trouble {
+    /// The container's memory does not move, this time or another.
+    pub fn rules_light_out(&self) -> bool {
+        matches!(
+            self,
+            Self::Stop(_)
+                | Self::MoveOut(
+                    OutError::Inject { .. }
+                        | OutError::Refused { .. }
+                        | OutError::Proc { .. }
+                        | OutError::Pinned { .. }
+                        | OutError::Seccomp { .. }
+                )
+        )
+    }
+}
