@@ -12,6 +12,7 @@ use podmotion_pager::{FillFailed, FillPolicy, Filling, Moved, NotMoved, Pager};
 pub struct Cage {
     directory: PathBuf,
     version1: bool,
+    owned: bool,
 }
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -31,7 +32,21 @@ impl Cage {
         Self {
             directory,
             version1,
+            owned: true,
         }
+    }
+
+    /// The one of another process, which removes it.
+    pub fn of(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            version1: directory.join("freezer.state").exists(),
+            owned: false,
+        }
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     pub fn add(&self, pid: u32) {
@@ -79,17 +94,29 @@ impl Cage {
 
     /// Moves the memory of all processes out. They are frozen afterwards, also when it fails.
     pub fn sleep(&self, pager: Pager) -> Result<Moved, NotMoved> {
-        self.freeze();
-        on_own_thread(|| {
-            let mut seized = Seized::begin(&self.pids()).unwrap();
-            self.thaw();
-            seized.wait_stopped(Duration::from_secs(20)).unwrap();
-            let moved = pager.move_out(&mut seized);
+        let mut pager = Some(pager);
+        loop {
             self.freeze();
-            seized.release().unwrap();
-            moved
-        })
-        .unwrap()
+            let moved = on_own_thread(|| self.move_out(&mut pager)).unwrap();
+            if let Some(moved) = moved {
+                return moved;
+            }
+            self.thaw();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// None when a thread cannot be stopped now: it waits for a child that it made with `vfork`.
+    fn move_out(&self, pager: &mut Option<Pager>) -> Option<Result<Moved, NotMoved>> {
+        let mut seized = Seized::begin(&self.pids()).unwrap();
+        self.thaw();
+        if seized.wait_stopped(Duration::from_millis(500)).is_err() {
+            return None;
+        }
+        let moved = pager.take().unwrap().move_out(&mut seized);
+        self.freeze();
+        seized.release().unwrap();
+        Some(moved)
     }
 
     /// Lets all processes run and begins to fill.
@@ -112,6 +139,9 @@ impl Cage {
 
 impl Drop for Cage {
     fn drop(&mut self) {
+        if !self.owned {
+            return;
+        }
         self.kill();
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.directory.exists() && fs::remove_dir(&self.directory).is_err() {
