@@ -89,6 +89,7 @@ impl Process {
     /// calling thread's registers or signal mask, or that ends it.
     ///
     /// Between two calls the thread has its own registers again: should this process die, it goes on.
+    /// During a call it has not, and its process is killed then.
     ///
     /// # Errors
     /// [`Error::Gone`] when the thread ends meanwhile, [`Error::Stuck`] when the call takes longer than
@@ -117,6 +118,7 @@ impl Process {
         let blocked = thread.value("read the signal mask of", sys::signal_mask(tid))?;
         let call = own.calling(at, number.cast_unsigned(), arguments);
         let deadline = Deadline::after(CALL_TIME);
+        thread.value("set the options of", sys::die_with_tracer(tid, true))?;
         let answer = loop {
             thread.value(
                 "set the signal mask of",
@@ -131,6 +133,7 @@ impl Process {
         if thread.place == Place::Stopped {
             thread.value("set the registers of", sys::set_registers(tid, &own))?;
             thread.value("set the signal mask of", sys::set_signal_mask(tid, blocked))?;
+            thread.value("set the options of", sys::die_with_tracer(tid, false))?;
         }
         answer
     }

@@ -34,6 +34,8 @@ const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
 const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
 /// Report stops at system calls apart from `SIGTRAP`.
 const PTRACE_O_TRACESYSGOOD: usize = 1;
+/// Kill the thread's process when the tracer ends.
+const PTRACE_O_EXITKILL: usize = 1 << 20;
 /// Have system calls pass the task's seccomp filters.
 const PTRACE_O_SUSPEND_SECCOMP: usize = 1 << 21;
 
@@ -88,6 +90,22 @@ pub(crate) fn seize(tid: i32, past_seccomp: bool) -> io::Result<()> {
             PTRACE_O_TRACESYSGOOD | seccomp,
         )
     })
+}
+
+/// Whether the process of a stopped thread, seized with [`seize`], is killed should this one end.
+pub(crate) fn die_with_tracer(tid: i32, die: bool) -> io::Result<()> {
+    let kill = if die { PTRACE_O_EXITKILL } else { 0 };
+    let set = |options: usize| {
+        // SAFETY: the address is ignored and the data are flags.
+        result(unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, tid, 0usize, options) })
+    };
+    // As when it was seized: with leave to pass filters, where there is one.
+    match set(PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP | kill) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EINVAL)) => {
+            set(PTRACE_O_TRACESYSGOOD | kill)
+        }
+        result => result,
+    }
 }
 
 /// Becomes the tracer of `pid`, which goes on running and stops when it begins to end.

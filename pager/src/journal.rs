@@ -103,13 +103,14 @@ impl Journal {
     /// Makes one, in place of what was there.
     pub(crate) fn create(directory: &Path, identity: Identity) -> Result<Self, ImageError> {
         let path = path(directory, identity.generation);
+        let temporary = path.with_extension("tmp");
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(&path)
+            .open(&temporary)
             .and_then(|file| {
                 // Blocks, not a hole: with no room on the disk, writing to the mapping would be a
                 // SIGBUS.
@@ -127,6 +128,7 @@ impl Journal {
         ] {
             file.long(at).store(value, Ordering::Release);
         }
+        fs::rename(&temporary, &path).map_err(ImageError::io("put in place", &path))?;
         Ok(Self { file, next: 1 })
     }
 

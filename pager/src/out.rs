@@ -300,13 +300,13 @@ impl Pager {
                 .collect(),
             sums: self.pages.sums().clone(),
         };
+        let server = self.server.as_ref().ok_or(ServerError::Ended)?;
+        server.call(move |worker| worker.prepare_index(generation))??;
         index.write(&self.directory)?;
         self.generation = generation;
         self.known = known.iter().cloned().collect();
         let sums = self.pages.sums().clone();
-        if let Some(server) = &self.server {
-            server.call(move |worker| worker.set_index(generation, sums, known))??;
-        }
+        server.call(move |worker| worker.set_index(sums, known))?;
         self.pages.keep(self.known.values())?;
         Ok(())
     }

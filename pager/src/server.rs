@@ -25,7 +25,6 @@ mod worker;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
@@ -36,7 +35,7 @@ use crate::runs::RunMap;
 use crate::sys::keep;
 use crate::working_set::PageOf;
 use crate::{FillPolicy, FillStats};
-pub(crate) use worker::{Start, Worker};
+pub(crate) use worker::{Start, Worker, start_time};
 
 /// What the thread could not do.
 #[derive(Debug, thiserror::Error)]
@@ -161,7 +160,8 @@ impl Server {
         self.keeper
     }
 
-    /// Has the thread do something and returns its answer.
+    /// Has the thread do something and returns its answer. Neither may have a descriptor in it: its
+    /// number means something else in the thread's table.
     pub(crate) fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Worker) -> T + Send + 'static,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use twox_hash::XxHash3_64;
 
-use super::format::VERSION;
+use super::format::{Index, VERSION};
 use super::{ImageError, PAGES};
 use crate::runs::RunMap;
 
@@ -78,6 +78,29 @@ impl Pages {
         })
     }
 
+    /// Opens the one that an index is for. What the index does not name is free.
+    pub(crate) fn open(directory: &Path, index: &Index) -> Result<Self, ImageError> {
+        let sums = Arc::clone(&index.sums);
+        // Checks that it is the right one.
+        Reader::open(directory, index.page, index.image, Arc::clone(&sums))?;
+        let path = directory.join(PAGES);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(ImageError::io("open", &path))?;
+        let mut pages = Self {
+            file,
+            path,
+            page: index.page,
+            id: index.image,
+            sums,
+            free: BTreeMap::new(),
+        };
+        pages.keep(index.processes.iter().map(|process| &process.runs))?;
+        Ok(pages)
+    }
+
     /// Identity of the file.
     pub(crate) fn id(&self) -> u64 {
         self.id
@@ -86,11 +109,6 @@ impl Pages {
     /// The checksum of each slot.
     pub(crate) fn sums(&self) -> &Arc<Vec<u64>> {
         &self.sums
-    }
-
-    /// The checksum of what is in `slot`.
-    pub(crate) fn sum(&self, slot: u64) -> u64 {
-        self.sums[slot as usize]
     }
 
     /// Size of the file in bytes.

@@ -1,5 +1,6 @@
 //! The thread's loop: requests, events, faults, and the background when there is nothing else.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -73,6 +74,7 @@ pub(crate) struct Worker {
     pub(super) start: Start,
     pub(super) reader: Reader,
     journal: Journal,
+    next_journal: Option<(u64, Journal)>,
     keeper: Option<Keeper>,
     pub(super) held: Vec<Held>,
     pub(super) mode: Mode,
@@ -105,7 +107,8 @@ impl Worker {
         let page = start.page as usize;
         Ok(Self {
             reader: Reader::open(&start.directory, start.page, start.image, sums)?,
-            journal: journal(&start, &keeper)?,
+            journal: journal(&start, start.generation, &keeper)?,
+            next_journal: None,
             start,
             keeper: Some(keeper),
             held: Vec::new(),
@@ -140,22 +143,42 @@ impl Worker {
         Ok(())
     }
 
-    /// Goes on with a userfaultfd that another filler left.
+    /// Goes on with the userfaultfds that another filler left in its keeper, by their numbers
+    /// there.
     pub(crate) fn take_over(
         &mut self,
-        space: Space,
-        keeper: impl AsFd,
-        number: RawFd,
+        keeper: i32,
+        keeper_start: u64,
+        spaces: BTreeMap<RawFd, Space>,
     ) -> Result<(), ServerError> {
-        let pid = space.pid;
-        let failed = |operation| ServerError::system(operation, pid);
-        let uffd = keep::pidfd_getfd(keeper, number)
-            .map_err(failed("take from the keeper the userfaultfd of"))
-            .map(Uffd::from)?;
-        uffd.wake_all().map_err(failed("wake"))?;
-        let process = pid.map(keep::pidfd_open).transpose();
-        // The process may have ended; the address space is looked at later.
-        self.hold(space, uffd, process.unwrap_or(None));
+        let handle = keep::pidfd_open(keeper)
+            .map_err(ServerError::system("get a handle of", Some(keeper)))?;
+        if start_time(keeper).ok() != Some(keeper_start) {
+            return Err(ServerError::Ended);
+        }
+        for (number, space) in spaces {
+            let pid = space.pid;
+            let failed = |operation| ServerError::system(operation, pid);
+            let uffd = match keep::pidfd_getfd(&handle, number) {
+                // Closed: the address space was complete, or gone.
+                Err(e) if e.raw_os_error() == Some(libc::EBADF) => continue,
+                uffd => uffd
+                    .map_err(failed("take from the keeper the userfaultfd of"))
+                    .map(Uffd::from)?,
+            };
+            // Who waits was reported to the one before.
+            if let Err(e) = uffd.wake_all()
+                && uffd.is_alive()
+            {
+                return Err(failed("wake")(e));
+            }
+            if let Some(pid) = pid {
+                self.journal.adopted(pid, uffd.as_fd().as_raw_fd());
+            }
+            // A process that has ended leaves its address space to be looked at later.
+            let process = pid.and_then(|pid| keep::pidfd_open(pid).ok());
+            self.hold(space, uffd, process);
+        }
         Ok(())
     }
 
@@ -183,23 +206,25 @@ impl Worker {
             .collect()
     }
 
-    /// A new index is in force.
-    pub(crate) fn set_index(
-        &mut self,
-        generation: u64,
-        sums: Arc<Vec<u64>>,
-        known: Vec<(i32, RunMap)>,
-    ) -> Result<(), ServerError> {
-        let old = self.start.generation;
-        self.start.generation = generation;
-        if let Some(keeper) = &self.keeper {
-            self.journal = journal(&self.start, keeper)?;
-        }
+    /// An index of this generation is about to be put in place: there is a journal for it before.
+    /// Events go to the old one until [`set_index`](Self::set_index); processes that are stopped
+    /// cause none.
+    pub(crate) fn prepare_index(&mut self, generation: u64) -> Result<(), ServerError> {
+        let Some(keeper) = &self.keeper else {
+            return Err(ServerError::Ended);
+        };
+        let mut next = journal(&self.start, generation, keeper)?;
         for held in &self.held {
             if let Some(pid) = held.space.pid {
-                self.journal.adopted(pid, held.uffd.as_fd().as_raw_fd());
+                next.adopted(pid, held.uffd.as_fd().as_raw_fd());
             }
         }
+        self.next_journal = Some((generation, next));
+        Ok(())
+    }
+
+    /// The index that was prepared is in force.
+    pub(crate) fn set_index(&mut self, sums: Arc<Vec<u64>>, known: Vec<(i32, RunMap)>) {
         self.reader.set_sums(sums);
         for (pid, known) in known {
             if let Some(held) = self
@@ -210,12 +235,12 @@ impl Worker {
                 held.space.set_known(known);
             }
         }
-        let old = crate::journal::path(&self.start.directory, old);
-        match fs::remove_file(&old) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(crate::ImageError::io("remove", &old)(e).into())
-            }
-            _ => Ok(()),
+        if let Some((generation, journal)) = self.next_journal.take() {
+            let old = crate::journal::path(&self.start.directory, self.start.generation);
+            self.journal = journal;
+            self.start.generation = generation;
+            // Nobody asks for it without its index; a janitor finds it with the rest.
+            let _ = fs::remove_file(old);
         }
     }
 
@@ -281,12 +306,13 @@ impl Worker {
             }
         }
         let failed = matches!(self.mode, Mode::Failed);
-        self.journal.set_done();
+        // Closes the descriptors: nothing is registered from here on.
         let held = std::mem::take(&mut self.held);
         let known = held
             .into_iter()
             .filter_map(|held| Some((held.space.pid?, held.space.into_known())))
             .collect();
+        self.journal.set_done();
         if let Some(keeper) = self.keeper.take() {
             // It has nothing left to keep; should it not end, it does with this process.
             let _ = keeper.end();
@@ -454,11 +480,11 @@ enum Turn {
     End,
 }
 
-fn journal(start: &Start, keeper: &Keeper) -> Result<Journal, ServerError> {
+fn journal(start: &Start, generation: u64, keeper: &Keeper) -> Result<Journal, ServerError> {
     let keeper = keeper.pid();
     let identity = Identity {
         image: start.image,
-        generation: start.generation,
+        generation,
         keeper,
         keeper_start: start_time(keeper).map_err(ServerError::system("look at", Some(keeper)))?,
     };

@@ -1,0 +1,147 @@
+//! Puts a Python process to sleep and wakes it, several times, and prints how long each step took:
+//! `cargo run --release --example wake -- 50 500`. The numbers are the sizes in MiB; each request
+//! touches 32 MiB, or a fifth where that is less. Needs root.
+
+#[path = "../tests/root/cage.rs"]
+mod cage;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cage::Cage;
+use podmotion_pager::{FillStats, NotMoved, Pager};
+
+const SERVER: &str = "
+import os, sys
+size, hot = int(sys.argv[1]) << 20, int(sys.argv[2]) << 20
+data = bytearray(os.urandom(1 << 20) * (size >> 20))
+for i in range(0, size, 4096): data[i:i+8] = i.to_bytes(8, 'little')
+count = 0
+print('ready', flush=True)
+for line in sys.stdin:
+    count += 1
+    total = sum(data[:hot:4096])
+    print(count, total, flush=True)
+";
+
+struct Server {
+    child: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Server {
+    fn start(size: u64, hot: u64) -> Self {
+        let mut child = Command::new("python3")
+            .args(["-c", SERVER, &size.to_string(), &hot.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let requests = child.stdin.take().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        let mut server = Self {
+            child,
+            requests,
+            answers,
+        };
+        assert_eq!(server.answer(), "ready");
+        server
+    }
+
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    fn ask(&mut self) -> String {
+        self.requests.write_all(b"x\n").unwrap();
+        self.answer()
+    }
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+fn main() {
+    for size in std::env::args().skip(1) {
+        let size: u64 = size.parse().unwrap();
+        run(size, (size / 5).clamp(1, 32));
+    }
+}
+
+fn run(size: u64, hot: u64) {
+    println!("{size} MiB, of which a request touches {hot}");
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let mut pager = Pager::create(directory.path()).unwrap();
+    let mut server = Server::start(size, hot);
+    let cage = Cage::new();
+    cage.add(server.child.id());
+    let started = Instant::now();
+    server.ask();
+    println!("  awake: {}", milliseconds(started.elapsed()));
+    for round in 1..=6 {
+        let started = Instant::now();
+        let moved = match cage.sleep(pager) {
+            Ok(moved) => moved,
+            Err(NotMoved::Unchanged { error, .. }) => panic!("{error:?}"),
+            Err(NotMoved::Lost(error)) => panic!("{error:?}"),
+        };
+        let total = started.elapsed();
+        let stats = moved.stats();
+        let speed = stats.scanned_bytes as f64 / stats.copy_time.as_secs_f64() / 1e9;
+        println!(
+            "  {round}. out {}: scan {} setup {} copy {} ({speed:.2} GB/s) index {} drop {}; looked at {} wrote {} missing {} image {}",
+            milliseconds(total),
+            milliseconds(stats.scan_time),
+            milliseconds(stats.setup_time),
+            milliseconds(stats.copy_time),
+            milliseconds(stats.index_time),
+            milliseconds(stats.drop_time),
+            mebibytes(stats.scanned_bytes),
+            mebibytes(stats.written_bytes),
+            mebibytes(stats.missing_bytes),
+            mebibytes(stats.image_bytes),
+        );
+        let pid = server.child.id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let anonymous = status.lines().find(|line| line.starts_with("RssAnon"));
+        let started = Instant::now();
+        let filling = cage.wake(moved).unwrap();
+        let prefetched = started.elapsed();
+        server.ask();
+        let answered = started.elapsed();
+        let kind;
+        let stats: FillStats;
+        // Every second time the next sleep comes before the fill is complete.
+        if round % 2 == 0 {
+            kind = "paused";
+            (pager, stats) = filling.pause().unwrap();
+        } else {
+            kind = "filled";
+            (pager, stats) = filling.wait().unwrap();
+        }
+        println!(
+            "     wake {}: first {} ({} in {}), then {} faults (first {:?}, zeros {}); {kind}, background {} in {}; asleep {}",
+            milliseconds(answered),
+            milliseconds(prefetched),
+            mebibytes(stats.prefetch_bytes),
+            milliseconds(stats.prefetch_time),
+            stats.faults,
+            stats.first_faults.first(),
+            stats.zero_faults,
+            mebibytes(stats.background_bytes),
+            milliseconds(stats.background_time),
+            anonymous.unwrap_or_default(),
+        );
+    }
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+}

@@ -1,0 +1,156 @@
+//! Processes in a freezer cgroup, put to sleep and woken as the shim does it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use podmotion_inject::{Seized, on_own_thread};
+use podmotion_pager::{FillFailed, FillPolicy, Filling, Moved, NotMoved, Pager};
+
+/// A cgroup of its own, removed when dropped with what is in it.
+pub struct Cage {
+    directory: PathBuf,
+    version1: bool,
+    owned: bool,
+}
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+impl Cage {
+    pub fn new() -> Self {
+        let version1 = Path::new("/sys/fs/cgroup/freezer").exists();
+        let root = if version1 {
+            "/sys/fs/cgroup/freezer"
+        } else {
+            "/sys/fs/cgroup"
+        };
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("podmotion-pager-{}-{number}", std::process::id());
+        let directory = Path::new(root).join(name);
+        fs::create_dir(&directory).unwrap();
+        Self {
+            directory,
+            version1,
+            owned: true,
+        }
+    }
+
+    /// The one of another process, which removes it.
+    pub fn of(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            version1: directory.join("freezer.state").exists(),
+            owned: false,
+        }
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub fn add(&self, pid: u32) {
+        fs::write(self.directory.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
+    pub fn pids(&self) -> Vec<i32> {
+        let text = fs::read_to_string(self.directory.join("cgroup.procs")).unwrap();
+        text.lines().map(|line| line.parse().unwrap()).collect()
+    }
+
+    pub fn freeze(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let frozen = if self.version1 {
+                self.set("freezer.state", "FROZEN");
+                self.get("freezer.state").trim() == "FROZEN"
+            } else {
+                self.set("cgroup.freeze", "1");
+                self.get("cgroup.events").contains("frozen 1")
+            };
+            if frozen {
+                return;
+            }
+            assert!(Instant::now() < deadline, "does not freeze");
+            std::thread::yield_now();
+        }
+    }
+
+    pub fn thaw(&self) {
+        if self.version1 {
+            self.set("freezer.state", "THAWED");
+        } else {
+            self.set("cgroup.freeze", "0");
+        }
+    }
+
+    fn set(&self, file: &str, value: &str) {
+        fs::write(self.directory.join(file), value).unwrap();
+    }
+
+    fn get(&self, file: &str) -> String {
+        fs::read_to_string(self.directory.join(file)).unwrap()
+    }
+
+    /// Moves the memory of all processes out. They are frozen afterwards, also when it fails.
+    pub fn sleep(&self, pager: Pager) -> Result<Moved, NotMoved> {
+        let mut pager = Some(pager);
+        loop {
+            self.freeze();
+            let moved = on_own_thread(|| self.move_out(&mut pager)).unwrap();
+            if let Some(moved) = moved {
+                return moved;
+            }
+            self.thaw();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// None when a thread cannot be stopped now: it waits for a child that it made with `vfork`.
+    fn move_out(&self, pager: &mut Option<Pager>) -> Option<Result<Moved, NotMoved>> {
+        let mut seized = Seized::begin(&self.pids()).unwrap();
+        self.thaw();
+        if seized.wait_stopped(Duration::from_millis(500)).is_err() {
+            return None;
+        }
+        let moved = pager.take().unwrap().move_out(&mut seized);
+        self.freeze();
+        seized.release().unwrap();
+        Some(moved)
+    }
+
+    /// Lets all processes run and begins to fill.
+    pub fn wake(&self, moved: Moved) -> Result<Filling, FillFailed> {
+        let filling = moved.prefetch_working_set()?.serve(FillPolicy::default())?;
+        self.thaw();
+        Ok(filling)
+    }
+
+    pub fn kill(&self) {
+        if self.directory.exists() {
+            self.thaw();
+            for pid in self.pids() {
+                // SAFETY: takes numbers. The processes are those of a cgroup of this test's own.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+        }
+    }
+}
+
+impl Drop for Cage {
+    fn drop(&mut self) {
+        if !self.owned {
+            return;
+        }
+        self.kill();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.directory.exists() && fs::remove_dir(&self.directory).is_err() {
+            if Instant::now() > deadline {
+                eprintln!("{} is left", self.directory.display());
+                break;
+            }
+            self.kill();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! A program that does to its memory whatever a program can, asleep and awake all the time.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use podmotion_pager::Pager;
+
+use crate::Case;
+use crate::cage::Cage;
+use crate::victim::{Random, compiled, directory, moved};
+
+pub const CASES: &[Case] = &[("no_byte_differs_in_a_tortured_process", no_byte_differs)];
+
+/// `PODMOTION_SOAK` is a number of seconds.
+pub fn duration() -> Duration {
+    let seconds = std::env::var("PODMOTION_SOAK").map_or(20, |text| text.parse().unwrap());
+    Duration::from_secs(seconds)
+}
+
+/// The program, running in a cage.
+pub struct Tortured {
+    child: Child,
+    flag: PathBuf,
+}
+
+impl Tortured {
+    pub fn start(directory: &Path, cage: &Cage) -> Self {
+        let flag = directory.join("go-on");
+        fs::write(&flag, "").unwrap();
+        let child = Command::new(compiled(include_str!("torture.c"), "torture"))
+            .arg(&flag)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        cage.add(child.id());
+        Self { child, flag }
+    }
+
+    /// Whether it still runs. It must not have ended by itself.
+    pub fn runs(&mut self) -> bool {
+        let Some(status) = self.child.try_wait().unwrap() else {
+            return true;
+        };
+        let mut said = String::new();
+        let mut output = self.child.stdout.take().unwrap();
+        output.read_to_string(&mut said).unwrap();
+        assert!(!said.contains("WRONG"), "{said}");
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}: {said}");
+        false
+    }
+
+    /// Ends it, and returns what it says when all was well.
+    pub fn finish(self) -> String {
+        fs::remove_file(&self.flag).unwrap();
+        let output = self.child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{}: {said}", output.status);
+        assert!(said.starts_with("ok "), "{said}");
+        said
+    }
+}
+
+fn no_byte_differs() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut tortured = Tortured::start(directory.path(), &cage);
+    let mut random = Random::new();
+    let mut pager = Pager::create(directory.path()).unwrap();
+    let until = Instant::now() + duration();
+    let (mut sleeps, mut paused, mut faults, mut events) = (0, 0, 0, 0);
+    while Instant::now() < until {
+        sleep(Duration::from_millis(20 + random.below(300)));
+        assert!(tortured.runs());
+        let out = moved(cage.sleep(pager));
+        sleep(Duration::from_millis(random.below(60)));
+        let filling = cage.wake(out).unwrap();
+        let stats;
+        if random.below(3) == 0 {
+            // Again to sleep before everything is back.
+            sleep(Duration::from_millis(random.below(20)));
+            (pager, stats) = filling.pause().unwrap();
+            paused += 1;
+        } else {
+            (pager, stats) = filling.wait().unwrap();
+        }
+        sleeps += 1;
+        faults += stats.faults;
+        events += stats.events;
+    }
+    let said = tortured.finish();
+    eprintln!("{sleeps} sleeps, {paused} fills not finished, {faults} faults, {events} events, {said}");
+    assert!(sleeps > 3 && faults > 100 && events > 10);
+}

@@ -1,0 +1,71 @@
+//! Programs whose memory is moved.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use podmotion_pager::{Moved, NotMoved};
+
+/// A directory for images, on a file system with a disk.
+pub fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/var/tmp").unwrap()
+}
+
+/// Compiles a C program of this directory once.
+pub fn compiled(source: &'static str, name: &str) -> PathBuf {
+    static BUILT: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let directory = BUILT.get_or_init(|| tempfile::tempdir().unwrap()).path();
+    let program = directory.join(name);
+    if !program.exists() {
+        let text = directory.join(format!("{name}.c"));
+        fs::write(&text, source).unwrap();
+        let status = Command::new("cc")
+            .args(["-O2", "-Wall", "-Wextra", "-pthread", "-o"])
+            .arg(&program)
+            .arg(&text)
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+    program
+}
+
+/// The moved memory, or what went wrong.
+pub fn moved(result: Result<Moved, NotMoved>) -> Moved {
+    match result {
+        Ok(moved) => moved,
+        Err(NotMoved::Unchanged { error, .. }) => panic!("not moved: {error:?}"),
+        Err(NotMoved::Lost(failed)) => panic!("lost: {failed:?}"),
+    }
+}
+
+/// Numbers that are different each time, and can be had again with `PODMOTION_SEED`.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new() -> Self {
+        let seed = std::env::var("PODMOTION_SEED").ok().map_or_else(
+            || {
+                let now = std::time::SystemTime::now();
+                now.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64
+            },
+            |seed| seed.parse().unwrap(),
+        );
+        eprintln!("PODMOTION_SEED={seed}");
+        Self(seed)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+}
+
+/// What a file below `/proc/PID` says.
+pub fn proc(pid: u32, name: &str) -> String {
+    fs::read_to_string(Path::new("/proc").join(pid.to_string()).join(name)).unwrap()
+}
