@@ -7,8 +7,14 @@
 //!                          +-----------------> CRIU: cure, resume -> thaw -> Err(Tasks::Running)
 //! ```
 //!
+//! Before CRIU touches them the state of all tasks is noted ([`insurance`](crate::insurance)), and at
+//! whatever moment it dies the cgroup is frozen before it lets go of them ([`guard`](crate::guard)):
+//! what it leaves behind can be undone (`undo.rs`).
+//!
 //! Point of no return is the `Ok` of [`Criu::dump`]'s `commit`. Before it the tasks can always
 //! resume; after it the driver goes on to the end even when CRIU dies.
+
+mod undo;
 
 use std::fmt;
 use std::io;
@@ -21,12 +27,13 @@ use rust_criu::rust_criu_protobuf::rpc::{
     Criu_cg_mode, Criu_network_lock_method, Criu_opts, Criu_req, Criu_req_type,
 };
 use rustix::event::EventfdFlags;
-use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::process::{Pid, Resource, Rlimit};
 
 use crate::criu::{Criu, Directory, refused};
 use crate::error::Error;
 use crate::freezer::Freezer;
-use crate::heal;
+use crate::guard::Guard;
+use crate::insurance::{self, Insurance, Task};
 use crate::launch::{self, Process};
 use crate::log::{self, LogErrors};
 use crate::rpc::{self, Connection, Event};
@@ -211,6 +218,8 @@ impl Criu {
             freezer,
             target,
             processes: Vec::new(),
+            insurance: Insurance::default(),
+            held: Vec::new(),
             freeze: Duration::ZERO,
             committed: None,
         };
@@ -238,6 +247,10 @@ struct Dump<'a> {
     target: OwnedFd,
     /// All processes in the cgroup when it was frozen.
     processes: Vec<OwnedFd>,
+    /// Their state then.
+    insurance: Insurance,
+    /// Those of their threads that CRIU had stopped when it ended.
+    held: Vec<Task>,
     freeze: Duration,
     /// What was written, from the commit on.
     committed: Option<Written>,
@@ -246,49 +259,64 @@ struct Dump<'a> {
 /// After an abort or timeout CRIU has this long to put everything back before it is killed.
 const CURE_TIME: Duration = Duration::from_secs(10);
 
-/// A task that CRIU left in the middle of a system call of its own making dies within this time.
-const CRASH_TIME: Duration = Duration::from_millis(100);
-
 impl Dump<'_> {
     fn run(&mut self, started: Instant) -> Result<Written, Error> {
         let images = Directory::open(self.request.images_dir)?;
         let work = Directory::open(self.request.work_dir)?;
         let join = &self.subject.join;
         // Freezing and starting CRIU take a few milliseconds each: side by side.
-        let (worker, frozen) = std::thread::scope(|scope| {
-            let worker = scope.spawn(|| self.criu.worker(Vec::new(), join, None, None));
-            let frozen = match &self.freezer {
-                Some(freezer) => freezer.freeze(self.request.freeze_timeout),
-                None => Ok(()),
-            };
-            (worker.join(), frozen)
-        });
-        self.freeze = started.elapsed();
-        frozen?;
-        if let Some(freezer) = &self.freezer {
-            let pids = freezer.processes()?;
-            self.processes = pids.into_iter().flat_map(launch::pidfd).collect();
-        }
-        let (connection, process) = worker.unwrap_or_else(|_| {
-            Err(Error::Spawn {
-                path: self.criu.binary.clone(),
-                step: "make a thread",
-                source: io::ErrorKind::Other.into(),
+        let (criu, request) = (self.criu, self.request);
+        let worker = std::thread::scope(|scope| {
+            let worker = scope.spawn(|| criu.worker(Vec::new(), join, None, None));
+            self.freeze(started)?;
+            worker.join().unwrap_or_else(|_| {
+                Err(Error::Spawn {
+                    path: criu.binary.clone(),
+                    step: "make a thread",
+                    source: io::ErrorKind::Other.into(),
+                })
             })
-        })?;
+        });
+        let (connection, process) = worker?;
         if self.control.aborted() {
             return Err(Error::Aborted);
         }
         process.spare_when_memory_is_short();
-        let sent = connection.send(&self.message(&images, &work));
-        if let Err(e) = sent
-            && !rpc::is_gone(&e)
-        {
-            return Err(e);
+        let (freezer, within) = (self.freezer.clone(), request.freeze_timeout);
+        let criu = process.pid();
+        let guard = Guard::start(&process, move |_| hold(criu, freezer.as_ref(), within))?;
+        let dumped = self.talk(&connection, &process, &self.message(&images, &work));
+        if let Some(held) = guard.end() {
+            self.held = held;
         }
-        let written = self.converse(&connection, &process)?;
+        dumped
+    }
+
+    /// Freezes the cgroup and notes the state of its tasks.
+    fn freeze(&mut self, started: Instant) -> Result<(), Error> {
+        let within = self.request.freeze_timeout;
+        if let Some(freezer) = &self.freezer {
+            freezer.freeze(within)?;
+            let pids = freezer.processes()?;
+            self.insurance = Insurance::take(freezer, &pids, within)?;
+            self.processes = pids.into_iter().flat_map(launch::pidfd).collect();
+        }
+        self.freeze = started.elapsed();
+        Ok(())
+    }
+
+    fn talk(
+        &mut self,
+        connection: &Connection,
+        process: &Process,
+        message: &Criu_req,
+    ) -> Result<Written, Error> {
+        match connection.send(message) {
+            Err(e) if !rpc::is_gone(&e) => return Err(e),
+            _ => {}
+        }
+        let written = self.converse(connection, process)?;
         // The answer comes before CRIU's own end; the processes are gone with the answer.
-        drop(connection);
         launch::wait_exit(process.pidfd(), Instant::now() + CURE_TIME).map_err(Error::Transport)?;
         Ok(written)
     }
@@ -428,78 +456,6 @@ impl Dump<'_> {
         request
     }
 
-    /// CRIU's line can be one about a call that failed; the container's descriptors say more.
-    fn explain(&self, cause: Error) -> Error {
-        let Error::Refused { errno, log } = cause else {
-            return cause;
-        };
-        let pids = match &self.freezer {
-            Some(freezer) => freezer.processes().unwrap_or_default(),
-            None => vec![self.request.pid],
-        };
-        match heal::unsupported(&pids) {
-            Some((pid, what)) => Error::Unsupported { what, pid, log },
-            None => Error::Refused { errno, log },
-        }
-    }
-
-    /// Makes a container run on after a dump that failed before the commit.
-    fn put_back(&self, cause: &Error) -> Tasks {
-        let healed = match &self.freezer {
-            Some(freezer) => self.heal(freezer),
-            None => heal::leave_repair_mode(&[self.request.pid]).is_ok(),
-        };
-        let died = matches!(cause, Error::Exited { .. } | Error::TimedOut { .. });
-        let grace = if died { CRASH_TIME } else { Duration::ZERO };
-        if launch::wait_exit(&self.target, Instant::now() + grace).unwrap_or(false) {
-            return Tasks::Lost;
-        }
-        let gone = |pidfd: &OwnedFd| launch::wait_exit(pidfd, Instant::now()).unwrap_or(false);
-        if !healed || (died && self.processes.iter().any(gone)) {
-            return Tasks::Damaged;
-        }
-        Tasks::Running
-    }
-
-    fn heal(&self, freezer: &Freezer) -> bool {
-        // Frozen, no task meets a socket that is in repair mode. A cgroup that does not freeze is
-        // healed running.
-        let _ = freezer.freeze(self.request.freeze_timeout);
-        let healed = freezer
-            .processes()
-            .map_err(io::Error::other)
-            .and_then(|pids| heal::leave_repair_mode(&pids));
-        let thawed = freezer.thaw();
-        healed.is_ok() && thawed.is_ok()
-    }
-
-    /// CRIU died after the commit. The images are complete, so the rest of its work is done here.
-    fn finish(
-        &self,
-        started: Instant,
-        written: Written,
-        cause: Error,
-    ) -> Result<DumpReport, DumpFailure> {
-        let killed = rustix::process::pidfd_send_signal(&self.target, Signal::KILL);
-        if let Some(freezer) = &self.freezer {
-            // A frozen task of cgroup version 1 dies only once it is thawed.
-            let _ = freezer.thaw();
-        }
-        let gone = match killed {
-            Ok(()) => launch::wait_exit(&self.target, Instant::now() + CURE_TIME),
-            Err(rustix::io::Errno::SRCH) => Ok(true),
-            Err(e) => Err(e.into()),
-        };
-        if matches!(gone, Ok(true)) {
-            return Ok(self.report(started, written));
-        }
-        Err(DumpFailure {
-            pid: self.request.pid,
-            tasks: Tasks::Damaged,
-            cause,
-        })
-    }
-
     fn report(&self, started: Instant, written: Written) -> DumpReport {
         let total = started.elapsed();
         let stats = stats::read_dump(self.request.work_dir)
@@ -512,6 +468,20 @@ impl Dump<'_> {
             written,
         }
     }
+}
+
+/// At CRIU's end: keeps the tasks that it has stopped from going on without it. Returns those.
+fn hold(criu: i32, freezer: Option<&Freezer>, within: Duration) -> Vec<Task> {
+    let Some(freezer) = freezer else {
+        return Vec::new();
+    };
+    let held = insurance::traced_by(criu, &freezer.processes().unwrap_or_default());
+    if !held.is_empty()
+        && let Err(e) = freezer.freeze(within)
+    {
+        ::log::warn!("freeze at CRIU's end: {e}");
+    }
+    held
 }
 
 impl Written {

@@ -29,8 +29,11 @@ pub mod subject;
 pub mod tmpfs;
 
 mod ghosts;
+mod guard;
 mod heal;
+mod insurance;
 mod launch;
+mod mappings;
 mod rpc;
 mod sys;
 mod timers;
