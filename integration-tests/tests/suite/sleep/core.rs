@@ -19,7 +19,7 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         "sleep::core::a_request_wakes_it_where_it_was",
         a_request_wakes_it_where_it_was,
     ),
-    ("sleep::core::hundred_cycles", cycles::<100>),
+    ("sleep::core::hundred_cycles", cycles::<10, 100>),
     (
         "sleep::core::deleted_at_once_after_its_start",
         deleted_at_once_after_its_start,
@@ -123,8 +123,8 @@ fn zombies(parent: i32) -> Result<usize> {
     Ok(found)
 }
 
-/// After the tenth cycle, `COUNT` more take nothing and leave nothing.
-pub(super) fn cycles<const COUNT: u64>(node: &Node, _: Runtime) -> Result<()> {
+/// After the `FIRST` cycles, which fill caches, `MORE` take nothing and leave nothing.
+pub(super) fn cycles<const FIRST: u64, const MORE: u64>(node: &Node, _: Runtime) -> Result<()> {
     let container = node.run(counter().mem_mb(2))?;
     container.stdout()?.wait_for("listening")?;
     let address = container.address(8080)?;
@@ -135,14 +135,13 @@ pub(super) fn cycles<const COUNT: u64>(node: &Node, _: Runtime) -> Result<()> {
         ensure!(answer == number, "request {number} was counted as {answer}");
         Ok(())
     };
-    // The first ones fill caches.
-    for number in 1..=10 {
+    for number in 1..=FIRST {
         cycle(number)?;
     }
     settle(&container)?;
     let (before, rss) = (Census::take()?, rss_anon_kib(shim)?);
     let possessions = Possessions::of(shim)?;
-    for number in 11..=10 + COUNT {
+    for number in FIRST + 1..=FIRST + MORE {
         cycle(number)?;
     }
     settle(&container)?;
@@ -156,11 +155,11 @@ pub(super) fn cycles<const COUNT: u64>(node: &Node, _: Runtime) -> Result<()> {
     let grown = rss_anon_kib(shim)?.saturating_sub(rss);
     ensure!(
         grown < 1024,
-        "the shim has grown by {grown} KiB in {COUNT} cycles, from {rss}"
+        "the shim has grown by {grown} KiB in {MORE} cycles, from {rss}"
     );
     let status = container.status()?;
     ensure!(
-        status.counters.sleeps == 10 + COUNT && status.counters.wakes == 10 + COUNT,
+        status.counters.sleeps == FIRST + MORE && status.counters.wakes == FIRST + MORE,
         "{status:?}"
     );
     Ok(())

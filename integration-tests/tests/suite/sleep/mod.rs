@@ -1,6 +1,7 @@
 //! Containers that sleep and wake, one topic to a file.
 
 mod byhand;
+mod cgroup;
 mod connections;
 mod core;
 mod ends;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use podmotion_integration_tests::{
-    App, Client, ContainerdVersion, PATIENCE, Response, Runtime, Versions,
+    App, Client, ContainerdVersion, Node, PATIENCE, Response, Runtime, Versions,
 };
 
 use crate::{Body, trial};
@@ -27,6 +28,7 @@ use crate::{Body, trial};
 type Topic = &'static [(&'static str, Body)];
 
 const TOPICS: &[Topic] = &[
+    cgroup::TESTS,
     connections::TESTS,
     core::TESTS,
     ends::TESTS,
@@ -39,6 +41,16 @@ const TOPICS: &[Topic] = &[
 
 /// Tests with each containerd: they are about its own client.
 const EACH_CONTAINERD: &[Topic] = &[byhand::TESTS];
+
+/// The tests for the default pair of versions.
+pub(crate) fn tests() -> impl Iterator<Item = (&'static str, Body)> {
+    TOPICS.iter().copied().flatten().copied()
+}
+
+/// A shorter `sleep::core::hundred_cycles`, where a cycle takes long.
+pub(crate) fn twenty_cycles(node: &Node, runtime: Runtime) -> Result<()> {
+    core::cycles::<5, 20>(node, runtime)
+}
 
 pub(crate) fn trials() -> Vec<Trial> {
     let newest = [(TOPICS, Versions::default())];
