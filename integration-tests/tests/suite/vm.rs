@@ -37,19 +37,16 @@ const CORE: &[&str] = &[
     "sleep::cgroup::limits_outlive_the_processes",
     "sleep::connections::idle_connection_survives",
     "sleep::ends::killed_asleep",
-    "sleep::stdio::unbroken_over_20_sleeps",
     "sleep::stdio::input_wakes",
 ];
 
-/// Tests that run inside only.
-const ONLY_INSIDE: &[(&str, Body)] = &[
-    ("vm::is_what_most_users_have", is_what_most_users_have),
-    ("sleep::core::twenty_cycles", sleep::twenty_cycles),
-];
+/// The one about the machine itself.
+const MACHINE: (&str, Body) = ("vm::is_what_most_users_have", is_what_most_users_have);
 
 /// The tests inside.
 pub(crate) fn inside() -> Result<Vec<Trial>> {
-    let mut tests = ONLY_INSIDE.to_vec();
+    let mut tests = vec![MACHINE];
+    tests.extend(sleep::SHORT);
     for name in CORE {
         let test = plain::tests()
             .chain(sleep::tests())

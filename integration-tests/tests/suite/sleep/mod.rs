@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use podmotion_integration_tests::{
-    App, Client, ContainerdVersion, Node, PATIENCE, Response, Runtime, Versions,
+    App, Client, ContainerdVersion, PATIENCE, Response, Runtime, Versions,
 };
 
 use crate::{Body, trial};
@@ -47,10 +47,11 @@ pub(crate) fn tests() -> impl Iterator<Item = (&'static str, Body)> {
     TOPICS.iter().copied().flatten().copied()
 }
 
-/// A shorter `sleep::core::hundred_cycles`, where a cycle takes long.
-pub(crate) fn twenty_cycles(node: &Node, runtime: Runtime) -> Result<()> {
-    core::cycles::<5, 20>(node, runtime)
-}
+/// Shorter ones, for where a cycle takes long.
+pub(crate) const SHORT: Topic = &[
+    ("sleep::core::twenty_cycles", core::cycles::<5, 20>),
+    ("sleep::stdio::unbroken_over_5_sleeps", stdio::unbroken::<5>),
+];
 
 pub(crate) fn trials() -> Vec<Trial> {
     let newest = [(TOPICS, Versions::default())];
