@@ -72,6 +72,8 @@ pub(crate) fn outside() -> Trial {
 
 fn core() -> Result<()> {
     let started = Instant::now();
+    // What follows is not part of the line that the test's result ends.
+    println!();
     let tools = Tools::new(Disk::VERSIONS)?;
     let suite = env::current_exe().context("find this program")?;
     let disk = Disk::make(&tools, &suite).context("make the disk of the virtual machine")?;
