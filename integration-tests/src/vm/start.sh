@@ -5,7 +5,7 @@ exec 2>&1
 
 cache=$(cat /podmotion/cache-path)
 mkdir -p "$(dirname "$cache")"
-ln -s /podmotion/cache "$cache"
+ln -sT /podmotion/cache "$cache"
 
 export PODMOTION_CACHE="$cache"
 export PODMOTION_BIN=/podmotion/bin
