@@ -268,6 +268,6 @@ impl Node {
 
     /// The control group that pods are put below.
     pub(crate) fn cgroup_parent(&self) -> Result<String> {
-        Ok(format!("/{}", Machine::get()?.name()))
+        Ok(Machine::get()?.groups().pod_parent())
     }
 }

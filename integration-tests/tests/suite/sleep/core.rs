@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{
     App, Census, Container, Exec, Member, Network, Node, PATIENCE, Runtime, State, fds,
-    own_processes, rss_anon_kib, wait_gone,
+    memory_limit, own_processes, rss_anon_kib, wait_gone,
 };
 
 use super::{counter, visit, wait_listening};
@@ -19,7 +19,7 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         "sleep::core::a_request_wakes_it_where_it_was",
         a_request_wakes_it_where_it_was,
     ),
-    ("sleep::core::hundred_cycles", hundred_cycles),
+    ("sleep::core::hundred_cycles", cycles::<10, 100>),
     (
         "sleep::core::deleted_at_once_after_its_start",
         deleted_at_once_after_its_start,
@@ -123,7 +123,8 @@ fn zombies(parent: i32) -> Result<usize> {
     Ok(found)
 }
 
-fn hundred_cycles(node: &Node, _: Runtime) -> Result<()> {
+/// After the `FIRST` cycles, which fill caches, `MORE` take nothing and leave nothing.
+pub(super) fn cycles<const FIRST: u64, const MORE: u64>(node: &Node, _: Runtime) -> Result<()> {
     let container = node.run(counter().mem_mb(2))?;
     container.stdout()?.wait_for("listening")?;
     let address = container.address(8080)?;
@@ -134,14 +135,13 @@ fn hundred_cycles(node: &Node, _: Runtime) -> Result<()> {
         ensure!(answer == number, "request {number} was counted as {answer}");
         Ok(())
     };
-    // The first ones fill caches.
-    for number in 1..=10 {
+    for number in 1..=FIRST {
         cycle(number)?;
     }
     settle(&container)?;
     let (before, rss) = (Census::take()?, rss_anon_kib(shim)?);
     let possessions = Possessions::of(shim)?;
-    for number in 11..=110 {
+    for number in FIRST + 1..=FIRST + MORE {
         cycle(number)?;
     }
     settle(&container)?;
@@ -155,11 +155,11 @@ fn hundred_cycles(node: &Node, _: Runtime) -> Result<()> {
     let grown = rss_anon_kib(shim)?.saturating_sub(rss);
     ensure!(
         grown < 1024,
-        "the shim has grown by {grown} KiB in 100 cycles, from {rss}"
+        "the shim has grown by {grown} KiB in {MORE} cycles, from {rss}"
     );
     let status = container.status()?;
     ensure!(
-        status.counters.sleeps == 110 && status.counters.wakes == 110,
+        status.counters.sleeps == FIRST + MORE && status.counters.wakes == FIRST + MORE,
         "{status:?}"
     );
     Ok(())
@@ -301,13 +301,8 @@ fn update_wakes(node: &Node, _: Runtime) -> Result<()> {
     container.update_memory(96 << 20)?;
     let status = container.status()?;
     ensure!(status.last_wake.cause == "update", "{status:?}");
-    let group = container.cgroup()?;
-    let limit = fs::read_to_string(format!(
-        "/sys/fs/cgroup/memory{group}/memory.limit_in_bytes"
-    ))
-    .or_else(|_| fs::read_to_string(format!("/sys/fs/cgroup{group}/memory.max")))
-    .context("read the limit")?;
-    ensure!(limit.trim() == (96 << 20).to_string(), "{limit}");
+    let limit = memory_limit(&container.cgroup()?)?;
+    ensure!(limit == 96 << 20, "{limit}");
     container.sleep()?;
     ensure!(visit(container.address(8080)?)? == 1);
     Ok(())
