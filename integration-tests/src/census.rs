@@ -12,7 +12,6 @@ use anyhow::{Context, Result, bail};
 
 use podmotion_bpf::{DEFAULT_PIN_DIR, Maps};
 
-use crate::cgroup;
 use crate::machine::{Machine, run};
 use crate::process::own_processes;
 
@@ -51,7 +50,7 @@ impl Census {
         for point in machine.new_mounts()? {
             census.add(format!("mount {point}"));
         }
-        for directory in cgroup::directories(machine.name())? {
+        for directory in machine.groups().directories()? {
             census.add(format!("cgroup {}", directory.display()));
         }
         for folder in FOLDERS {

@@ -1,16 +1,177 @@
-//! Control groups of this run: everything is below one name, in every hierarchy.
+//! Control groups of this run: everything is below one, called after the run, in every hierarchy.
 
 use std::collections::BTreeSet;
+use std::env;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+
+use crate::PATIENCE;
+use crate::machine::run;
+
+/// Names a [`CgroupDriver`] in the environment.
+pub(crate) const DRIVER: &str = "PODMOTION_TEST_CGROUP_DRIVER";
+
+/// Who makes the control groups of containers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// runc itself.
+    #[default]
+    Cgroupfs,
+    /// systemd, which runc asks for a scope per container. It must run the machine.
+    Systemd,
+}
+
+impl CgroupDriver {
+    /// `$PODMOTION_TEST_CGROUP_DRIVER`: `systemd`, or `cgroupfs`, as without it.
+    pub fn from_env() -> Result<Self> {
+        let Some(name) = env::var_os(DRIVER) else {
+            return Ok(Self::default());
+        };
+        [Self::Cgroupfs, Self::Systemd]
+            .into_iter()
+            .find(|driver| name == driver.name())
+            .with_context(|| format!("{DRIVER} is {name:?}, not cgroupfs or systemd"))
+    }
+
+    /// Its name, as the kubelet calls it too.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cgroupfs => "cgroupfs",
+            Self::Systemd => "systemd",
+        }
+    }
+}
+
+/// The control groups of one run.
+#[derive(Clone, Debug)]
+pub(crate) struct Groups {
+    driver: CgroupDriver,
+    run: String,
+}
+
+impl Groups {
+    pub(crate) fn new(driver: CgroupDriver, run: &str) -> Self {
+        let run = run.to_owned();
+        Self { driver, run }
+    }
+
+    pub(crate) fn driver(&self) -> CgroupDriver {
+        self.driver
+    }
+
+    /// The group that all others are below, as a path below each hierarchy.
+    pub(crate) fn top(&self) -> String {
+        match self.driver {
+            CgroupDriver::Cgroupfs => format!("/{}", self.run),
+            CgroupDriver::Systemd => {
+                // A slice is in the slice that its name without the last part names. The ones above this
+                // one belong to no run: they stay.
+                let parts: Vec<_> = self.run.split('-').collect();
+                (1..=parts.len())
+                    .map(|count| format!("/{}.slice", parts[..count].join("-")))
+                    .collect()
+            }
+        }
+    }
+
+    /// What CRI is told to put a pod below.
+    pub(crate) fn pod_parent(&self) -> String {
+        match self.driver {
+            CgroupDriver::Cgroupfs => self.top(),
+            CgroupDriver::Systemd => self.slice(),
+        }
+    }
+
+    /// `linux.cgroupsPath` of a container.
+    pub(crate) fn to_spec(&self, container: &str) -> String {
+        match self.driver {
+            CgroupDriver::Cgroupfs => self.of(container),
+            CgroupDriver::Systemd => format!("{}:test:{container}", self.slice()),
+        }
+    }
+
+    /// The group of a container of that path, below each hierarchy.
+    pub(crate) fn of(&self, container: &str) -> String {
+        match self.driver {
+            CgroupDriver::Cgroupfs => format!("{}/{container}", self.top()),
+            CgroupDriver::Systemd => format!("{}/test-{container}.scope", self.top()),
+        }
+    }
+
+    /// Every directory of every hierarchy below the run's group.
+    pub(crate) fn directories(&self) -> Result<BTreeSet<PathBuf>> {
+        let mut found = BTreeSet::new();
+        for top in self.tops()? {
+            collect(&top, &mut found);
+        }
+        Ok(found)
+    }
+
+    /// Removes all of them and the run's group. All processes in it must be dead; the kernel takes a moment
+    /// to let go of them and has no event for it, so a busy group is tried again for two seconds.
+    pub(crate) fn remove(&self) -> Result<()> {
+        let tops = self.tops()?;
+        if self.driver == CgroupDriver::Systemd && tops.iter().any(|top| top.exists()) {
+            let patience = PATIENCE.as_secs().to_string();
+            run(Command::new("timeout").args([&patience, "systemctl", "stop", &self.slice()]))
+                .with_context(|| format!("remove {}", self.slice()))?;
+        }
+        for top in tops {
+            let mut found = BTreeSet::new();
+            collect(&top, &mut found);
+            for directory in found.iter().rev().chain([&top]) {
+                let deadline = Instant::now() + Duration::from_secs(2);
+                while let Err(error) = fs::remove_dir(directory) {
+                    if error.kind() == ErrorKind::NotFound {
+                        break;
+                    }
+                    if Instant::now() > deadline {
+                        return Err(error)
+                            .with_context(|| format!("remove cgroup {}", directory.display()));
+                    }
+                    thread::sleep(Duration::from_millis(10));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn slice(&self) -> String {
+        format!("{}.slice", self.run)
+    }
+
+    /// The run's group in each hierarchy; it need not be there.
+    fn tops(&self) -> Result<Vec<PathBuf>> {
+        let top = self.top();
+        let relative = top.trim_start_matches('/');
+        Ok(hierarchies()?
+            .into_iter()
+            .map(|root| root.join(relative))
+            .collect())
+    }
+}
+
+/// A group's limit of memory in bytes; the group is given as [`crate::Container::cgroup`] does.
+pub fn memory_limit(group: &str) -> Result<u64> {
+    for path in [
+        format!("/sys/fs/cgroup/memory{group}/memory.limit_in_bytes"),
+        format!("/sys/fs/cgroup{group}/memory.max"),
+    ] {
+        if let Ok(text) = fs::read_to_string(&path) {
+            return text.trim().parse().with_context(|| format!("read {path}"));
+        }
+    }
+    bail!("no memory limit of {group}")
+}
 
 /// Mount points of all hierarchies, version 1 and 2.
-pub(crate) fn hierarchies() -> Result<Vec<PathBuf>> {
+fn hierarchies() -> Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
     Ok(mounts
         .lines()
@@ -22,15 +183,6 @@ pub(crate) fn hierarchies() -> Result<Vec<PathBuf>> {
                 .flatten()
         })
         .collect())
-}
-
-/// Every directory of every hierarchy below `name`, `name` excluded.
-pub(crate) fn directories(name: &str) -> Result<BTreeSet<PathBuf>> {
-    let mut found = BTreeSet::new();
-    for root in hierarchies()? {
-        collect(&root.join(name), &mut found);
-    }
-    Ok(found)
 }
 
 fn collect(directory: &Path, found: &mut BTreeSet<PathBuf>) {
@@ -46,26 +198,25 @@ fn collect(directory: &Path, found: &mut BTreeSet<PathBuf>) {
     }
 }
 
-/// Removes `name` and everything below it. All processes in it must be dead; the kernel takes a moment to
-/// let go of them and has no event for it, so a busy group is tried again for two seconds.
-pub(crate) fn remove(name: &str) -> Result<()> {
-    for root in hierarchies()? {
-        let top = root.join(name);
-        let mut found = BTreeSet::new();
-        collect(&top, &mut found);
-        for directory in found.iter().rev().chain([&top]) {
-            let deadline = Instant::now() + Duration::from_secs(2);
-            while let Err(error) = fs::remove_dir(directory) {
-                if error.kind() == ErrorKind::NotFound {
-                    break;
-                }
-                if Instant::now() > deadline {
-                    return Err(error)
-                        .with_context(|| format!("remove cgroup {}", directory.display()));
-                }
-                thread::sleep(Duration::from_millis(10));
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use super::{CgroupDriver, Groups};
+
+    #[test]
+    fn groups_of_runc_are_below_the_runs() {
+        let groups = Groups::new(CgroupDriver::Cgroupfs, "a-b-7");
+        assert_eq!(groups.pod_parent(), "/a-b-7");
+        assert_eq!(groups.to_spec("c0"), "/a-b-7/c0");
+        assert_eq!(groups.of("c0"), "/a-b-7/c0");
     }
-    Ok(())
+
+    #[test]
+    fn scopes_are_in_the_runs_slice() {
+        let groups = Groups::new(CgroupDriver::Systemd, "a-b-7");
+        assert_eq!(groups.pod_parent(), "a-b-7.slice");
+        assert_eq!(groups.to_spec("c0"), "a-b-7.slice:test:c0");
+        let slice = "/a.slice/a-b.slice/a-b-7.slice";
+        assert_eq!(groups.top(), slice);
+        assert_eq!(groups.of("c0"), format!("{slice}/test-c0.scope"));
+    }
 }

@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 use crate::api::{Mount, Process, TaskStatus, containers, rpc, runc_options, snapshots, tasks};
 use crate::app::{App, Network};
 use crate::capture::Capture;
+use crate::cgroup::CgroupDriver;
 use crate::exec::{Exec, ExecProcess};
 use crate::machine::Machine;
 use crate::netns::Netns;
@@ -180,7 +181,7 @@ impl Container {
 
     /// Its control group, as a path below each hierarchy.
     pub fn cgroup(&self) -> Result<String> {
-        Ok(format!("/{}/{}", Machine::get()?.name(), self.id))
+        Ok(Machine::get()?.groups().of(&self.id))
     }
 
     /// Its sleep.
@@ -408,8 +409,10 @@ impl Container {
     }
 
     fn to_record(&self) -> Result<containers::Container> {
+        let machine = Machine::get()?;
         let options = runc_options::Options {
             binary_name: self.node.tools().runc()?.display().to_string(),
+            systemd_cgroup: machine.cgroup_driver() == CgroupDriver::Systemd,
             ..Default::default()
         };
         let netns = match (&self.app.network, &self.netns) {
@@ -417,7 +420,8 @@ impl Container {
             (_, Some(netns)) => Some(netns.path()),
             (_, None) => Some(Default::default()),
         };
-        let spec = spec::container(&self.app, &self.cgroup()?, netns.as_deref()).to_string();
+        let cgroup = machine.groups().to_spec(&self.id);
+        let spec = spec::container(&self.app, &cgroup, netns.as_deref()).to_string();
         Ok(containers::Container {
             id: self.id.clone(),
             image: self.app.image.reference().into(),

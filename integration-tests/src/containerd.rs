@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::PATIENCE;
+use crate::cgroup::CgroupDriver;
 use crate::machine::Machine;
 use crate::process::MARK;
 use crate::tools::{ContainerdVersion, Depth, Runtime, Tools, Versions};
@@ -70,6 +71,11 @@ impl Containerd {
             };
         }
         self.write(SETTINGS, &text)
+    }
+
+    /// How deep containers sleep.
+    pub(crate) fn depth(&self) -> Depth {
+        self.depth
     }
 
     /// Has containers that are made later sleep that deep. Forgets what [`set`](Self::set) has set.
@@ -238,11 +244,15 @@ impl Containerd {
 
     /// CRI knows the options of containerd's own runtime; any other gets a file's name and reads that.
     fn runtime_options(&self, runtime: Runtime) -> Result<String> {
-        let binary = format!("BinaryName = \"{}\"\n", self.tools.runc()?.display());
+        let options = format!(
+            "BinaryName = \"{}\"\nSystemdCgroup = {}\n",
+            self.tools.runc()?.display(),
+            Machine::get()?.cgroup_driver() == CgroupDriver::Systemd
+        );
         if runtime == Runtime::Runc {
-            return Ok(binary);
+            return Ok(options);
         }
-        self.write("podmotion.toml", &binary)?;
+        self.write("podmotion.toml", &options)?;
         Ok(format!(
             "ConfigPath = \"{}\"\nTypeUrl = \"containerd.runc.v1.Options\"",
             self.folder.join("podmotion.toml").display()

@@ -9,7 +9,8 @@
 //! - [`Sleeper`]: what a container's shim says of its sleep, and requests for sleep and wake,
 //! - [`Pod`]: a sandbox with containers, as the kubelet would run it,
 //! - [`Client`]: HTTP over plain sockets, with times and retransmissions,
-//! - [`Census`]: what exists before and after.
+//! - [`Census`]: what exists before and after,
+//! - [`Vm`]: a virtual machine, to run all of that in once more.
 //!
 //! ```no_run
 //! use podmotion_integration_tests::{App, Client, Node, Versions};
@@ -48,6 +49,7 @@ mod spec;
 mod stdio;
 mod sys;
 mod tools;
+mod vm;
 
 use std::time::Duration;
 
@@ -55,6 +57,7 @@ pub use api::{NAMESPACE, Reached, rpc_message};
 pub use app::{App, Network, Stdin, Stdout};
 pub use capture::Capture;
 pub use census::{Census, Difference, fds, rss_anon_kib};
+pub use cgroup::{CgroupDriver, memory_limit};
 pub use client::{Client, Response};
 pub use container::{Container, Exit, State};
 pub use cri::{Member, Pod, PodContainer};
@@ -67,6 +70,7 @@ pub use node::{Node, Settings};
 pub use process::{OwnProcess, own_processes, wait_gone};
 pub use sleeper::{Sleeper, Status, refusal};
 pub use tools::{ContainerdVersion, Depth, RuncVersion, Runtime, Tools, Versions};
+pub use vm::{Disk, Vm};
 
 /// How long anything may take before a test gives up: far more than the slowest step takes on a loaded
 /// machine with two cores.

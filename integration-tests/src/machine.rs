@@ -13,12 +13,22 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use rustix::fs::{CWD, FileType};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
+use crate::cgroup::{CgroupDriver, Groups};
+use crate::process;
 use crate::tools::Tools;
-use crate::{cgroup, process};
 
 const BASE: &str = "/var/tmp/podmotion-test";
 const PREFIX: &str = "podmotion-test-";
+
+/// What programs know systemd by and ask it through: the host's stay in the machine's own `/run`.
+const SYSTEMD: &[&str] = &[
+    "/run/dbus/system_bus_socket",
+    "/run/systemd/private",
+    "/run/systemd/system",
+];
 
 static MACHINE: OnceLock<Machine> = OnceLock::new();
 static PINNED: Mutex<bool> = Mutex::new(false);
@@ -28,13 +38,15 @@ static PINNED: Mutex<bool> = Mutex::new(false);
 pub struct Machine {
     name: String,
     work: PathBuf,
+    groups: Groups,
     /// Mount points there were at first. The host's can still go, so they are no concern of a test.
     mounts: BTreeSet<String>,
 }
 
 impl Machine {
     /// Enters new mount and network namespaces, with an own `/run`, `/sys/fs/bpf` and
-    /// `/var/lib/podmotion`, and changes to `/etc`, `/opt` and `/var/lib` kept to itself.
+    /// `/var/lib/podmotion`, and changes to `/etc`, `/opt` and `/var/lib` kept to itself. Containers get
+    /// their control groups from [`CgroupDriver::from_env`].
     ///
     /// The caller must be root and have no second thread yet.
     pub fn enter() -> Result<&'static Self> {
@@ -46,11 +58,14 @@ impl Machine {
             threads == 1,
             "namespaces must be entered before threads start"
         );
-        sweep().context("sweep up what killed runs left")?;
+        let driver = CgroupDriver::from_env()?;
+        sweep(driver).context("sweep up what killed runs left")?;
 
         let pid = std::process::id();
+        let name = format!("{PREFIX}{pid}");
         let machine = Self {
-            name: format!("{PREFIX}{pid}"),
+            groups: Groups::new(driver, &name),
+            name,
             work: Path::new(BASE).join(pid.to_string()),
             mounts: mount_points()?.into_iter().collect(),
         };
@@ -64,13 +79,7 @@ impl Machine {
             MsFlags::MS_REC | MsFlags::MS_PRIVATE,
             None,
         )?;
-        do_mount(
-            "tmpfs",
-            "/run",
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some("mode=755"),
-        )?;
+        machine.own_run()?;
         do_mount(
             "bpf",
             "/sys/fs/bpf",
@@ -106,6 +115,15 @@ impl Machine {
         &self.name
     }
 
+    /// Who makes the control groups of containers.
+    pub fn cgroup_driver(&self) -> CgroupDriver {
+        self.groups.driver()
+    }
+
+    pub(crate) fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
     /// A folder on disk, removed at the end.
     pub fn work(&self) -> &Path {
         &self.work
@@ -130,7 +148,44 @@ impl Machine {
 
     /// Kills what still runs and removes folders, mounts and control groups. To be called last in `main`.
     pub fn leave(&self) -> Result<()> {
-        clean(&self.name, &self.work)
+        clean(&self.name, &self.groups, &self.work)
+    }
+
+    /// An empty `/run`, but for the way to systemd where that makes the control groups.
+    fn own_run(&self) -> Result<()> {
+        let kept = match self.groups.driver() {
+            CgroupDriver::Cgroupfs => &[],
+            CgroupDriver::Systemd => SYSTEMD,
+        };
+        let copies = kept
+            .iter()
+            .map(|path| {
+                let copy = open_tree(CWD, *path, OpenTreeFlags::OPEN_TREE_CLONE)
+                    .with_context(|| format!("copy the mount of {path}"))?;
+                Ok((*path, copy))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        do_mount(
+            "tmpfs",
+            "/run",
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("mode=755"),
+        )?;
+        for (path, copy) in copies {
+            let stat = rustix::fs::fstat(&copy).with_context(|| format!("look at {path}"))?;
+            let path = Path::new(path);
+            if FileType::from_raw_mode(stat.st_mode).is_dir() {
+                create(path)?;
+            } else {
+                create(path.parent().context("a file in no folder")?)?;
+                fs::write(path, "").with_context(|| format!("create {}", path.display()))?;
+            }
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            move_mount(&copy, "", CWD, path, flags)
+                .with_context(|| format!("mount the host's {}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// Lets the harness write below `top` without the host seeing it.
@@ -202,21 +257,22 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
 }
 
 /// Removes what runs left that did not get to [`Machine::leave`].
-fn sweep() -> Result<()> {
+fn sweep(driver: CgroupDriver) -> Result<()> {
     let Ok(entries) = fs::read_dir(BASE) else {
         return Ok(());
     };
     for entry in entries.flatten() {
         let pid = entry.file_name().to_string_lossy().into_owned();
         if pid.parse::<u32>().is_ok() && !Path::new("/proc").join(&pid).exists() {
-            clean(&format!("{PREFIX}{pid}"), &entry.path())?;
+            let name = format!("{PREFIX}{pid}");
+            clean(&name, &Groups::new(driver, &name), &entry.path())?;
         }
     }
     Ok(())
 }
 
-fn clean(name: &str, work: &Path) -> Result<()> {
-    process::kill_run(name)?;
+fn clean(name: &str, groups: &Groups, work: &Path) -> Result<()> {
+    process::kill_run(name, groups)?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
     // Newest first: mounts on mounts come off in order. The overlays hold the folder too.
     for line in mounts.lines().rev() {
@@ -228,6 +284,6 @@ fn clean(name: &str, work: &Path) -> Result<()> {
             umount2(point, MntFlags::MNT_DETACH).with_context(|| format!("unmount {point}"))?;
         }
     }
-    cgroup::remove(name)?;
+    groups.remove()?;
     fs::remove_dir_all(work).with_context(|| format!("remove {}", work.display()))
 }

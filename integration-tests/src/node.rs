@@ -116,6 +116,11 @@ impl Node {
         lock(&self.0.daemon).sleep(depth)
     }
 
+    /// How deep containers of it sleep.
+    pub fn depth(&self) -> Depth {
+        lock(&self.0.daemon).depth()
+    }
+
     /// What it was started with.
     pub fn versions(&self) -> Versions {
         self.0.versions
@@ -215,6 +220,8 @@ impl Node {
         Ok(own_processes()?
             .into_iter()
             .filter(|process| Runtime::ALL.iter().any(|r| process.is(r.shim())))
+            // A shim's own child, for as long as memory of its containers is missing.
+            .filter(|process| !process.is_keeper())
             .filter(|process| process.command.contains(&address))
             .collect())
     }
@@ -274,6 +281,6 @@ impl Node {
 
     /// The control group that pods are put below.
     pub(crate) fn cgroup_parent(&self) -> Result<String> {
-        Ok(format!("/{}", Machine::get()?.name()))
+        Ok(Machine::get()?.groups().pod_parent())
     }
 }

@@ -9,6 +9,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
+use crate::cgroup::Groups;
+
 /// Set, to the run's name, in the environment of every daemon that the harness starts.
 pub(crate) const MARK: &str = "PODMOTION_TEST_RUN";
 
@@ -27,12 +29,19 @@ impl OwnProcess {
         let first = self.command.split(' ').next().unwrap_or_default();
         first.rsplit('/').next() == Some(program)
     }
+
+    /// Whether it is the child of a shim that keeps the descriptors of missing memory. It has the
+    /// shim's command line.
+    pub fn is_keeper(&self) -> bool {
+        fs::read_to_string(format!("/proc/{}/comm", self.pid))
+            .is_ok_and(|name| name.trim() == "podmotion-keep")
+    }
 }
 
 /// All processes of the run `name`, zombies included while their environment or group still says so.
-pub(crate) fn of_run(name: &str) -> Result<Vec<OwnProcess>> {
+pub(crate) fn of_run(name: &str, groups: &Groups) -> Result<Vec<OwnProcess>> {
     let mark = format!("{MARK}={name}");
-    let group = format!("/{name}/");
+    let group = format!("{}/", groups.top());
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").context("list processes")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
@@ -59,7 +68,8 @@ pub(crate) fn of_run(name: &str) -> Result<Vec<OwnProcess>> {
 ///
 /// Requires [`crate::Machine::enter`].
 pub fn own_processes() -> Result<Vec<OwnProcess>> {
-    of_run(crate::Machine::get()?.name())
+    let machine = crate::Machine::get()?;
+    of_run(machine.name(), machine.groups())
 }
 
 /// Waits until a process has ended. One that is already gone counts.
@@ -95,9 +105,9 @@ fn is_zombie(pid: i32) -> bool {
 }
 
 /// Kills every process of a run, round by round until none is left.
-pub(crate) fn kill_run(name: &str) -> Result<()> {
+pub(crate) fn kill_run(name: &str, groups: &Groups) -> Result<()> {
     for _ in 0..10 {
-        let mut alive = of_run(name)?;
+        let mut alive = of_run(name, groups)?;
         alive.retain(|process| !is_zombie(process.pid));
         if alive.is_empty() {
             return Ok(());
@@ -114,6 +124,6 @@ pub(crate) fn kill_run(name: &str) -> Result<()> {
     }
     bail!(
         "processes of {name} come up again and again: {:?}",
-        of_run(name)?
+        of_run(name, groups)?
     )
 }

@@ -192,6 +192,11 @@ impl Tools {
         Ok(path)
     }
 
+    /// Where the cache is.
+    pub(crate) fn cache(&self) -> &Path {
+        &self.cache
+    }
+
     /// The daemon.
     pub fn containerd(&self) -> Result<PathBuf> {
         self.cached(format!("{}/bin/containerd", self.versions.containerd))

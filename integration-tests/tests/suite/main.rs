@@ -8,12 +8,13 @@ mod plain;
 mod pool;
 mod skips;
 mod sleep;
+mod vm;
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
-use podmotion_integration_tests::{Depth, Machine, Node, Runtime, Versions};
+use podmotion_integration_tests::{CgroupDriver, Depth, Machine, Node, Runtime, Versions};
 
 /// A test's body. The runtime is the one to give to [`podmotion_integration_tests::App::runtime`].
 type Body = fn(&Node, Runtime) -> Result<()>;
@@ -30,8 +31,15 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode> {
     let mut arguments = Arguments::from_args();
-    let mut trials = plain::trials();
-    trials.extend(sleep::trials());
+    let trials = match CgroupDriver::from_env()? {
+        CgroupDriver::Cgroupfs => {
+            let mut trials = plain::trials();
+            trials.extend(sleep::trials());
+            trials.push(vm::outside());
+            trials
+        }
+        CgroupDriver::Systemd => vm::inside()?,
+    };
     if arguments.list {
         return Ok(libtest_mimic::run(&arguments, trials).exit_code());
     }

@@ -4,6 +4,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use containerd_shim::mount;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -239,4 +240,22 @@ async fn mount_all(mounts: Vec<RootfsMount>, rootfs: PathBuf) -> Result<(), Cont
 /// Unmounts a root file system and everything below it.
 pub fn unmount(rootfs: &Path) -> Result<(), ContainerError> {
     mount::umount_recursive(rootfs.to_str(), 0).map_err(|source| ContainerError::Unmount { source })
+}
+
+/// The same once nobody uses it any more. Whoever has just looked at the memory of a process that was
+/// killed lets go of its files a moment after its end; there is no event for that. containerd's own
+/// shim tries as often.
+pub async fn unmount_when_unused(rootfs: &Path) -> Result<(), ContainerError> {
+    const TRIES: u32 = 50;
+    const PAUSE: Duration = Duration::from_millis(50);
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match unmount(rootfs) {
+            Err(ContainerError::Unmount {
+                source: containerd_shim::Error::Nix(errno),
+            }) if errno as i32 == libc::EBUSY && tries < TRIES => tokio::time::sleep(PAUSE).await,
+            result => return result,
+        }
+    }
 }

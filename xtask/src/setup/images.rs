@@ -227,7 +227,7 @@ impl Item for Pause {
 }
 
 /// The applications' sources in the checkout.
-fn sources() -> PathBuf {
+pub(super) fn sources() -> PathBuf {
     crate::project_root().join("integration-tests/apps")
 }
 
@@ -272,7 +272,7 @@ fn compile_static(source: &Path, program: &Path) -> Result<()> {
 }
 
 /// What goes to `/apps` of what is in `dir`, as (path in the image, file).
-fn packed(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+pub(super) fn packed(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     let built = dir != sources();
     Ok(files_below(dir)?
         .into_iter()
@@ -304,7 +304,7 @@ fn files_below(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// A hash of the names and contents of all files below `dir`.
-fn content_hash(dir: &Path) -> Result<String> {
+pub(super) fn content_hash(dir: &Path) -> Result<String> {
     let mut all = Sha256::new();
     for (name, path) in files_below(dir)? {
         all.update(format!("{name} {}\n", oci::digest(&files::read(&path)?)));

@@ -6,6 +6,7 @@ use super::deny::Deny;
 use super::go::Go;
 use super::host::Packages;
 use super::images::{Apps, Base, Pause};
+use super::python::Python;
 use super::small::Busybox;
 use super::vm::Vm;
 
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Box<dyn Item>> {
     items.push(Box::new(Base));
     items.push(Box::new(Busybox));
     items.push(Box::new(Apps));
+    items.push(Box::new(Python));
     items.push(Box::new(Vm));
     items.push(Box::new(Deny));
     items

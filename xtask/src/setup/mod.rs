@@ -15,6 +15,7 @@ mod host;
 mod images;
 mod items;
 mod oci;
+mod python;
 mod rootfs;
 mod small;
 mod ui;

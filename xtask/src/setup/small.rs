@@ -44,32 +44,9 @@ impl Item for Busybox {
         let base = work.cache.path(BASE_PLACE).join("root");
         let root = files::with_suffix(partial, ".root");
         files::remove(&root)?;
-        copy(&base, &root, "/bin/busybox")?;
-        let linked = process::answer(rootfs::inside(&base).args(["ldd", "/bin/busybox"]))?;
-        for library in linked
-            .split_ascii_whitespace()
-            .filter(|word| word.starts_with('/'))
-        {
-            copy(&base, &root, library)?;
-        }
-        let names = process::answer(rootfs::inside(&base).args(["busybox", "--list"]))?;
-        for name in names.lines().filter(|name| *name != "busybox") {
-            let link = root.join("bin").join(name);
-            symlink("busybox", &link).with_context(|| format!("cannot make {}", link.display()))?;
-        }
-        for folder in ["dev", "etc", "proc", "root", "sys", "tmp"] {
-            files::make_dir(&root.join(folder))?;
-        }
+        busybox(&base, &root)?;
         let layer = files::with_suffix(partial, ".layer");
-        process::output(
-            process::command("tar")
-                .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
-                .args(["--mtime=@0", "-cf"])
-                .arg(&layer)
-                .arg("-C")
-                .arg(&root)
-                .arg("."),
-        )?;
+        pack(&root, &layer)?;
         let image = Image {
             name: "podmotion.test/busybox:1",
             architecture: &architecture()?,
@@ -95,6 +72,49 @@ impl Item for Busybox {
         );
         Ok(())
     }
+}
+
+/// Makes a root file system with the busybox of `base` under all of its names.
+pub(super) fn busybox(base: &Path, root: &Path) -> Result<()> {
+    copy_program(base, root, "/bin/busybox")?;
+    let names = process::answer(rootfs::inside(base).args(["busybox", "--list"]))?;
+    for name in names.lines().filter(|name| *name != "busybox") {
+        let link = root.join("bin").join(name);
+        symlink("busybox", &link).with_context(|| format!("cannot make {}", link.display()))?;
+    }
+    for folder in ["dev", "etc", "proc", "root", "sys", "tmp"] {
+        files::make_dir(&root.join(folder))?;
+    }
+    Ok(())
+}
+
+/// Copies a program or library of `base` to the same path in `root`, with the libraries that it is linked with.
+pub(super) fn copy_program(base: &Path, root: &Path, path: &str) -> Result<()> {
+    copy(base, root, path)?;
+    let linked = process::answer(rootfs::inside(base).args(["ldd", path]))?;
+    for library in linked
+        .split_ascii_whitespace()
+        .filter(|word| word.starts_with('/') && !word.ends_with(':'))
+    {
+        if !root.join(library.trim_start_matches('/')).exists() {
+            copy(base, root, library)?;
+        }
+    }
+    Ok(())
+}
+
+/// Packs all of `root` as a layer that is the same every time.
+pub(super) fn pack(root: &Path, layer: &Path) -> Result<()> {
+    process::output(
+        process::command("tar")
+            .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
+            .args(["--mtime=@0", "-cf"])
+            .arg(layer)
+            .arg("-C")
+            .arg(root)
+            .arg("."),
+    )
+    .map(drop)
 }
 
 /// Copies the file that `path` is inside `base`, links followed, to the same path in `root`.

@@ -56,6 +56,11 @@ const SAME: &[(&str, Body)] = &[
     ("plain::same_metrics_type", same::metrics_type),
 ];
 
+/// The tests, each once.
+pub(crate) fn tests() -> impl Iterator<Item = (&'static str, Body)> {
+    CORE.iter().chain(REST).chain(SAME).copied()
+}
+
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for versions in Versions::all() {

@@ -1,9 +1,7 @@
 //! Control groups: freezing, figures, limits.
 
-use std::fs;
-
-use anyhow::{Context, Result, bail, ensure};
-use podmotion_integration_tests::{App, Container, Node, Runtime, State};
+use anyhow::{Result, ensure};
+use podmotion_integration_tests::{App, Node, Runtime, State, memory_limit};
 
 pub(super) fn pause_resume(node: &Node, runtime: Runtime) -> Result<()> {
     let container =
@@ -37,23 +35,10 @@ pub(super) fn update_memory_limit(node: &Node, runtime: Runtime) -> Result<()> {
             .memory_limit(64 << 20)
             .runtime(runtime),
     )?;
-    ensure!(memory_limit(&container)? == 64 << 20);
+    ensure!(memory_limit(&container.cgroup()?)? == 64 << 20);
     container.update_memory(96 << 20)?;
-    ensure!(memory_limit(&container)? == 96 << 20);
+    ensure!(memory_limit(&container.cgroup()?)? == 96 << 20);
     Ok(())
-}
-
-fn memory_limit(container: &Container) -> Result<u64> {
-    let group = container.cgroup()?;
-    for path in [
-        format!("/sys/fs/cgroup/memory{group}/memory.limit_in_bytes"),
-        format!("/sys/fs/cgroup{group}/memory.max"),
-    ] {
-        if let Ok(text) = fs::read_to_string(&path) {
-            return text.trim().parse().with_context(|| format!("read {path}"));
-        }
-    }
-    bail!("no memory limit of {group}")
 }
 
 pub(super) fn oom_event(node: &Node, runtime: Runtime) -> Result<()> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
-use podmotion_integration_tests::{App, Client, Node, Runtime};
+use podmotion_integration_tests::{App, Client, Depth, Node, Runtime};
 
 use crate::Body;
 
@@ -40,10 +40,12 @@ fn a_peers_keepalives_are_answered_and_wake_nobody(node: &Node, _: Runtime) -> R
     ensure!(answer.contains("\"count\": 2"), "{answer}");
     let status = container.status()?;
     ensure!(status.counters.wakes == 1, "{status:?}");
-    ensure!(
-        status.packets.answered > u64::from(PROBES) && status.packets.held >= 1,
-        "{status:?}"
-    );
+    // In light sleep the kernel still has the socket.
+    let answered = match node.depth() {
+        Depth::Light => status.packets.answered == 0,
+        Depth::Deep => status.packets.answered > u64::from(PROBES),
+    };
+    ensure!(answered && status.packets.held >= 1, "{status:?}");
     Ok(())
 }
 

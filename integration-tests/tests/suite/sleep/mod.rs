@@ -1,6 +1,7 @@
 //! Containers that sleep and wake, one topic to a file.
 
 mod byhand;
+mod cgroup;
 mod connections;
 mod core;
 mod ends;
@@ -27,6 +28,7 @@ use crate::{Body, light_trial, trial};
 type Topic = &'static [(&'static str, Body)];
 
 const TOPICS: &[Topic] = &[
+    cgroup::TESTS,
     connections::TESTS,
     core::TESTS,
     ends::TESTS,
@@ -50,6 +52,17 @@ const LIGHT: &[Topic] = &[
 
 /// Tests with each containerd: they are about its own client.
 const EACH_CONTAINERD: &[Topic] = &[byhand::TESTS];
+
+/// The tests for the default pair of versions.
+pub(crate) fn tests() -> impl Iterator<Item = (&'static str, Body)> {
+    TOPICS.iter().copied().flatten().copied()
+}
+
+/// Shorter ones, for where a cycle takes long.
+pub(crate) const SHORT: Topic = &[
+    ("sleep::core::twenty_cycles", core::cycles::<5, 20>),
+    ("sleep::stdio::unbroken_over_5_sleeps", stdio::unbroken::<5>),
+];
 
 pub(crate) fn trials() -> Vec<Trial> {
     let newest = [(TOPICS, Versions::default())];

@@ -7,10 +7,7 @@ use super::{counter, wait_listening};
 use crate::Body;
 
 pub(super) const TESTS: &[(&str, Body)] = &[
-    (
-        "sleep::stdio::unbroken_over_20_sleeps",
-        unbroken_over_20_sleeps,
-    ),
+    ("sleep::stdio::unbroken_over_20_sleeps", unbroken::<20>),
     ("sleep::stdio::unbroken_pod_log", unbroken_pod_log),
     ("sleep::stdio::full_pipe", full_pipe),
     ("sleep::stdio::input_wakes", input_wakes),
@@ -19,7 +16,7 @@ pub(super) const TESTS: &[(&str, Body)] = &[
 ];
 
 /// Checks that the lines which start with `word` are numbered from 1 without a gap; returns how many.
-fn unbroken<'a>(lines: impl Iterator<Item = &'a str>, word: &str) -> Result<usize> {
+fn numbered<'a>(lines: impl Iterator<Item = &'a str>, word: &str) -> Result<usize> {
     let mut number = 0;
     for line in lines.filter(|line| line.starts_with(word)) {
         number += 1;
@@ -29,10 +26,10 @@ fn unbroken<'a>(lines: impl Iterator<Item = &'a str>, word: &str) -> Result<usiz
     Ok(number)
 }
 
-fn unbroken_over_20_sleeps(node: &Node, _: Runtime) -> Result<()> {
+pub(super) fn unbroken<const SLEEPS: usize>(node: &Node, _: Runtime) -> Result<()> {
     let container = node.run(counter().env("LOG_EVERY_MS", "2"))?;
     container.stdout()?.wait_for("listening")?;
-    for _ in 0..20 {
+    for _ in 0..SLEEPS {
         let so_far = container.stdout()?.bytes().len();
         container.stdout()?.wait_for_bytes(so_far + 100)?;
         container.sleep()?;
@@ -46,8 +43,8 @@ fn unbroken_over_20_sleeps(node: &Node, _: Runtime) -> Result<()> {
     let output = container.stdout()?.wait_end()?;
     let output = String::from_utf8(output).context("output that is no text")?;
     ensure!(output.ends_with('\n'), "the end is cut off: {output:?}");
-    let ticks = unbroken(output.lines(), "tick ")?;
-    ensure!(ticks > 200, "only {ticks} lines");
+    let ticks = numbered(output.lines(), "tick ")?;
+    ensure!(ticks > 10 * SLEEPS, "only {ticks} lines");
     ensure!(container.stderr()?.wait_end()?.is_empty());
     Ok(())
 }
@@ -66,7 +63,7 @@ fn unbroken_pod_log(node: &Node, _: Runtime) -> Result<()> {
     let log = member.log()?;
     // Time, stream and a tag come before each line.
     let texts = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3));
-    let ticks = unbroken(texts, "tick ")?;
+    let ticks = numbered(texts, "tick ")?;
     ensure!(ticks > 10, "only {ticks} lines");
     Ok(())
 }
@@ -101,7 +98,7 @@ fn full_pipe(node: &Node, _: Runtime) -> Result<()> {
             "{} bytes in place of {size}",
             output.len()
         );
-        ensure!(unbroken(output.lines(), "line ")? == lines);
+        ensure!(numbered(output.lines(), "line ")? == lines);
         ensure!(output.lines().skip(1).all(|line| line.len() == bytes - 1));
     }
     Ok(())

@@ -5,7 +5,7 @@ use nix::errno::Errno;
 
 use super::{Driver, Notice, answer, refuse};
 use crate::container::command::{ExecId, ListedProcess, Reply};
-use crate::container::create::unmount;
+use crate::container::create::unmount_when_unused;
 use crate::container::{ContainerError, Exited, Phase};
 use crate::runtime::RuntimeError;
 use crate::{sys, task_events};
@@ -200,7 +200,10 @@ impl Driver {
             }
             _ => Ok(()),
         };
-        let unmounted = self.rootfs.as_deref().map_or(Ok(()), unmount);
+        let unmounted = match self.rootfs.as_deref() {
+            Some(rootfs) => unmount_when_unused(rootfs).await,
+            None => Ok(()),
+        };
         if let Err(error) = &unmounted {
             warn!("failed to cleanup rootfs mount: {error}");
         }

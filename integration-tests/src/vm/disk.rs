@@ -1,0 +1,123 @@
+//! The second disk: everything that the tests need in the virtual machine, and that it does not have.
+//!
+//! ```text
+//! start         runs the tests: src/vm/start.sh
+//! suite         this program
+//! bin/          our own programs
+//! cache-path    where the cache is outside: CRIU's libraries are only found there
+//! cache/        a cache as the tests expect it, with the distribution's programs under the names of their
+//!               versions, and a smaller test image
+//! ```
+
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::machine::{Machine, run};
+use crate::tools::{ContainerdVersion, RuncVersion, Runtime, Tools, Versions};
+
+/// Size in bytes; the file takes what is on it and no more.
+const BYTES: u64 = 1 << 30;
+
+/// The distribution's release lines, as `vm::SUITE` of setup has them.
+const VERSIONS: Versions = Versions {
+    containerd: ContainerdVersion::V1_7,
+    runc: RuncVersion::V1_1,
+};
+
+/// Programs of the distribution: folder in the cache, folder in the virtual machine, names.
+const DISTRIBUTION: &[(&str, &str, &[&str])] = &[
+    (
+        "containerd-1.7/bin",
+        "/usr/bin",
+        &["containerd", "ctr", "containerd-shim-runc-v2"],
+    ),
+    ("runc-1.1/bin", "/usr/sbin", &["runc"]),
+    ("cni", "/usr/lib/cni", &["bridge", "host-local", "loopback"]),
+];
+
+/// Files of the cache: name outside, name inside.
+const CACHED: &[(&str, &str)] = &[
+    ("images/busybox.tar", "images/busybox.tar"),
+    ("images/pause.tar", "images/pause.tar"),
+    ("images/python.tar", "images/apps.tar"),
+];
+
+/// A disk for one [`super::Vm`].
+#[derive(Debug)]
+pub struct Disk {
+    path: PathBuf,
+}
+
+impl Disk {
+    /// containerd and runc that tests on it can use.
+    pub const VERSIONS: Versions = VERSIONS;
+
+    /// The program to run inside.
+    pub const START: &str = "/podmotion/start";
+
+    /// Makes it, in the machine's work folder. `suite` is the tests' program.
+    pub fn make(tools: &Tools, suite: &Path) -> Result<Self> {
+        let folder = Machine::get()?.work().join("vm-disk");
+        let tree = folder.join("tree");
+        let cache = tree.join("cache");
+        create(&cache)?;
+        let start = tree.join("start");
+        fs::write(&start, include_str!("start.sh"))
+            .and_then(|()| fs::set_permissions(&start, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("write {}", start.display()))?;
+        copy(suite, &tree.join("suite"))?;
+        for program in [tools.shim(Runtime::Podmotion)?, tools.installer()?] {
+            let name = program.file_name().context("a program without a name")?;
+            copy(&program, &tree.join("bin").join(name))?;
+        }
+        let outside = tools.cache().as_os_str();
+        fs::write(tree.join("cache-path"), outside.as_bytes()).context("write the cache's path")?;
+        for (from, to) in CACHED {
+            copy(&tools.cached(from)?, &cache.join(to))?;
+        }
+        run(Command::new("cp")
+            .arg("-a")
+            .arg(tools.cached("criu")?)
+            .arg(&cache))?;
+        for (folder, inside, names) in DISTRIBUTION {
+            let folder = cache.join(folder);
+            create(&folder)?;
+            for name in *names {
+                let link = folder.join(name);
+                symlink(Path::new(inside).join(name), &link)
+                    .with_context(|| format!("link {}", link.display()))?;
+            }
+        }
+        let path = folder.join("disk.img");
+        File::create(&path)
+            .and_then(|file| file.set_len(BYTES))
+            .with_context(|| format!("create {}", path.display()))?;
+        run(Command::new("mke2fs")
+            .args(["-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d"])
+            .arg(&tree)
+            .arg(&path))?;
+        fs::remove_dir_all(&tree).with_context(|| format!("remove {}", tree.display()))?;
+        Ok(Self { path })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn create(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))
+}
+
+/// Copies a file, and makes the folder that it goes to.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    create(to.parent().context("a file in no folder")?)?;
+    fs::copy(from, to)
+        .map(drop)
+        .with_context(|| format!("copy {} to {}", from.display(), to.display()))
+}

@@ -1,0 +1,157 @@
+//! A virtual machine with a distribution's kernel, systemd and cgroup v2, run by emulation.
+//!
+//! It boots a throw-away overlay of the disk that `cargo xtask setup` makes, with a second disk at
+//! `/podmotion`, read-only: see [`Disk`].
+
+mod console;
+mod disk;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::PATIENCE;
+use crate::machine::{Machine, run};
+use crate::process::{MARK, wait_gone};
+use crate::tools::Tools;
+use console::Console;
+pub use disk::Disk;
+
+/// How long it may take to boot. Emulated on a busy machine it takes a minute.
+const BOOT: Duration = Duration::from_secs(300);
+
+/// Port of the SSH server on our side. The machine's network namespace is its own: the port is free.
+const PORT: &str = "2222";
+
+/// The kernel's command line. The distribution's own containerd stays off, since tests start theirs, and
+/// protection from other users of the processor, of which there are none, is costly to emulate.
+const KERNEL: &str = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off \
+    systemd.show_status=1 systemd.mask=containerd.service \
+    systemd.mount-extra=/dev/vdb:/podmotion:ext4:ro";
+
+/// What the console says once one can log in.
+const READY: [&str; 2] = ["Started", "ssh.service"];
+
+/// A running virtual machine, killed in `Drop`. There can be one at a time.
+#[derive(Debug)]
+pub struct Vm {
+    child: Child,
+    console: Console,
+    key: PathBuf,
+}
+
+impl Vm {
+    /// Boots it, with `disk` at `/podmotion`; returns once commands can be run.
+    /// [`Machine::enter`] must have been called.
+    pub fn boot(tools: &Tools, disk: &Disk) -> Result<Self> {
+        let folder = Machine::get()?.work().join("vm");
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let overlay = folder.join("overlay.qcow2");
+        run(Command::new(tools.cached("tools/bin/qemu-img")?)
+            .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+            .arg(tools.cached("vm/disk.img")?)
+            .arg(&overlay))?;
+        let (output, says) = std::io::pipe().context("make a pipe for the console")?;
+        let mut command = qemu(tools, &overlay, disk.path())?;
+        command
+            .stdin(Stdio::null())
+            .stdout(says.try_clone().context("share the console's pipe")?)
+            .stderr(says);
+        let child = command.spawn().context("start qemu")?;
+        // The command has the pipe's other end, whose closing is to tell of qemu's end.
+        drop(command);
+        let vm = Self {
+            child,
+            console: Console::read(output),
+            key: tools.cached("vm/key")?,
+        };
+        vm.console
+            .wait_for(READY, Instant::now() + BOOT)
+            .context("boot the virtual machine")?;
+        Ok(vm)
+    }
+
+    /// A command that runs `program` inside, as root, and ends with its status. It is killed after
+    /// `patience`.
+    pub fn ssh(&self, patience: Duration, program: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command
+            .arg(patience.as_secs().to_string())
+            .args(["ssh", "-F", "/dev/null", "-p", PORT, "-i"])
+            .arg(&self.key);
+        // It is made anew each time and nobody is between us: its key says nothing.
+        for option in [
+            "BatchMode=yes",
+            "ConnectTimeout=60",
+            "LogLevel=ERROR",
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+        ] {
+            command.args(["-o", option]);
+        }
+        command.arg("root@127.0.0.1").args(program);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// The end of what its console said.
+    pub fn console_tail(&self) -> String {
+        self.console.tail()
+    }
+
+    /// Shuts it down as its user would; returns when it is off.
+    pub fn power_off(self) -> Result<()> {
+        run(&mut self.ssh(PATIENCE, &["systemctl", "poweroff"]))?;
+        let pid = self.child.id().try_into().context("qemu's pid")?;
+        wait_gone(pid, PATIENCE).with_context(|| {
+            format!(
+                "power the virtual machine off; it says:\n{}",
+                self.console_tail()
+            )
+        })
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is only its exit status to collect.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn qemu(tools: &Tools, overlay: &Path, second: &Path) -> Result<Command> {
+    let drive = |path: &Path, options: &str| -> Result<String> {
+        let path = path.to_str().context("a disk's path is not UTF-8")?;
+        // A comma ends the path in qemu's options.
+        ensure!(!path.contains(','), "a disk's path has a comma: {path}");
+        Ok(format!("file={path},if=virtio,{options}"))
+    };
+    let mut command = Command::new(tools.cached("tools/bin/qemu-system-x86_64")?);
+    command
+        .env(MARK, Machine::get()?.name())
+        .arg("-L")
+        .arg(tools.cached("tools/qemu/share/qemu")?)
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
+        .args([
+            "-m",
+            "2048",
+            "-nodefaults",
+            "-no-reboot",
+            "-display",
+            "none",
+        ])
+        .args(["-serial", "stdio", "-append", KERNEL, "-kernel"])
+        .arg(tools.cached("vm/vmlinuz")?)
+        .arg("-initrd")
+        .arg(tools.cached("vm/initrd")?)
+        .args(["-drive", &drive(overlay, "format=qcow2,cache=unsafe")?])
+        .args(["-drive", &drive(second, "format=raw,readonly=on")?])
+        .arg("-netdev")
+        .arg(format!("user,id=net,hostfwd=tcp:127.0.0.1:{PORT}-:22"))
+        .args(["-device", "virtio-net-pci,netdev=net,romfile="]);
+    Ok(command)
+}

@@ -1,0 +1,152 @@
+//! The core of the tests once more, in a virtual machine: with a distribution's kernel, containerd and runc,
+//! with systemd, cgroup v2 and systemd's cgroup driver.
+//!
+//! [`outside`] is one test of the whole suite. It boots the machine and runs this program in it, where
+//! systemd makes the control groups; [`inside`] says which tests there are then.
+
+use std::env;
+use std::fs;
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use libtest_mimic::Trial;
+use podmotion_integration_tests::{CgroupDriver, Disk, Machine, Node, Runtime, Tools, Vm};
+
+use crate::{Body, plain, skips, sleep, to_failure, trial};
+
+/// How long the tests may take inside. On two cores that do nothing else it is two minutes.
+const PATIENCE: Duration = Duration::from_secs(1200);
+
+/// Tests that run inside, of those that run outside too.
+const CORE: &[&str] = &[
+    "plain::exit_code",
+    "plain::exec_exit_code",
+    "plain::kill_term_and_kill",
+    "plain::update_memory_limit",
+    "sleep::core::a_request_wakes_it_where_it_was",
+    "sleep::core::exec_wakes",
+    "sleep::core::term_wakes_and_is_delivered",
+    "sleep::core::kill_while_asleep",
+    "sleep::core::pause_and_resume_wake",
+    "sleep::core::metrics_do_not_wake",
+    "sleep::core::update_wakes",
+    "sleep::core::deleted_pod_leaves_nothing",
+    "sleep::cgroup::limits_outlive_the_processes",
+    "sleep::connections::idle_connection_survives",
+    "sleep::ends::killed_asleep",
+    "sleep::stdio::input_wakes",
+];
+
+/// The one about the machine itself.
+const MACHINE: (&str, Body) = ("vm::is_what_most_users_have", is_what_most_users_have);
+
+/// The tests inside.
+pub(crate) fn inside() -> Result<Vec<Trial>> {
+    let mut tests = vec![MACHINE];
+    tests.extend(sleep::SHORT);
+    for name in CORE {
+        let test = plain::tests()
+            .chain(sleep::tests())
+            .find(|(other, _)| other == name);
+        tests.push(test.with_context(|| format!("no test is called {name}"))?);
+    }
+    Ok(tests
+        .into_iter()
+        .map(|(name, body)| trial(name, body, Runtime::Podmotion, Disk::VERSIONS))
+        .collect())
+}
+
+/// The test that runs them.
+pub(crate) fn outside() -> Trial {
+    let name = "vm::core";
+    let skipped = skips::reason(name);
+    let trial = Trial::test(name, || core().map_err(to_failure));
+    match skipped {
+        Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
+        None => trial,
+    }
+}
+
+fn core() -> Result<()> {
+    let started = Instant::now();
+    // What follows is not part of the line that the test's result ends.
+    println!();
+    let tools = Tools::new(Disk::VERSIONS)?;
+    let suite = env::current_exe().context("find this program")?;
+    let disk = Disk::make(&tools, &suite).context("make the disk of the virtual machine")?;
+    let vm = Vm::boot(&tools, &disk)?;
+    say(started, "booted");
+    let (output, says) = io::pipe().context("make a pipe for the tests' output")?;
+    let mut command = vm.ssh(PATIENCE, &[Disk::START]);
+    command
+        .stdout(says.try_clone().context("share the pipe")?)
+        .stderr(says);
+    let mut child = command.spawn().context("start the tests")?;
+    // It has the pipe's other end, whose closing is to tell of their end.
+    drop(command);
+    let (mut said, mut passed) = (Vec::new(), 0);
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.context("read what the tests say")?;
+        let line = String::from_utf8_lossy(&line);
+        passed += count(&line).unwrap_or_default();
+        said.push(say(started, &line));
+    }
+    let status = child.wait().context("wait for the tests")?;
+    let expected = inside()?
+        .iter()
+        .filter(|trial| !trial.has_ignored_flag())
+        .count();
+    if !status.success() || passed != expected {
+        bail!(
+            "in the virtual machine {passed} of {expected} tests passed ({status}):\n{}\n\nThe console:\n{}",
+            said.join("\n"),
+            vm.console_tail()
+        );
+    }
+    vm.power_off()?;
+    say(started, "off");
+    Ok(())
+}
+
+/// Prints a line, and returns it as printed: nobody is to take it for one of this suite's own.
+fn say(started: Instant, line: &str) -> String {
+    let line = format!("vm {:>4}s| {line}", started.elapsed().as_secs());
+    println!("{line}");
+    line
+}
+
+/// Tests that passed, of `test result: ok. 11 passed; 0 failed; ...`.
+fn count(line: &str) -> Option<usize> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    counts.split_once(" passed")?.0.parse().ok()
+}
+
+fn is_what_most_users_have(node: &Node, _: Runtime) -> Result<()> {
+    ensure!(Machine::get()?.cgroup_driver() == CgroupDriver::Systemd);
+    ensure!(
+        Path::new("/run/systemd/system").is_dir(),
+        "systemd does not run this machine"
+    );
+    ensure!(
+        Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+        "/sys/fs/cgroup is not cgroup v2"
+    );
+    let kernel = fs::read_to_string("/proc/version").context("read the kernel's version")?;
+    ensure!(kernel.contains("Debian"), "the kernel is {kernel}");
+    let tools = node.tools();
+    for (program, line) in [(tools.containerd()?, " 1.7."), (tools.runc()?, " 1.1.")] {
+        let real = fs::canonicalize(&program)
+            .with_context(|| format!("find what {} is", program.display()))?;
+        ensure!(real.starts_with("/usr"), "{} is used", real.display());
+        let output = Command::new(&program)
+            .arg("--version")
+            .output()
+            .with_context(|| format!("run {}", program.display()))?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(said.contains(line), "{} is {said}", program.display());
+    }
+    Ok(())
+}

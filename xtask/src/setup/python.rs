@@ -1,0 +1,114 @@
+//! The test image once more, with Python and a shell in place of everything: an emulated processor unpacks the whole one
+//! for more than a minute.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use walkdir::WalkDir;
+
+use super::images::{BASE, BASE_PLACE, architecture, check_archive, content_hash, packed, sources};
+use super::oci::{self, Image};
+use super::{Cache, Item, Work, files, small};
+use crate::process;
+
+/// Counts up whenever the image is made in another way.
+const RECIPE: u32 = 1;
+
+/// In the base's file system.
+const PROGRAM: &str = "/usr/bin/python3";
+/// Folders of `/usr/lib/python3.*` for which no test has a use.
+const LEFT_OUT: &[&str] = &["ensurepip", "lib2to3", "pydoc_data", "test", "unittest"];
+
+/// `podmotion.test/apps:1` for the virtual machine.
+pub struct Python;
+
+impl Item for Python {
+    fn name(&self) -> &str {
+        "python-image"
+    }
+
+    fn why(&self) -> &str {
+        "podmotion.test/apps:1 with Python alone, for the virtual machine"
+    }
+
+    fn needs(&self) -> &[&str] {
+        &["packages", BASE]
+    }
+
+    fn place(&self) -> Option<&str> {
+        Some("images/python.tar")
+    }
+
+    fn recipe(&self, cache: &Cache) -> Result<String> {
+        let base = cache
+            .stamp(BASE)
+            .map_or(String::new(), |stamp| stamp.version);
+        let apps = content_hash(&sources())?;
+        Ok(format!("{RECIPE} base {base} apps {apps} {LEFT_OUT:?}"))
+    }
+
+    fn make(&self, work: &Work<'_>, partial: &Path) -> Result<String> {
+        let base = work.cache.path(BASE_PLACE).join("root");
+        let root = files::with_suffix(partial, ".root");
+        files::remove(&root)?;
+        small::busybox(&base, &root)?;
+        let version = python(&base, &root)?;
+        let layers = [".layer", ".apps"].map(|suffix| files::with_suffix(partial, suffix));
+        small::pack(&root, &layers[0])?;
+        oci::write_layer(&layers[1], &packed(&sources())?)?;
+        let image = Image {
+            name: "podmotion.test/apps:1",
+            architecture: &architecture()?,
+            entrypoint: &[],
+            command: &["python3", "/apps/counter.py"],
+            env: &["PYTHONDONTWRITEBYTECODE=1"],
+        };
+        oci::write_archive(partial, &image, &layers)?;
+        for layer in &layers {
+            files::remove(layer)?;
+        }
+        files::remove(&root)?;
+        Ok(version)
+    }
+
+    fn check(&self, place: &Path) -> Result<()> {
+        check_archive(place)
+    }
+}
+
+/// Copies Python from `base` to `root`, and says which it is.
+fn python(base: &Path, root: &Path) -> Result<String> {
+    small::copy_program(base, root, PROGRAM)?;
+    let said = process::answer(super::rootfs::inside(root).args([PROGRAM, "--version"]))?;
+    let version = said.trim().trim_start_matches("Python ").to_owned();
+    let name = version
+        .rsplit_once('.')
+        .map(|(line, _)| format!("python{line}"))
+        .with_context(|| format!("{PROGRAM} says that it is {said:?}"))?;
+    let library = base.join("usr/lib").join(name);
+    let files = WalkDir::new(&library)
+        .into_iter()
+        .filter_entry(|entry| !LEFT_OUT.iter().any(|name| entry.file_name() == *name));
+    for entry in files {
+        let entry = entry.with_context(|| format!("cannot list {}", library.display()))?;
+        let inside = entry
+            .path()
+            .strip_prefix(base)
+            .with_context(|| format!("{} is elsewhere", entry.path().display()))?;
+        if !entry.file_type().is_file() {
+            continue;
+        }
+        if inside
+            .extension()
+            .is_some_and(|extension| extension == "so")
+        {
+            let path = inside
+                .to_str()
+                .with_context(|| format!("{} is not UTF-8", inside.display()))?;
+            small::copy_program(base, root, &format!("/{path}"))?;
+        } else {
+            files::copy(entry.path(), &root.join(inside))?;
+        }
+    }
+    Ok(version)
+}
