@@ -148,7 +148,8 @@ impl Journal {
         self.settle(at, STATE_ADOPTED);
     }
 
-    /// Reads the next message of `uffd`; none when there is none.
+    /// Reads the next message of `uffd`; none when there is none. While pages are being taken away
+    /// ([`set_moving`](Self::set_moving)) removals are not the program's, and not noted.
     pub(crate) fn read(&mut self, uffd: &Uffd, descriptor: RawFd) -> io::Result<Option<Event>> {
         // The last record is read into again and again when the others are full.
         let at = self.claim(descriptor).unwrap_or(RECORD * RECORDS);
@@ -157,6 +158,7 @@ impl Journal {
         let event = uffd::decode(&bytes).filter(|_| read);
         match event {
             None | Some(Event::Fault { .. }) => self.clear(at),
+            Some(Event::Remove(_)) if self.is_moving() => self.clear(at),
             Some(_) if self.next >= RECORDS => {
                 self.flag(FLAG_FULL, true);
                 self.clear(at);
@@ -169,6 +171,10 @@ impl Journal {
     /// Pages are about to be taken away, or have been.
     pub(crate) fn set_moving(&self, moving: bool) {
         self.flag(FLAG_MOVING, moving);
+    }
+
+    fn is_moving(&self) -> bool {
+        self.file.long(AT_FLAGS).load(Ordering::Acquire) & FLAG_MOVING != 0
     }
 
     /// All memory is back.
