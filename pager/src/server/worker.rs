@@ -331,6 +331,9 @@ impl Worker {
         if let Err(error) = self.events() {
             self.fail(error);
         }
+        if self.failure.is_some() {
+            return Turn::Go;
+        }
         match &self.mode {
             Mode::Filling(_) => {
                 self.held.retain(|held| !held.gone);
