@@ -6,7 +6,7 @@
 mod cage;
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use cage::Cage;
@@ -32,8 +32,9 @@ struct Server {
 }
 
 impl Server {
-    fn start(size: u64, hot: u64) -> Self {
-        let mut child = Command::new("python3")
+    fn start(cage: &Cage, size: u64, hot: u64) -> Self {
+        let mut child = cage
+            .command("python3".as_ref())
             .args(["-c", SERVER, &size.to_string(), &hot.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -81,9 +82,8 @@ fn run(size: u64, hot: u64) {
     println!("{size} MiB, of which a request touches {hot}");
     let directory = tempfile::tempdir_in("/var/tmp").unwrap();
     let mut pager = Pager::create(directory.path()).unwrap();
-    let mut server = Server::start(size, hot);
     let cage = Cage::new();
-    cage.add(server.child.id());
+    let mut server = Server::start(&cage, size, hot);
     let started = Instant::now();
     server.ask();
     println!("  awake: {}", milliseconds(started.elapsed()));

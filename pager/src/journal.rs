@@ -114,7 +114,12 @@ impl Journal {
             .and_then(|file| {
                 // Blocks, not a hole: with no room on the disk, writing to the mapping would be a
                 // SIGBUS.
-                rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, SIZE as u64)?;
+                rustix::fs::fallocate(
+                    &file,
+                    rustix::fs::FallocateFlags::empty(),
+                    0,
+                    SIZE as u64,
+                )?;
                 SharedFile::map(&file, SIZE)
             })
             .map_err(ImageError::io("make", &path))?;
@@ -143,7 +148,8 @@ impl Journal {
         self.settle(at, STATE_ADOPTED);
     }
 
-    /// Reads the next message of `uffd`; none when there is none.
+    /// Reads the next message of `uffd`; none when there is none. While pages are being taken away
+    /// ([`set_moving`](Self::set_moving)) removals are not the program's, and not noted.
     pub(crate) fn read(&mut self, uffd: &Uffd, descriptor: RawFd) -> io::Result<Option<Event>> {
         // The last record is read into again and again when the others are full.
         let at = self.claim(descriptor).unwrap_or(RECORD * RECORDS);
@@ -152,6 +158,7 @@ impl Journal {
         let event = uffd::decode(&bytes).filter(|_| read);
         match event {
             None | Some(Event::Fault { .. }) => self.clear(at),
+            Some(Event::Remove(_)) if self.is_moving() => self.clear(at),
             Some(_) if self.next >= RECORDS => {
                 self.flag(FLAG_FULL, true);
                 self.clear(at);
@@ -164,6 +171,10 @@ impl Journal {
     /// Pages are about to be taken away, or have been.
     pub(crate) fn set_moving(&self, moving: bool) {
         self.flag(FLAG_MOVING, moving);
+    }
+
+    fn is_moving(&self) -> bool {
+        self.file.long(AT_FLAGS).load(Ordering::Acquire) & FLAG_MOVING != 0
     }
 
     /// All memory is back.
@@ -197,9 +208,7 @@ impl Journal {
     }
 
     fn settle(&mut self, at: usize, state: u32) {
-        self.file
-            .word(at + AT_STATE)
-            .store(state, Ordering::Release);
+        self.file.word(at + AT_STATE).store(state, Ordering::Release);
         self.next += 1;
     }
 
@@ -310,14 +319,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = path(dir.path(), 2);
         fs::write(&path, [0; 100]).unwrap();
-        assert!(matches!(
-            Left::read(dir.path(), 2),
-            Err(ImageError::Short { .. })
-        ));
+        assert!(matches!(Left::read(dir.path(), 2), Err(ImageError::Short { .. })));
         fs::write(&path, vec![1; SIZE]).unwrap();
-        assert!(matches!(
-            Left::read(dir.path(), 2),
-            Err(ImageError::Foreign { .. })
-        ));
+        assert!(matches!(Left::read(dir.path(), 2), Err(ImageError::Foreign { .. })));
     }
 }

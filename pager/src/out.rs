@@ -197,20 +197,12 @@ impl Pager {
             .filter(|view| !leaving.iter().any(|process| process.pid == view.pid))
             .map(|view| (view.pid, view.missing));
         let mut known: Vec<(i32, RunMap)> = others.collect();
-        known.extend(
-            leaving
-                .iter()
-                .map(|process| (process.pid, process.known.clone())),
-        );
+        known.extend(leaving.iter().map(|process| (process.pid, process.known.clone())));
         self.commit(&leaving, known)?;
         stats.image_bytes = self.pages.bytes();
         let server = self.server.take().ok_or(ServerError::Ended)?;
         for process in &mut leaving {
-            let ranges: Vec<_> = process
-                .regions
-                .iter()
-                .map(|region| region.range.clone())
-                .collect();
+            let ranges: Vec<_> = process.regions.iter().map(|region| region.range.clone()).collect();
             let pid = process.pid;
             let refused = server.call(move |worker| worker.register(pid, &ranges));
             let refused = match refused {
@@ -220,9 +212,7 @@ impl Pager {
                     return Err(error.into());
                 }
             };
-            process
-                .regions
-                .retain(|region| !refused.contains(&region.range));
+            process.regions.retain(|region| !refused.contains(&region.range));
         }
         stats.index_time = started.elapsed();
         Ok((server, leaving))
@@ -269,8 +259,7 @@ impl Pager {
             stats.zero_bytes += zero;
             stats.written_bytes += written.len() as u64 * self.page;
             let pid = process.pid;
-            self.working_set
-                .confirm(written.into_iter().map(|address| (pid, address)));
+            self.working_set.confirm(written.into_iter().map(|address| (pid, address)));
         }
         Ok(())
     }
@@ -281,10 +270,7 @@ impl Pager {
         let regions = |pid| {
             let process = leaving.iter().find(|process| process.pid == pid);
             let regions = process.map(|process| process.regions.iter());
-            regions
-                .into_iter()
-                .flatten()
-                .map(|region| region.range.clone())
+            regions.into_iter().flatten().map(|region| region.range.clone())
         };
         let index = Index {
             page: self.page,
@@ -335,9 +321,7 @@ impl Leaving {
             .iter_mut()
             .find(|region| region.range.contains(&page.start))
         {
-            let at = region
-                .staying
-                .partition_point(|range| range.start < page.start);
+            let at = region.staying.partition_point(|range| range.start < page.start);
             region.staying.insert(at, page);
         }
     }
@@ -348,18 +332,10 @@ impl Region {
     fn pieces(&self) -> Vec<Range<u64>> {
         let mut pieces = Vec::new();
         let mut start = self.range.start;
-        for staying in self
-            .staying
-            .iter()
-            .cloned()
-            .chain([self.range.end..self.range.end])
-        {
+        for staying in self.staying.iter().cloned().chain([self.range.end..self.range.end]) {
             let piece = start..staying.start;
             let first = self.populated.partition_point(|run| run.end <= piece.start);
-            let any = self
-                .populated
-                .get(first)
-                .is_some_and(|run| run.start < piece.end);
+            let any = self.populated.get(first).is_some_and(|run| run.start < piece.end);
             if any && piece.start < piece.end {
                 pieces.push(piece);
             }
@@ -395,10 +371,7 @@ fn address_spaces(seized: &mut Seized) -> Result<Vec<i32>, OutError> {
     };
     let mut distinct: Vec<i32> = Vec::new();
     for pid in pids {
-        if distinct
-            .iter()
-            .all(|other| compare(other, &pid) != Ordering::Equal)
-        {
+        if distinct.iter().all(|other| compare(other, &pid) != Ordering::Equal) {
             distinct.push(pid);
         }
     }
@@ -538,17 +511,9 @@ mod tests {
     #[test]
     fn holes_are_taken_along_and_what_stays_is_left_out() {
         assert_eq!(region(&[10..20, 50..60], &[]).pieces(), [0..100]);
-        assert_eq!(
-            region(&[10..20, 50..60], &[30..40]).pieces(),
-            [0..30, 40..100]
-        );
+        assert_eq!(region(&[10..20, 50..60], &[30..40]).pieces(), [0..30, 40..100]);
         assert_eq!(region(&[10..20], &[0..5, 20..40]).pieces(), [5..20]);
-        assert!(
-            region(&[10..20], &[10..20])
-                .pieces()
-                .iter()
-                .all(|piece| piece.end <= 10)
-        );
+        assert!(region(&[10..20], &[10..20]).pieces().iter().all(|piece| piece.end <= 10));
     }
 
     #[test]
@@ -566,10 +531,7 @@ mod tests {
     #[test]
     fn what_is_left_of_a_subtraction() {
         assert_eq!(subtract(&[0..10, 20..30], &[]), [0..10, 20..30]);
-        assert_eq!(
-            subtract(&[0..10, 20..30], &[0..2, 4..10, 22..30]),
-            [2..4, 20..22]
-        );
+        assert_eq!(subtract(&[0..10, 20..30], &[0..2, 4..10, 22..30]), [2..4, 20..22]);
         assert!(subtract(&[0..10], &[0..10]).is_empty());
     }
 }

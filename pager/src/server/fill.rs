@@ -90,11 +90,7 @@ impl Worker {
             else {
                 continue;
             };
-            let runs: Vec<Run> = self.held[index]
-                .space
-                .missing()
-                .within(range.clone())
-                .collect();
+            let runs: Vec<Run> = self.held[index].space.missing().within(range.clone()).collect();
             for run in runs {
                 let mut start = run.start;
                 while start < run.end {
@@ -110,19 +106,28 @@ impl Worker {
         Ok(())
     }
 
-    /// Fills the next chunk.
+    /// Fills the next chunk: one long run, or several short ones.
     pub(super) fn background(&mut self) -> Result<(), ServerError> {
-        let next = self
-            .held
-            .iter()
-            .position(|held| !held.space.missing().is_empty());
-        let run = next.and_then(|index| self.held[index].space.missing().next(0));
-        let (Some(index), Some(run), Some(mut buffer)) = (next, run, self.chunk.take()) else {
+        let Some(mut buffer) = self.chunk.take() else {
             return Ok(());
         };
-        let bytes = (run.end - run.start).min(buffer.len() as u64) as usize;
-        self.reader.read_into(run.slot, &mut buffer[..bytes])?;
-        let filled = self.put(index, run.start, &buffer[..bytes])?;
+        let (mut left, mut filled) = (buffer.len(), 0);
+        while left > 0 {
+            let next = self.held.iter().enumerate().find_map(|(index, held)| {
+                let run = held.space.missing().next(0).filter(|_| !held.gone)?;
+                Some((index, run))
+            });
+            let Some((index, run)) = next else { break };
+            let bytes = (run.end - run.start).min(left as u64) as usize;
+            self.reader.read_into(run.slot, &mut buffer[..bytes])?;
+            let put = self.put(index, run.start, &buffer[..bytes])?;
+            filled += put;
+            left -= bytes;
+            if put < bytes as u64 {
+                // An event to read, perhaps.
+                break;
+            }
+        }
         self.chunk = Some(buffer);
         if let Mode::Filling(background) = &mut self.mode {
             background.last_chunk = Instant::now();

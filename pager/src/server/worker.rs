@@ -135,8 +135,7 @@ impl Worker {
         let uffd = keep::pidfd_getfd(&process, number)
             .map_err(failed("take the userfaultfd of"))
             .map(Uffd::from)?;
-        uffd.handshake()
-            .map_err(failed("set up the userfaultfd of"))?;
+        uffd.handshake().map_err(failed("set up the userfaultfd of"))?;
         self.journal.adopted(pid, uffd.as_fd().as_raw_fd());
         let space = Space::new(pid, self.start.page);
         self.hold(space, uffd, Some(process));
@@ -227,11 +226,7 @@ impl Worker {
     pub(crate) fn set_index(&mut self, sums: Arc<Vec<u64>>, known: Vec<(i32, RunMap)>) {
         self.reader.set_sums(sums);
         for (pid, known) in known {
-            if let Some(held) = self
-                .held
-                .iter_mut()
-                .find(|held| held.space.pid == Some(pid))
-            {
+            if let Some(held) = self.held.iter_mut().find(|held| held.space.pid == Some(pid)) {
                 held.space.set_known(known);
             }
         }
@@ -336,6 +331,9 @@ impl Worker {
         if let Err(error) = self.events() {
             self.fail(error);
         }
+        if self.failure.is_some() {
+            return Turn::Go;
+        }
         match &self.mode {
             Mode::Filling(_) => {
                 self.held.retain(|held| !held.gone);
@@ -386,10 +384,7 @@ impl Worker {
             fds.push(PollFd::new(&held.uffd, PollFlags::IN));
         }
         let processes = fds.len();
-        fds.extend(
-            held.flat_map(|held| &held.process)
-                .map(|process| PollFd::new(process, PollFlags::IN)),
-        );
+        fds.extend(held.flat_map(|held| &held.process).map(|process| PollFd::new(process, PollFlags::IN)));
         if poll(&mut fds, timeout.as_ref()).is_err() {
             return;
         }
@@ -486,7 +481,8 @@ fn journal(start: &Start, generation: u64, keeper: &Keeper) -> Result<Journal, S
         image: start.image,
         generation,
         keeper,
-        keeper_start: start_time(keeper).map_err(ServerError::system("look at", Some(keeper)))?,
+        keeper_start: start_time(keeper)
+            .map_err(ServerError::system("look at", Some(keeper)))?,
     };
     Ok(Journal::create(&start.directory, identity)?)
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -49,8 +50,14 @@ impl Cage {
         &self.directory
     }
 
-    pub fn add(&self, pid: u32) {
-        fs::write(self.directory.join("cgroup.procs"), pid.to_string()).unwrap();
+    /// A program that begins in the cage.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
+            .arg(self.directory.join("cgroup.procs"))
+            .arg(program);
+        command
     }
 
     pub fn pids(&self) -> Vec<i32> {
@@ -126,15 +133,27 @@ impl Cage {
         Ok(filling)
     }
 
+    /// Kills everything in it. A child that is made meanwhile is killed when its turn comes.
     pub fn kill(&self) {
-        if self.directory.exists() {
-            self.thaw();
-            for pid in self.pids() {
+        self.thaw();
+        let mut pids = self.pids();
+        while !pids.is_empty() {
+            for pid in pids {
                 // SAFETY: takes numbers. The processes are those of a cgroup of this test's own.
                 unsafe { libc::kill(pid, libc::SIGKILL) };
             }
+            std::thread::sleep(Duration::from_millis(1));
+            pids = self.pids();
+            // Children of this process stay until it waits for them.
+            pids.retain(|pid| !is_zombie(*pid));
         }
     }
+}
+
+fn is_zombie(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .is_none_or(|stat| stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z')))
 }
 
 impl Drop for Cage {
@@ -149,7 +168,6 @@ impl Drop for Cage {
                 eprintln!("{} is left", self.directory.display());
                 break;
             }
-            self.kill();
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -105,10 +105,7 @@ fn no_byte_differs_when_killed() {
                 }
             }
         }
-        cage.kill();
-        while tortured.runs() {
-            sleep(Duration::from_millis(5));
-        }
+        tortured.kill(&cage);
     }
     eprintln!("{counts:?}");
     assert!(counts.rescued > 0);

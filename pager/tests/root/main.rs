@@ -1,6 +1,9 @@
 //! Real processes whose memory leaves and comes back. Needs root.
 
 mod cage;
+mod corrupt;
+mod facts;
+mod holder;
 mod kill;
 mod torture;
 mod victim;
@@ -22,7 +25,7 @@ fn main() {
     let skip = std::env::var_os("PODMOTION_SKIP_ROOT").is_some_and(|value| value == "1");
     let root = std::fs::metadata("/proc/self")
         .is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
-    let cases: [&[Case]; 2] = [torture::CASES, kill::CASES];
+    let cases: [&[Case]; 4] = [facts::CASES, corrupt::CASES, torture::CASES, kill::CASES];
     let trials = cases
         .into_iter()
         .flatten()

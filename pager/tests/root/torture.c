@@ -117,7 +117,10 @@ static void mappings(struct piece *all, int count, uint64_t *random)
 		fill(at, it->bytes, it->seed + 5);
 		char *to = mremap(it->at, it->bytes, it->bytes, MREMAP_MAYMOVE | MREMAP_FIXED, at);
 		if (to == MAP_FAILED && errno == EFAULT) {
+			/* More than one mapping: from Linux 6.17 on the first can have moved. */
 			munmap(at, it->bytes);
+			munmap(it->at, it->bytes);
+			it->at = 0;
 			break;
 		}
 		must(to == at, "mremap to move");

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -32,26 +32,29 @@ impl Tortured {
     pub fn start(directory: &Path, cage: &Cage) -> Self {
         let flag = directory.join("go-on");
         fs::write(&flag, "").unwrap();
-        let child = Command::new(compiled(include_str!("torture.c"), "torture"))
+        let child = cage
+            .command(&compiled(include_str!("torture.c"), "torture"))
             .arg(&flag)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        cage.add(child.id());
         Self { child, flag }
     }
 
-    /// Whether it still runs. It must not have ended by itself.
+    /// Whether its first process still runs.
     pub fn runs(&mut self) -> bool {
-        let Some(status) = self.child.try_wait().unwrap() else {
-            return true;
-        };
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// All of it is killed. Nothing else may have ended it, and nothing have been wrong.
+    pub fn kill(mut self, cage: &Cage) {
+        cage.kill();
+        let status = self.child.wait().unwrap();
         let mut said = String::new();
         let mut output = self.child.stdout.take().unwrap();
         output.read_to_string(&mut said).unwrap();
         assert!(!said.contains("WRONG"), "{said}");
         assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}: {said}");
-        false
     }
 
     /// Ends it, and returns what it says when all was well.
@@ -75,7 +78,10 @@ fn no_byte_differs() {
     let (mut sleeps, mut paused, mut faults, mut events) = (0, 0, 0, 0);
     while Instant::now() < until {
         sleep(Duration::from_millis(20 + random.below(300)));
-        assert!(tortured.runs());
+        if !tortured.runs() {
+            tortured.kill(&cage);
+            panic!("it was killed");
+        }
         let out = moved(cage.sleep(pager));
         sleep(Duration::from_millis(random.below(60)));
         let filling = cage.wake(out).unwrap();
@@ -93,8 +99,6 @@ fn no_byte_differs() {
         events += stats.events;
     }
     let said = tortured.finish();
-    eprintln!(
-        "{sleeps} sleeps, {paused} fills not finished, {faults} faults, {events} events, {said}"
-    );
+    eprintln!("{sleeps} sleeps, {paused} fills not finished, {faults} faults, {events} events, {said}");
     assert!(sleeps > 3 && faults > 100 && events > 10);
 }

@@ -1,0 +1,99 @@
+//! An image that is not what was written: nobody goes on with it.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use podmotion_pager::{FillPolicy, ImageError, PAGES, Pager, ServerError};
+
+use crate::Case;
+use crate::cage::Cage;
+use crate::holder::Holder;
+use crate::victim::{directory, moved};
+
+pub const CASES: &[Case] = &[
+    ("a_corrupted_image_is_never_gone_on_with", corrupted),
+    ("a_short_image_is_never_gone_on_with", short),
+    ("a_working_set_in_a_corrupted_image_stops_the_wake", corrupted_working_set),
+];
+
+fn corrupt(image: &Path) {
+    let path = image.join(PAGES);
+    let pages = File::options().read(true).write(true).open(&path).unwrap();
+    let len = pages.metadata().unwrap().len();
+    // A byte in each page but the header's.
+    for at in (4096..len).step_by(4096) {
+        let mut byte = [0];
+        pages.read_exact_at(&mut byte, at + 77).unwrap();
+        pages.write_all_at(&[byte[0] ^ 1], at + 77).unwrap();
+    }
+}
+
+fn shorten(image: &Path) {
+    let pages = File::options().write(true).open(image.join(PAGES)).unwrap();
+    pages.set_len(pages.metadata().unwrap().len() / 2).unwrap();
+}
+
+fn corrupted() {
+    never_gone_on_with(corrupt, |error| {
+        matches!(error, ServerError::Image(ImageError::Corrupt { .. }))
+    });
+}
+
+fn short() {
+    never_gone_on_with(shorten, |error| {
+        matches!(error, ServerError::Image(ImageError::Short { .. }))
+    });
+}
+
+fn never_gone_on_with(spoil: fn(&Path), expected: fn(&ServerError) -> bool) {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 20);
+    let moved = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
+    spoil(directory.path());
+    let filling = moved.serve(FillPolicy::default()).unwrap();
+    cage.thaw();
+    holder.order("check");
+    let failed = filling.wait().unwrap_err();
+    assert!(expected(failed.error()), "{failed:?}");
+    // It waits, and reads nothing.
+    sleep(Duration::from_millis(300));
+    assert!(holder.is_registered());
+    cage.kill();
+    assert_eq!(holder.answer(), "");
+    failed.abandon();
+}
+
+fn corrupted_working_set() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 20);
+    let pager = Pager::create(directory.path()).unwrap();
+    let policy = FillPolicy {
+        quiet: Duration::from_millis(200),
+        ..FillPolicy::default()
+    };
+    let filling = moved(cage.sleep(pager)).serve(policy).unwrap();
+    cage.thaw();
+    assert_eq!(holder.ask("look 200"), "good");
+    let (pager, stats) = filling.wait().unwrap();
+    assert!(stats.faults >= 200, "{stats:?}");
+    let moved = moved(cage.sleep(pager));
+    corrupt(directory.path());
+    let failed = moved.prefetch_working_set().unwrap_err();
+    assert!(failed.to_string().contains("cannot be filled"));
+    cage.thaw();
+    holder.order("check");
+    sleep(Duration::from_millis(300));
+    assert!(holder.is_registered());
+    // Nobody holds the handle any more, and it waits all the same.
+    drop(failed);
+    sleep(Duration::from_millis(300));
+    assert!(holder.is_registered());
+    cage.kill();
+    assert_eq!(holder.answer(), "");
+    assert!(fs::exists(directory.path().join(PAGES)).unwrap());
+}

@@ -1,0 +1,170 @@
+//! What a sleep and a wake leave, and what they do not.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
+
+use podmotion_pager::{FillPolicy, Pager, WORKING_SET};
+
+use crate::Case;
+use crate::cage::Cage;
+use crate::holder::Holder;
+use crate::victim::{directory, moved};
+
+pub const CASES: &[Case] = &[
+    ("an_untouched_process_is_not_written_again", not_written_again),
+    ("what_is_missing_is_not_moved_again", not_moved_again),
+    ("nothing_stays_registered_after_the_fill", nothing_stays),
+    ("the_working_set_is_filled_before_the_wake", working_set_first),
+    ("memory_is_free_while_asleep", memory_is_free),
+    ("two_hundred_cycles_leave_nothing", two_hundred_cycles),
+];
+
+const MEGABYTE: u64 = 1 << 20;
+
+fn not_written_again() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 30);
+    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
+    assert!(out.stats().written_bytes >= 30 * MEGABYTE, "{:?}", out.stats());
+    let (pager, _) = cage.wake(out).unwrap().wait().unwrap();
+    assert_eq!(holder.ask("look 10"), "good");
+
+    let out = moved(cage.sleep(pager));
+    let stats = out.stats().clone();
+    // Its stack and the buffers of its streams.
+    assert!(stats.written_bytes < MEGABYTE / 4, "{stats:?}");
+    assert!(stats.unchanged_bytes >= 30 * MEGABYTE, "{stats:?}");
+    let (pager, _) = cage.wake(out).unwrap().wait().unwrap();
+    assert_eq!(holder.ask("touch 300"), "done");
+
+    let out = moved(cage.sleep(pager));
+    let (stats, page) = (out.stats().clone(), rustix::param::page_size() as u64);
+    assert!(stats.written_bytes >= 300 * page, "{stats:?}");
+    assert!(stats.written_bytes < 300 * page + MEGABYTE / 4, "{stats:?}");
+    cage.wake(out).unwrap().wait().unwrap();
+    assert_eq!(holder.ask("check"), "good");
+}
+
+fn not_moved_again() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 30);
+    let mut pager = Pager::create(directory.path()).unwrap();
+    for round in 1..6 {
+        let out = moved(cage.sleep(pager));
+        let stats = out.stats().clone();
+        if round > 1 {
+            assert!(stats.missing_bytes > 28 * MEGABYTE, "{stats:?}");
+            assert!(stats.scanned_bytes < 2 * MEGABYTE, "{stats:?}");
+        }
+        let idle = FillPolicy {
+            rate: 1,
+            quiet: Duration::from_secs(100),
+            patience: Duration::from_secs(100),
+        };
+        let filling = out.serve(idle).unwrap();
+        cage.thaw();
+        assert_eq!(holder.ask(&format!("touch {}", round * 20)), "done");
+        (pager, _) = filling.pause().unwrap();
+    }
+    let out = moved(cage.sleep(pager));
+    cage.wake(out).unwrap().wait().unwrap();
+    assert_eq!(holder.ask("check"), "good");
+}
+
+fn nothing_stays() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 10);
+    let descriptors = holder.descriptors();
+    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
+    assert!(holder.is_registered());
+    assert_eq!(holder.descriptors(), descriptors);
+    let keeper = out.keeper();
+    assert!(fs::exists(format!("/proc/{keeper}")).unwrap());
+    let (_pager, _) = cage.wake(out).unwrap().wait().unwrap();
+    assert!(!holder.is_registered());
+    assert!(!fs::exists(format!("/proc/{keeper}")).unwrap());
+    assert_eq!(holder.ask("check"), "good");
+}
+
+fn working_set_first() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 30);
+    let mut pager = Pager::create(directory.path()).unwrap();
+    for round in 0..4 {
+        let policy = FillPolicy {
+            quiet: Duration::from_millis(100),
+            patience: Duration::from_secs(10),
+            ..FillPolicy::default()
+        };
+        let out = moved(cage.sleep(pager)).prefetch_working_set().unwrap();
+        let filling = out.serve(policy).unwrap();
+        cage.thaw();
+        assert_eq!(holder.ask("look 500"), "good");
+        let stats;
+        (pager, stats) = filling.wait().unwrap();
+        if round == 0 {
+            assert!(stats.faults >= 500, "{stats:?}");
+        } else {
+            // Of those whose lease has ended some are asked for.
+            assert!(stats.faults < 100, "{round}: {stats:?}");
+            assert!(stats.prefetch_bytes > MEGABYTE, "{stats:?}");
+        }
+    }
+    assert!(fs::exists(directory.path().join(WORKING_SET)).unwrap());
+}
+
+fn memory_is_free() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 50);
+    let awake = holder.status("RssAnon:");
+    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
+    let asleep = holder.status("RssAnon:");
+    assert!(awake > 50 * 1024 && asleep < 1024, "{awake} kB and {asleep} kB");
+    cage.wake(out).unwrap().wait().unwrap();
+    assert_eq!(holder.ask("check"), "good");
+}
+
+fn own_descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+fn own_threads() -> usize {
+    fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+fn two_hundred_cycles() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 8);
+    let mut pager = Pager::create(directory.path()).unwrap();
+    let mut first = None;
+    for cycle in 0..220 {
+        let out = moved(cage.sleep(pager));
+        let filling = cage.wake(out).unwrap();
+        assert_eq!(holder.ask(&format!("touch {}", cycle % 50)), "done");
+        pager = if cycle % 3 == 0 {
+            filling.pause().unwrap().0
+        } else {
+            filling.wait().unwrap().0
+        };
+        if cycle % 3 == 2 {
+            // The thread that was waited for may still be ending.
+            sleep(Duration::from_millis(2));
+            let files = fs::read_dir(directory.path()).unwrap().count();
+            let now = (holder.descriptors(), own_descriptors(), files, own_threads());
+            let tables = holder.status("VmPTE:");
+            let size = pager.image_bytes();
+            let (then, then_tables, then_size) = *first.get_or_insert((now, tables, size));
+            assert_eq!(now, then, "cycle {cycle}");
+            assert!(tables <= then_tables + 16, "{then_tables} kB, then {tables} kB");
+            assert!(size <= then_size + MEGABYTE, "{then_size}, then {size}");
+        }
+    }
+    assert_eq!(holder.ask("check"), "good");
+}

@@ -1,0 +1,62 @@
+/* holder MEGABYTES: holds so much, and does what it is told in lines:
+ *   check      looks at all of it, prints "good" or "bad"
+ *   look N     looks at the first N pages, prints "good" or "bad"
+ *   touch N    writes to the first N pages, prints "done" */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static uint64_t *memory;
+static size_t pages, words;
+static uint64_t *versions;
+
+static int good(size_t page)
+{
+	uint64_t *at = memory + page * words;
+	for (size_t i = 0; i < words; i++)
+		if (at[i] != page * 1000003 + i + versions[page])
+			return 0;
+	return 1;
+}
+
+static void fill(size_t page)
+{
+	uint64_t *at = memory + page * words;
+	for (size_t i = 0; i < words; i++)
+		at[i] = page * 1000003 + i + versions[page];
+}
+
+int main(int count, char **arguments)
+{
+	char line[64];
+	size_t n;
+	if (count < 2)
+		return 2;
+	words = sysconf(_SC_PAGESIZE) / 8;
+	pages = (atol(arguments[1]) << 20) / (words * 8);
+	memory = mmap(0, pages * words * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	versions = calloc(pages, sizeof *versions);
+	for (size_t i = 0; i < pages; i++)
+		versions[i] = 1, fill(i);
+	printf("ready\n");
+	fflush(stdout);
+	while (fgets(line, sizeof line, stdin)) {
+		int all = 1;
+		if (sscanf(line, "touch %zu", &n) == 1) {
+			for (size_t i = 0; i < n; i++)
+				versions[i]++, fill(i);
+			printf("done\n");
+		} else {
+			if (sscanf(line, "look %zu", &n) != 1)
+				n = pages;
+			for (size_t i = 0; i < n; i++)
+				all &= good(i);
+			printf(all ? "good\n" : "bad\n");
+		}
+		fflush(stdout);
+	}
+	return 0;
+}
