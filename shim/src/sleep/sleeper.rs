@@ -290,6 +290,25 @@ impl Sleeper {
         self.end_processes();
     }
 
+    /// The container's init has ended while it was in light sleep or on the way there. What is left
+    /// of it ends only in a thawed cgroup, and the runtime takes a frozen one for paused.
+    fn thaw_the_dead(&self) {
+        let light = match self.lifecycle.state() {
+            State::Asleep { depth, .. } | State::Waking { from: depth, .. } => {
+                depth == Depth::Light
+            }
+            State::FallingAsleep { .. } | State::Deepening { .. } => true,
+            _ => false,
+        };
+        let (true, Some(facts)) = (light, &self.facts) else {
+            return;
+        };
+        if let Err(cause) = Freezer::new(&facts.freezer).and_then(|all| all.thaw()) {
+            let id = &self.new.identity.id;
+            warn!("thaw container {id} after its end: {}", Chain(&cause));
+        }
+    }
+
     /// Kills all processes, which may be frozen. None runs once more.
     fn end_processes(&mut self) {
         let Some(facts) = self.facts.clone() else {
@@ -342,6 +361,7 @@ impl Sleeper {
                     lost.abandon();
                 }
                 exit.status = self.ended_as.take().unwrap_or(exit.status);
+                self.thaw_the_dead();
                 self.event(Event::Exited);
                 Some(exit)
             }

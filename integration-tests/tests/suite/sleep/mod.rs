@@ -4,6 +4,7 @@ mod byhand;
 mod cgroup;
 mod connections;
 mod core;
+mod depth;
 mod ends;
 mod faults;
 mod idle;
@@ -32,6 +33,7 @@ const TOPICS: &[Topic] = &[
     connections::TESTS,
     core::TESTS,
     ends::TESTS,
+    faults::ANY_DEPTH,
     faults::TESTS,
     idle::TESTS,
     keepalive::TESTS,
@@ -43,7 +45,9 @@ const TOPICS: &[Topic] = &[
 const LIGHT: &[Topic] = &[
     connections::TESTS,
     core::TESTS,
+    depth::TESTS,
     ends::TESTS,
+    faults::ANY_DEPTH,
     idle::TESTS,
     keepalive::TESTS,
     software::TESTS,

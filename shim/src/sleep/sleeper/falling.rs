@@ -196,6 +196,7 @@ impl Sleeper {
         self.deepen_later();
         if let Some(exit) = early_exit {
             // Of a process that was killed while it stood still.
+            self.thaw_the_dead();
             self.event(Event::Exited);
             return Outcome::Ended(exit);
         }
@@ -241,7 +242,8 @@ impl Sleeper {
         };
         self.placeholder = None;
         let event = self.note_failure("checkpoint", &trouble);
-        if let (None, Some(exit)) = (&memory, early_exit) {
+        if let Some(exit) = early_exit {
+            self.thaw_the_dead();
             self.event(Event::Exited);
             return Outcome::Ended(exit);
         }

@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 use podmotion_integration_tests::{Node, Settings};
 
 /// In front of the real CRIU while it lives.
-pub(super) struct Fake {
+pub(in crate::sleep) struct Fake {
     folder: PathBuf,
     _settings: Settings,
 }
 
 /// What it does; each in place of the real CRIU's work.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(in crate::sleep) enum Mode {
     /// Nothing: the real one works.
     Real,
     /// Ends at once.
@@ -52,7 +52,7 @@ exec '@real@' "$@"
 
 impl Fake {
     /// For the containers that start from now on, with more settings.
-    pub(super) fn new(node: &Node, settings: &str) -> Result<Self> {
+    pub(in crate::sleep) fn new(node: &Node, settings: &str) -> Result<Self> {
         let folder = node.folder().join("fake-criu");
         fs::create_dir_all(&folder).context("make a folder for the fake CRIU")?;
         let binary = folder.join("criu");
@@ -73,7 +73,7 @@ impl Fake {
     }
 
     /// What it does from now on. Forgets its calls.
-    pub(super) fn set(&self, mode: Mode) -> Result<()> {
+    pub(in crate::sleep) fn set(&self, mode: Mode) -> Result<()> {
         let word = match mode {
             Mode::Real => "Real",
             Mode::ExitDump => "ExitDump",
@@ -87,18 +87,18 @@ impl Fake {
     }
 
     /// What it was called for.
-    pub(super) fn calls(&self) -> Result<Vec<String>> {
+    pub(in crate::sleep) fn calls(&self) -> Result<Vec<String>> {
         let calls = fs::read_to_string(self.folder.join("calls")).context("read the calls")?;
         Ok(calls.lines().map(str::to_owned).collect())
     }
 
     /// Takes it away.
-    pub(super) fn remove(&self) -> Result<()> {
+    pub(in crate::sleep) fn remove(&self) -> Result<()> {
         fs::rename(self.folder.join("criu"), self.folder.join("away")).context("take CRIU away")
     }
 
     /// Puts it back.
-    pub(super) fn put_back(&self) -> Result<()> {
+    pub(in crate::sleep) fn put_back(&self) -> Result<()> {
         fs::rename(self.folder.join("away"), self.folder.join("criu")).context("put CRIU back")
     }
 }

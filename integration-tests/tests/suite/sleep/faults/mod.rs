@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub(super) use fake::{Fake, Mode};
+
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{Client, Container, PATIENCE};
 
@@ -36,8 +38,6 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         "sleep::faults::criu_killed_in_the_middle_of_a_restore",
         killed::criu_in_a_restore,
     ),
-    ("sleep::faults::shim_killed", killed::shim),
-    ("sleep::faults::containerd_restarted", killed::containerd),
     (
         "sleep::faults::lazy_restore_that_fails_is_tried_without",
         restore::second_try,
@@ -54,6 +54,12 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         "sleep::faults::damaged_images_are_refused",
         restore::damaged_images,
     ),
+];
+
+/// Faults that no depth of sleep is safe from.
+pub(super) const ANY_DEPTH: &[(&str, Body)] = &[
+    ("sleep::faults::shim_killed", killed::shim),
+    ("sleep::faults::containerd_restarted", killed::containerd),
 ];
 
 /// One request to [`podmotion_integration_tests::App::counter`]: returns its count.

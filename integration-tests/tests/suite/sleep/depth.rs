@@ -1,0 +1,200 @@
+//! From light sleep to deep, and what keeps it from that.
+
+use std::fs::OpenOptions;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use podmotion_integration_tests::{
+    App, Container, Depth, Node, PATIENCE, Runtime, State, Status, rss_anon_kib, wait_gone,
+};
+
+use super::faults::{Fake, Mode};
+use super::visit;
+use crate::Body;
+
+pub(super) const TESTS: &[(&str, Body)] = &[
+    ("sleep::depth::light_becomes_deep", light_becomes_deep),
+    (
+        "sleep::depth::a_second_light_sleep_writes_little",
+        a_second_light_sleep_writes_little,
+    ),
+    (
+        "sleep::depth::a_wake_while_it_goes_deeper_is_answered",
+        a_wake_while_it_goes_deeper_is_answered,
+    ),
+    (
+        "sleep::depth::what_cannot_be_checkpointed_stays_light",
+        what_cannot_be_checkpointed_stays_light,
+    ),
+    (
+        "sleep::depth::a_damaged_image_ends_the_container",
+        a_damaged_image_ends_the_container,
+    ),
+    ("sleep::depth::every_page_comes_back", every_page_comes_back),
+];
+
+/// A counter that sleeps when it is told to, light at first and deep after `after`.
+fn counter(node: &Node, after: &str, megabytes: u32) -> Result<Container> {
+    ensure!(node.depth() == Depth::Light);
+    let app = App::counter()
+        .mem_mb(megabytes)
+        .annotation("scaledown-duration", "1h")
+        .annotation("deep-sleep-after", after);
+    let container = node.run(app)?;
+    container.stdout()?.wait_for("listening")?;
+    Ok(container)
+}
+
+fn memory_images(container: &Container) -> PathBuf {
+    let name = format!("{}.memory", container.id());
+    Path::new("/var/lib/podmotion/checkpoints").join(name)
+}
+
+fn wait_depth(container: &Container, depth: &str) -> Result<Status> {
+    container
+        .sleeper()
+        .wait_until(&format!("{depth} sleep"), |status| status.depth == depth)
+}
+
+/// Waits until all of its memory is back after a wake.
+fn wait_whole(container: &Container) -> Result<Status> {
+    container
+        .sleeper()
+        .wait_until("all of its memory", |status| {
+            status.state == "running" && status.awake_reason.is_some()
+        })
+}
+
+fn light_becomes_deep(node: &Node, _: Runtime) -> Result<()> {
+    let container = counter(node, "500ms", 20)?;
+    let address = container.address(8080)?;
+    ensure!(visit(address)? == 1);
+    for number in 2..=4 {
+        let pid = container.pid()?.try_into()?;
+        container.sleep()?;
+        let deep = wait_depth(&container, "deep")?;
+        wait_gone(pid, PATIENCE)?;
+        ensure!(
+            deep.last_sleep.depth == "deep" && deep.memory_freed_bytes > 20 << 20,
+            "{deep:?}"
+        );
+        ensure!(!memory_images(&container).exists(), "kept twice");
+        ensure!(container.state()? == State::Running);
+        ensure!(visit(address)? == number);
+        ensure!(wait_whole(&container)?.last_wake.depth == "deep");
+    }
+    Ok(())
+}
+
+fn a_second_light_sleep_writes_little(node: &Node, _: Runtime) -> Result<()> {
+    let container = counter(node, "never", 60)?;
+    let address = container.address(8080)?;
+    ensure!(visit(address)? == 1);
+    container.sleep()?;
+    let first = container.status()?;
+    let pid = container.pid()?.try_into()?;
+    ensure!(rss_anon_kib(pid)? < 3 << 10, "memory stays");
+    ensure!(first.last_sleep.memory_bytes > 60 << 20, "{first:?}");
+    ensure!(visit(address)? == 2);
+    let awake = wait_whole(&container)?;
+    ensure!(awake.last_wake.depth == "light", "{awake:?}");
+    container.sleep()?;
+    let second = container.status()?;
+    // What it has touched is written once more, beside what is there.
+    let grown = second.image_bytes - first.image_bytes;
+    ensure!(grown < 8 << 20, "{grown} bytes more: {second:?}");
+    // The recorded working set goes in before it runs.
+    ensure!(visit(address)? == 3);
+    let awake = wait_whole(&container)?;
+    let fill = awake
+        .last_wake
+        .fill
+        .as_ref()
+        .with_context(|| format!("no fill: {awake:?}"))?;
+    ensure!(fill.prefetch_bytes > 0, "{fill:?}");
+    Ok(())
+}
+
+fn a_wake_while_it_goes_deeper_is_answered(node: &Node, _: Runtime) -> Result<()> {
+    let container = counter(node, "100ms", 60)?;
+    let address = container.address(8080)?;
+    ensure!(visit(address)? == 1);
+    for number in 2..=13 {
+        wait_whole(&container)?;
+        container.sleep()?;
+        // Each time at another moment of the way down.
+        thread::sleep(Duration::from_millis(80 + (number - 2) * 15));
+        ensure!(visit(address)? == number, "at {number}");
+    }
+    let status = wait_whole(&container)?;
+    ensure!(
+        status.counters.sleeps_failed == 0 && status.last_error.is_empty(),
+        "{status:?}"
+    );
+    Ok(())
+}
+
+fn what_cannot_be_checkpointed_stays_light(node: &Node, _: Runtime) -> Result<()> {
+    let fake = Fake::new(node, "checkpoint.backoff_initial = \"1h\"\ncheckpoint.backoff_max = \"1h\"\n")?;
+    let container = counter(node, "100ms", 20)?;
+    let address = container.address(8080)?;
+    ensure!(visit(address)? == 1);
+    fake.set(Mode::ExitDump)?;
+    container.sleep()?;
+    let tried = container
+        .sleeper()
+        .wait_until("a failed checkpoint", |status| {
+            status.counters.sleeps_failed == 1
+        })?;
+    ensure!(
+        tried.state == "asleep" && tried.depth == "light",
+        "{tried:?}"
+    );
+    ensure!(
+        tried.last_error.contains("Error (fake/cr.c:7)"),
+        "{tried:?}"
+    );
+    let pid = container.pid()?.try_into()?;
+    ensure!(rss_anon_kib(pid)? < 3 << 10, "memory stays");
+    ensure!(visit(address)? == 2);
+    Ok(())
+}
+
+fn a_damaged_image_ends_the_container(node: &Node, _: Runtime) -> Result<()> {
+    let container = counter(node, "never", 20)?;
+    container.sleep()?;
+    for entry in std::fs::read_dir(memory_images(&container))? {
+        let path = entry?.path();
+        let mut file = OpenOptions::new().read(true).write(true).open(&path)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        for byte in bytes.iter_mut().step_by(512) {
+            *byte ^= 0x55;
+        }
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&bytes)?;
+    }
+    container.wake().err();
+    let exit = container.wait()?;
+    ensure!(exit.status == 128 + 9, "{exit:?}");
+    let status = container.wait_state("stopped")?;
+    ensure!(!status.last_error.is_empty(), "{status:?}");
+    container.delete_task()?;
+    Ok(())
+}
+
+fn every_page_comes_back(node: &Node, _: Runtime) -> Result<()> {
+    let container = counter(node, "never", 100)?;
+    let address = container.address(8080)?;
+    for _ in 0..5 {
+        container.sleep()?;
+        // All of it is read while most of it is still out.
+        let answer = podmotion_integration_tests::Client::default().get(address, "/mem")?;
+        ensure!(answer.body.contains("\"mem_ok\": true"), "{answer:?}");
+        wait_whole(&container)?;
+    }
+    Ok(())
+}
