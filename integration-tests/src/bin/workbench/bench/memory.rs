@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{App, Client, Container, Node};
+use podmotion_integration_tests::{App, Client, Container, Depth, Node};
 
 use super::figure::{Figure, Target};
 use super::plain::Plain;
@@ -17,8 +17,10 @@ pub const PORT: u16 = 8080;
 /// machine of this kind.
 struct Size {
     mb: u32,
-    /// Largest share of the time that plain runc takes to restore.
+    /// Largest share of the time that plain runc takes to restore, for a wake from deep sleep.
     wake: f64,
+    /// Most milliseconds for a wake from light sleep.
+    light_wake_ms: f64,
     peer_wake_ms: f64,
     peer_sleep_ms: f64,
 }
@@ -27,18 +29,21 @@ const SIZES: &[Size] = &[
     Size {
         mb: 50,
         wake: 0.5,
+        light_wake_ms: 4.0,
         peer_wake_ms: 176.0,
         peer_sleep_ms: 262.0,
     },
     Size {
         mb: 500,
         wake: 0.25,
+        light_wake_ms: 5.0,
         peer_wake_ms: 588.0,
         peer_sleep_ms: 675.0,
     },
     Size {
         mb: 2000,
         wake: 0.25,
+        light_wake_ms: 8.0,
         peer_wake_ms: 1958.0,
         peer_sleep_ms: 1700.0,
     },
@@ -62,27 +67,40 @@ struct Theirs {
     checkpoint: Samples,
 }
 
+/// One size.
+#[derive(Default)]
+struct Measured {
+    light: Ours,
+    deep: Ours,
+    plain: Theirs,
+}
+
 /// Measures with that many MiB.
 pub fn measure(node: &Node, mb: u32, rounds: usize, progress: &Progress) -> Result<Vec<Figure>> {
     progress.begin(&format!("{mb} MB: start"));
     let started = Instant::now();
-    let app = counter(mb);
-    let ours = node.run(app)?;
-    ours.stdout()?.wait_for("listening")?;
-    let theirs = Plain::run(&ours)?;
-    let mut measured = (Ours::default(), Theirs::default());
-    // The first of both is to warm up.
-    round(&ours, &theirs, 1, &mut (Ours::default(), Theirs::default()))?;
+    let start = |depth| -> Result<Container> {
+        node.sleep(depth)?;
+        let container = node.run(counter(mb))?;
+        container.stdout()?.wait_for("listening")?;
+        Ok(container)
+    };
+    let ours = [start(Depth::Light)?, start(Depth::Deep)?];
+    let theirs = Plain::run(&ours[1])?;
+    let mut measured = Measured::default();
+    // The first of each is to warm up, and in light sleep the only one that moves all memory.
+    round(&ours, &theirs, 1, &mut measured)?;
+    let first = std::mem::take(&mut measured).light.sleep;
     for number in 0..rounds {
         progress.detail(&format!("{mb} MB: round {} of {rounds}", number + 1));
         let count = u64::try_from(number)? + 2;
         round(&ours, &theirs, count, &mut measured)?;
     }
     progress.end(&format!(
-        "{mb} MB: {rounds} sleeps and wakes of both in {:.0} s",
+        "{mb} MB: {rounds} sleeps and wakes of each in {:.0} s",
         started.elapsed().as_secs_f64()
     ));
-    Ok(figures(mb, measured))
+    Ok(figures(mb, measured, first))
 }
 
 /// A container of ours that never sleeps by itself.
@@ -96,17 +114,18 @@ pub fn counter(mb: u32) -> App {
 /// One sleep and wake of each; `count` is which request of each comes then. Who comes first takes turns: the
 /// second finds the disk busy with the first one's images.
 fn round(
-    ours: &Container,
+    [light, deep]: &[Container; 2],
     theirs: &Plain,
     count: u64,
-    (mine, plain): &mut (Ours, Theirs),
+    measured: &mut Measured,
 ) -> Result<()> {
+    measured.light.round(light, count)?;
     if count.is_multiple_of(2) {
-        mine.round(ours, count)?;
-        plain.round(theirs, count)
+        measured.deep.round(deep, count)?;
+        measured.plain.round(theirs, count)
     } else {
-        plain.round(theirs, count)?;
-        mine.round(ours, count)
+        measured.plain.round(theirs, count)?;
+        measured.deep.round(deep, count)
     }
 }
 
@@ -153,27 +172,44 @@ fn check(body: &str, count: u64) -> Result<()> {
     Ok(())
 }
 
-fn figures(mb: u32, (ours, theirs): (Ours, Theirs)) -> Vec<Figure> {
+fn figures(mb: u32, measured: Measured, first: Samples) -> Vec<Figure> {
+    let Measured { light, deep, plain } = measured;
     let size = SIZES.iter().find(|size| size.mb == mb);
-    let mut wake = Figure::new(format!("wake {mb} MB, SYN to first byte"), "ms", ours.wake)
-        .beside("runc restore to first byte", theirs.restore)
+    let named = |what: &str, samples| Figure::new(format!("{mb} MB, {what}"), "ms", samples);
+    let detail = |what: &str, samples| Figure::new(format!("  {mb} MB, {what}"), "ms", samples);
+    let mut fast = named("light wake, SYN to first byte", light.wake)
+        .beside("runc restore to first byte", plain.restore.clone())
+        .peer(size.map(|size| size.peer_wake_ms));
+    let mut wake = named("deep wake, SYN to first byte", deep.wake)
+        .beside("runc restore to first byte", plain.restore)
         .peer(size.map(|size| size.peer_wake_ms));
     if let Some(size) = size {
+        fast = fast.target(Target::AtMost(size.light_wake_ms));
         wake = wake.target(Target::Share(size.wake));
     }
-    let sleep = Figure::new(
-        format!("sleep {mb} MB, decision to memory free"),
-        "ms",
-        ours.sleep,
-    )
-    .beside("runc checkpoint", theirs.checkpoint)
-    .target(Target::Share(SLEEP))
-    .peer(size.map(|size| size.peer_sleep_ms));
-    let detail = |what: &str, samples| Figure::new(format!("  {mb} MB, {what}"), "ms", samples);
-    let mut figures = vec![wake, detail("restore alone", ours.restore)];
-    if ours.whole.count() > 0 {
-        figures.push(detail("SYN to all memory back", ours.whole));
+    let sleep = |what: &str, samples| {
+        named(what, samples)
+            .beside("runc checkpoint", plain.checkpoint.clone())
+            .target(Target::Share(SLEEP))
+            .peer(size.map(|size| size.peer_sleep_ms))
+    };
+    let mut figures = vec![fast, detail("to running again", light.restore)];
+    if light.whole.count() > 0 {
+        figures.push(detail("SYN to all memory back", light.whole));
     }
-    figures.extend([sleep, detail("stood still", ours.frozen)]);
+    figures.extend([
+        sleep("light sleep, decision to memory free", light.sleep),
+        detail("the first light sleep", first),
+        detail("stood still", light.frozen),
+        wake,
+        detail("restore alone", deep.restore),
+    ]);
+    if deep.whole.count() > 0 {
+        figures.push(detail("SYN to all memory back", deep.whole));
+    }
+    figures.extend([
+        sleep("deep sleep, decision to memory free", deep.sleep),
+        detail("stood still", deep.frozen),
+    ]);
     figures
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use podmotion_integration_tests::{
-    App, Client, Member, Node, Pod, PodContainer, Response, Runtime, Sleeper, Status,
+    App, Client, Depth, Member, Node, Pod, PodContainer, Response, Runtime, Sleeper, Status,
     own_processes, rss_anon_kib,
 };
 use serde_json::Value;
@@ -19,6 +19,8 @@ use crate::numbers::{megabytes, time};
 pub const PORT: u16 = 8080;
 /// Idle time before the container sleeps.
 pub const SCALEDOWN: &str = "3s";
+/// Time in light sleep before the checkpoint.
+const DEEP_AFTER: &str = "3s";
 /// Memory that the application holds.
 const MEMORY_MB: u32 = 50;
 /// A line to standard output that often.
@@ -53,7 +55,8 @@ impl<'a> Scene<'a> {
             let app = App::counter()
                 .mem_mb(MEMORY_MB)
                 .env("LOG_EVERY_MS", TICK_MS)
-                .annotation("scaledown-duration", SCALEDOWN);
+                .annotation("scaledown-duration", SCALEDOWN)
+                .annotation("deep-sleep-after", DEEP_AFTER);
             let container = pod.start(Member::new("counter", app))?;
             listener::wait(address)?;
             let scene = Self {
@@ -86,7 +89,9 @@ impl<'a> Scene<'a> {
             })?;
         }
 
-        let slept = steps.step("idle: it falls asleep", |note| self.wait_asleep(note))?;
+        let slept = steps.step("idle: its memory goes out", |note| {
+            self.wait_asleep(note, Depth::Light)
+        })?;
         let shim = self.node.shim_of(self.pod.id())?;
         let shim = rss_anon_kib(shim.pid)?;
         count += 1;
@@ -103,7 +108,7 @@ impl<'a> Scene<'a> {
             Ok(kept)
         })?;
         steps.step("it falls asleep with the connection open", |note| {
-            self.wait_asleep(note).map(drop)
+            self.wait_asleep(note, Depth::Light).map(drop)
         })?;
         steps.step("data on the open connection wakes it", |note| {
             count += 1;
@@ -113,7 +118,20 @@ impl<'a> Scene<'a> {
         drop(kept);
 
         steps.step("it falls asleep again", |note| {
-            self.wait_asleep(note).map(drop)
+            self.wait_asleep(note, Depth::Light).map(drop)
+        })?;
+        steps.step("still idle: a checkpoint, no process is left", |note| {
+            self.wait_asleep(note, Depth::Deep).map(drop)
+        })?;
+        count += 1;
+        let restored = steps.step("a new connection wakes it from there too", |note| {
+            self.request(note, count)?;
+            self.note_wake(note, 3)?;
+            note.took.context("a request without a time")
+        })?;
+
+        steps.step("once more it falls asleep", |note| {
+            self.wait_asleep(note, Depth::Light).map(drop)
         })?;
         steps.step("a command in it wakes it", |note| {
             let (exit, said) = self.container.exec(&["cat", "/proc/1/cmdline"])?;
@@ -136,8 +154,9 @@ impl<'a> Scene<'a> {
             kib(shim)
         ));
         steps.conclude(format!(
-            "awake: {} from SYN to first byte",
-            time(first_byte)
+            "awake: SYN to first byte {} from light sleep, {} from a checkpoint",
+            time(first_byte),
+            time(restored)
         ));
         Ok(())
     }
@@ -192,10 +211,13 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
-    /// Waits until its own timer has put it to sleep.
-    fn wait_asleep(&self, note: &mut Note) -> Result<Status> {
+    /// Waits until its own timer has put it to sleep that deep.
+    fn wait_asleep(&self, note: &mut Note, depth: Depth) -> Result<Status> {
         let began = Instant::now();
-        let waited = self.sleeper.wait_state("asleep");
+        let depth_name = depth.to_string();
+        let waited = self
+            .sleeper
+            .wait_until("sleep", |status| status.depth == depth_name);
         let Ok(status) = waited else {
             let status = self.sleeper.status()?;
             bail!(
@@ -208,7 +230,12 @@ impl<'a> Scene<'a> {
         };
         let waited = began.elapsed();
         self.note_processes(note)?;
-        ensure!(note.processes == Some(0), "it still has processes");
+        let gone = note.processes == Some(0);
+        ensure!(
+            gone == (depth == Depth::Deep),
+            "{depth} with {:?} processes",
+            note.processes
+        );
         let (state, _) = self.container.status()?;
         ensure!(state == "CONTAINER_RUNNING", "CRI says {state}");
         let sleep = &status.last_sleep;
@@ -231,7 +258,7 @@ impl<'a> Scene<'a> {
         let wake = &status.last_wake;
         ensure!(wake.cause == "traffic", "it woke for {}", wake.cause);
         note.say(format!(
-            "first packet held {}, restore {}",
+            "first packet held {}, it ran after {}",
             time(Duration::from_micros(wake.first_packet_held_us)),
             time(Duration::from_micros(wake.took_us))
         ));

@@ -73,7 +73,7 @@ fn count(container: &Container) -> Result<u64> {
 
 /// Waits until there are no images of a container that is awake. Nothing tells, and it may answer
 /// before they are gone.
-fn wait_no_images(images: &Path) -> Result<()> {
+pub(super) fn wait_no_images(images: &Path) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while images.exists() {
         ensure!(Instant::now() < deadline, "images are left");
