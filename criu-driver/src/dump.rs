@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use podmotion_inject::End;
 use rust_criu::rust_criu_protobuf::rpc::{
     Criu_cg_mode, Criu_network_lock_method, Criu_opts, Criu_req, Criu_req_type,
 };
@@ -275,10 +276,18 @@ impl Dump<'_> {
         process.spare_when_memory_is_short();
         let (freezer, within) = (self.freezer.clone(), request.freeze_timeout);
         let criu = process.pid();
-        let guard = Guard::start(&process, move |_| hold(criu, freezer.as_ref(), within))?;
+        let guard = Guard::start(&process, move |how| {
+            hold(criu, how, freezer.as_ref(), within)
+        })?;
         let dumped = self.talk(&connection, &process, &self.message(&images, &work));
         if let Some(held) = guard.end() {
             self.held = held;
+        }
+        if dumped.is_ok()
+            && let Some(freezer) = &self.freezer
+        {
+            // Killed after its answer, CRIU had nobody left to hold. Fails where the cgroup is gone.
+            let _ = freezer.thaw();
         }
         dumped
     }
@@ -467,15 +476,23 @@ impl Dump<'_> {
 }
 
 /// At CRIU's end: keeps the tasks that it has stopped from going on without it. Returns those.
-fn hold(criu: i32, freezer: Option<&Freezer>, within: Duration) -> Vec<Task> {
+fn hold(criu: i32, how: End, freezer: Option<&Freezer>, within: Duration) -> Vec<Task> {
     let Some(freezer) = freezer else {
         return Vec::new();
     };
+    let freeze = || {
+        if let Err(e) = freezer.freeze(within) {
+            ::log::warn!("freeze at CRIU's end: {e}");
+        }
+    };
+    // At once: a task that CRIU has had run can come to a trap that nobody would take from it.
+    let killed = how.signal().is_some();
+    if killed {
+        freeze();
+    }
     let held = insurance::traced_by(criu, &freezer.processes().unwrap_or_default());
-    if !held.is_empty()
-        && let Err(e) = freezer.freeze(within)
-    {
-        ::log::warn!("freeze at CRIU's end: {e}");
+    if !killed && !held.is_empty() {
+        freeze();
     }
     held
 }
