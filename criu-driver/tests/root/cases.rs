@@ -82,10 +82,10 @@ fn criu_processes() -> Vec<i32> {
 /// A CRIU that has answered may still be on its way out: waits for its end, but not for long.
 fn wait_for_no_criu() {
     for pid in criu_processes() {
-        let Some(process) = rustix::process::Pid::from_raw(pid) else {
+        let Some(process) = Pid::from_raw(pid) else {
             continue;
         };
-        let flags = rustix::process::PidfdFlags::empty();
+        let flags = PidfdFlags::empty();
         if let Ok(handle) = rustix::process::pidfd_open(process, flags) {
             let ended = rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN);
             let limit = rustix::event::Timespec {
