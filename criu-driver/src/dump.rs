@@ -14,20 +14,19 @@
 //! Point of no return is the `true` from [`DumpControl`]'s commit. Before it the tasks can always
 //! resume; after it the driver goes on to the end even when CRIU dies.
 
+mod outcome;
+mod request;
 mod undo;
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use podmotion_inject::End;
 use rust_criu::rust_criu_protobuf::rpc::{
     Criu_cg_mode, Criu_network_lock_method, Criu_opts, Criu_req, Criu_req_type,
 };
-use rustix::event::EventfdFlags;
 use rustix::process::{Pid, Resource, Rlimit};
 
 use crate::criu::{Criu, Directory, refused};
@@ -38,146 +37,15 @@ use crate::insurance::{self, Insurance, Task};
 use crate::launch::{self, Process};
 use crate::log::{self, LogErrors};
 use crate::rpc::{self, Connection, Event};
-use crate::stats::{self, DumpStats};
+use crate::stats;
 use crate::subject::Subject;
 use crate::timers;
 
+pub use outcome::{DumpFailure, DumpReport, Tasks};
+pub use request::{DumpControl, DumpRequest};
+
 /// Name of CRIU's log in the work directory.
 pub const DUMP_LOG: &str = "dump.log";
-
-/// What to dump, and where to.
-#[derive(Debug, Clone)]
-pub struct DumpRequest<'a> {
-    /// The container's init process, its pid on the host.
-    pub pid: i32,
-    /// Existing, empty directory for the images, mode 0700.
-    pub images_dir: &'a Path,
-    /// Existing directory for the log. May be the images' directory.
-    pub work_dir: &'a Path,
-    /// Keep established TCP connections in the images; otherwise one makes CRIU refuse.
-    pub tcp_established: bool,
-    /// Deleted files that are still open are copied into the images up to this many bytes each.
-    pub ghost_limit: u32,
-    /// Time to freeze the cgroup.
-    pub freeze_timeout: Duration,
-    /// Time for CRIU. When it is over the dump is aborted, as [`DumpControl::abort`] does.
-    pub timeout: Duration,
-}
-
-impl<'a> DumpRequest<'a> {
-    /// A request with the defaults: TCP connections kept, ghosts up to 64 MiB, ten seconds to
-    /// freeze, two minutes to dump.
-    pub fn new(pid: i32, images_dir: &'a Path, work_dir: &'a Path) -> Self {
-        Self {
-            pid,
-            images_dir,
-            work_dir,
-            tcp_established: true,
-            ghost_limit: 64 << 20,
-            freeze_timeout: Duration::from_secs(10),
-            timeout: Duration::from_secs(120),
-        }
-    }
-}
-
-/// Says whether a dump may go on. Clones belong to the same dump and can be used from any thread.
-#[derive(Clone)]
-pub struct DumpControl {
-    abort: Arc<OwnedFd>,
-    commit: Arc<dyn Fn() -> bool + Send + Sync>,
-}
-
-impl fmt::Debug for DumpControl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DumpControl")
-            .field("aborted", &self.aborted())
-            .finish_non_exhaustive()
-    }
-}
-
-impl DumpControl {
-    /// `commit` is called once, when all images are written and the tasks still exist. `true` is
-    /// the point of no return: the tasks are killed. `false` makes them run on.
-    ///
-    /// # Errors
-    /// When the system has no descriptor left.
-    pub fn new(commit: impl Fn() -> bool + Send + Sync + 'static) -> io::Result<Self> {
-        Ok(Self {
-            abort: Arc::new(rustix::event::eventfd(
-                0,
-                EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
-            )?),
-            commit: Arc::new(commit),
-        })
-    }
-
-    /// Gives the dump up as soon as CRIU can put everything back, within milliseconds also while
-    /// it writes memory. Has no effect after the commit.
-    pub fn abort(&self) {
-        // Only a full counter makes this fail, and then it is readable already.
-        let _ = rustix::io::write(&*self.abort, &1u64.to_ne_bytes());
-    }
-
-    /// Whether [`abort`](Self::abort) was called.
-    pub fn aborted(&self) -> bool {
-        let mut fds = [rustix::event::PollFd::new(
-            &*self.abort,
-            rustix::event::PollFlags::IN,
-        )];
-        let now = rustix::event::Timespec::default();
-        rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
-    }
-}
-
-/// A finished dump. The processes are gone.
-#[derive(Debug, Clone)]
-pub struct DumpReport {
-    /// From the call until every task had stopped.
-    pub freeze: Duration,
-    /// From the call until the processes were gone.
-    pub total: Duration,
-    /// CRIU's own measurements; missing where CRIU died after the commit.
-    pub stats: Option<DumpStats>,
-    /// Size of all images in bytes.
-    pub image_bytes: u64,
-    /// Bytes of memory in the images.
-    pub memory_bytes: u64,
-}
-
-/// A dump that did not happen.
-#[derive(Debug, thiserror::Error)]
-#[error("dump process {pid}: {tasks}")]
-pub struct DumpFailure {
-    /// The container's init process.
-    pub pid: i32,
-    /// What became of the container.
-    pub tasks: Tasks,
-    /// Why.
-    #[source]
-    pub cause: Error,
-}
-
-/// State of the container after a failed dump.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tasks {
-    /// They run as before.
-    Running,
-    /// The init process is there, but not everything could be put back, or another process died;
-    /// the container should be stopped.
-    Damaged,
-    /// The init process is gone.
-    Lost,
-}
-
-impl fmt::Display for Tasks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Running => "refused, the container runs on",
-            Self::Damaged => "failed, the container could not be put back in full",
-            Self::Lost => "failed, the container is gone",
-        })
-    }
-}
 
 impl Criu {
     /// Dumps a container: freezes its cgroup, writes the images, asks `control`, kills the
@@ -506,16 +374,4 @@ fn files(directory: &Path) -> impl Iterator<Item = (String, u64)> {
             let length = entry.metadata().ok()?.len();
             Some((entry.file_name().to_string_lossy().into_owned(), length))
         })
-}
-
-impl DumpFailure {
-    /// The line of CRIU's log that names the cause, where there is one.
-    pub fn criu_line(&self) -> Option<&str> {
-        self.cause.criu_line()
-    }
-
-    /// Where CRIU's log of a dump with `work_dir` is.
-    pub fn log_path(work_dir: &Path) -> PathBuf {
-        work_dir.join(DUMP_LOG)
-    }
 }
