@@ -7,8 +7,8 @@
 //!                          +-----------------> CRIU: cure, resume -> thaw -> Err(Tasks::Running)
 //! ```
 //!
-//! Before CRIU touches them the state of all tasks is noted ([`insurance`](crate::insurance)), and at
-//! whatever moment it dies the cgroup is frozen before it lets go of them ([`guard`](crate::guard)):
+//! Before CRIU touches them the state of all tasks is noted (`insurance.rs`), and at
+//! whatever moment it dies the cgroup is frozen before it lets go of them (`guard.rs`):
 //! what it leaves behind can be undone (`undo.rs`).
 //!
 //! Point of no return is the `true` from [`DumpControl`]'s commit. Before it the tasks can always
