@@ -7,26 +7,25 @@
 //!                          +-----------------> CRIU: cure, resume -> thaw -> Err(Tasks::Running)
 //! ```
 //!
-//! Before CRIU touches them the state of all tasks is noted ([`insurance`](crate::insurance)), and at
-//! whatever moment it dies the cgroup is frozen before it lets go of them ([`guard`](crate::guard)):
+//! Before CRIU touches them the state of all tasks is noted (`insurance.rs`), and at
+//! whatever moment it dies the cgroup is frozen before it lets go of them (`guard.rs`):
 //! what it leaves behind can be undone (`undo.rs`).
 //!
 //! Point of no return is the `Ok` of [`Criu::dump`]'s `commit`. Before it the tasks can always
 //! resume; after it the driver goes on to the end even when CRIU dies.
 
+mod outcome;
+mod request;
 mod undo;
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use podmotion_inject::End;
 use rust_criu::rust_criu_protobuf::rpc::{
     Criu_cg_mode, Criu_network_lock_method, Criu_opts, Criu_req, Criu_req_type,
 };
-use rustix::event::EventfdFlags;
 use rustix::process::{Pid, Resource, Rlimit};
 
 use crate::criu::{Criu, Directory, refused};
@@ -37,145 +36,15 @@ use crate::insurance::{self, Insurance, Task};
 use crate::launch::{self, Process};
 use crate::log::{self, LogErrors};
 use crate::rpc::{self, Connection, Event};
-use crate::stats::{self, DumpStats};
+use crate::stats;
 use crate::subject::Subject;
 use crate::timers;
 
+pub use outcome::{DumpFailure, DumpReport, Tasks, Written};
+pub use request::{DumpControl, DumpRequest, Veto};
+
 /// Name of CRIU's log in the work directory.
 pub const DUMP_LOG: &str = "dump.log";
-
-/// What to dump, and where to.
-#[derive(Debug, Clone)]
-pub struct DumpRequest<'a> {
-    /// The container's init process, its pid on the host.
-    pub pid: i32,
-    /// Existing, empty directory for the images, mode 0700.
-    pub images_dir: &'a Path,
-    /// Existing directory for the log. May be the images' directory.
-    pub work_dir: &'a Path,
-    /// Keep established TCP connections in the images; otherwise one makes CRIU refuse.
-    pub tcp_established: bool,
-    /// Deleted files that are still open are copied into the images up to this many bytes each.
-    pub ghost_limit: u32,
-    /// Time to freeze the cgroup.
-    pub freeze_timeout: Duration,
-    /// Time for CRIU. When it is over the dump is aborted, as [`DumpControl::abort`] does.
-    pub timeout: Duration,
-}
-
-impl<'a> DumpRequest<'a> {
-    /// A request with the defaults: TCP connections kept, ghosts up to 64 MiB, ten seconds to
-    /// freeze, two minutes to dump.
-    pub fn new(pid: i32, images_dir: &'a Path, work_dir: &'a Path) -> Self {
-        Self {
-            pid,
-            images_dir,
-            work_dir,
-            tcp_established: true,
-            ghost_limit: 64 << 20,
-            freeze_timeout: Duration::from_secs(10),
-            timeout: Duration::from_secs(120),
-        }
-    }
-}
-
-/// What a dump has written when it asks for its commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Written {
-    /// Size of all images in bytes.
-    pub image_bytes: u64,
-    /// Bytes of memory in them.
-    pub memory_bytes: u64,
-}
-
-/// Why a dump must not be committed.
-pub type Veto = Box<dyn std::error::Error + Send + Sync>;
-
-/// Gives a dump up. Clones belong to the same dump and can be used from any thread.
-#[derive(Debug, Clone)]
-pub struct DumpControl {
-    abort: Arc<OwnedFd>,
-}
-
-impl DumpControl {
-    /// For one dump.
-    ///
-    /// # Errors
-    /// When the system has no descriptor left.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            abort: Arc::new(rustix::event::eventfd(
-                0,
-                EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
-            )?),
-        })
-    }
-
-    /// Gives the dump up as soon as CRIU can put everything back, within milliseconds also while
-    /// it writes memory. Has no effect after the commit.
-    pub fn abort(&self) {
-        // Only a full counter makes this fail, and then it is readable already.
-        let _ = rustix::io::write(&*self.abort, &1u64.to_ne_bytes());
-    }
-
-    /// Whether [`abort`](Self::abort) was called.
-    pub fn aborted(&self) -> bool {
-        let mut fds = [rustix::event::PollFd::new(
-            &*self.abort,
-            rustix::event::PollFlags::IN,
-        )];
-        let now = rustix::event::Timespec::default();
-        rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
-    }
-}
-
-/// A finished dump. The processes are gone.
-#[derive(Debug, Clone)]
-pub struct DumpReport {
-    /// From the call until every task had stopped.
-    pub freeze: Duration,
-    /// From the call until the processes were gone.
-    pub total: Duration,
-    /// CRIU's own measurements; missing where CRIU died after the commit.
-    pub stats: Option<DumpStats>,
-    /// The images.
-    pub written: Written,
-}
-
-/// A dump that did not happen.
-#[derive(Debug, thiserror::Error)]
-#[error("dump process {pid}: {tasks}")]
-pub struct DumpFailure {
-    /// The container's init process.
-    pub pid: i32,
-    /// What became of the container.
-    pub tasks: Tasks,
-    /// Why.
-    #[source]
-    pub cause: Error,
-}
-
-/// State of the container after a failed dump.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tasks {
-    /// They run as before.
-    Running,
-    /// The init process is there, but not everything could be put back, or another process died;
-    /// the container should be stopped.
-    Damaged,
-    /// The init process is gone.
-    Lost,
-}
-
-impl fmt::Display for Tasks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Running => "refused, the container runs on",
-            Self::Damaged => "failed, the container could not be put back in full",
-            Self::Lost => "failed, the container is gone",
-        })
-    }
-}
 
 impl Criu {
     /// Dumps a container: freezes its cgroup, writes the images, calls `commit`, kills the
@@ -284,10 +153,18 @@ impl Dump<'_> {
         process.spare_when_memory_is_short();
         let (freezer, within) = (self.freezer.clone(), request.freeze_timeout);
         let criu = process.pid();
-        let guard = Guard::start(&process, move |_| hold(criu, freezer.as_ref(), within))?;
+        let guard = Guard::start(&process, move |how| {
+            hold(criu, how, freezer.as_ref(), within)
+        })?;
         let dumped = self.talk(&connection, &process, &self.message(&images, &work));
         if let Some(held) = guard.end() {
             self.held = held;
+        }
+        if dumped.is_ok()
+            && let Some(freezer) = &self.freezer
+        {
+            // Killed after its answer, CRIU had nobody left to hold. Fails where the cgroup is gone.
+            let _ = freezer.thaw();
         }
         dumped
     }
@@ -471,46 +348,23 @@ impl Dump<'_> {
 }
 
 /// At CRIU's end: keeps the tasks that it has stopped from going on without it. Returns those.
-fn hold(criu: i32, freezer: Option<&Freezer>, within: Duration) -> Vec<Task> {
+fn hold(criu: i32, how: End, freezer: Option<&Freezer>, within: Duration) -> Vec<Task> {
     let Some(freezer) = freezer else {
         return Vec::new();
     };
+    let freeze = || {
+        if let Err(e) = freezer.freeze(within) {
+            ::log::warn!("freeze at CRIU's end: {e}");
+        }
+    };
+    // At once: a task that CRIU has had run can come to a trap that nobody would take from it.
+    let killed = how.signal().is_some();
+    if killed {
+        freeze();
+    }
     let held = insurance::traced_by(criu, &freezer.processes().unwrap_or_default());
-    if !held.is_empty()
-        && let Err(e) = freezer.freeze(within)
-    {
-        ::log::warn!("freeze at CRIU's end: {e}");
+    if !killed && !held.is_empty() {
+        freeze();
     }
     held
-}
-
-impl Written {
-    fn look(images_dir: &Path) -> Result<Self, Error> {
-        let failed = |e| Error::io("list", images_dir, e);
-        let (mut image_bytes, mut memory_bytes) = (0, 0);
-        for entry in std::fs::read_dir(images_dir).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let length = entry.metadata().map_err(failed)?.len();
-            image_bytes += length;
-            if entry.file_name().as_encoded_bytes().starts_with(b"pages-") {
-                memory_bytes += length;
-            }
-        }
-        Ok(Self {
-            image_bytes,
-            memory_bytes,
-        })
-    }
-}
-
-impl DumpFailure {
-    /// The line of CRIU's log that names the cause, where there is one.
-    pub fn criu_line(&self) -> Option<&str> {
-        self.cause.criu_line()
-    }
-
-    /// Where CRIU's log of a dump with `work_dir` is.
-    pub fn log_path(work_dir: &Path) -> PathBuf {
-        work_dir.join(DUMP_LOG)
-    }
 }
