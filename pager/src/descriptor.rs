@@ -37,7 +37,12 @@ const AT_RECEIVED: u64 = AT_CONTROL + 16;
 
 /// Makes a userfaultfd in the process and returns its number there.
 pub(crate) fn create(process: &mut Process) -> Result<RawFd, OutError> {
-    match call(process, "make a userfaultfd in", libc::SYS_userfaultfd, [FLAGS, 0, 0, 0, 0, 0]) {
+    match call(
+        process,
+        "make a userfaultfd in",
+        libc::SYS_userfaultfd,
+        [FLAGS, 0, 0, 0, 0, 0],
+    ) {
         Err(OutError::Refused { source, .. })
             if matches!(source.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => {}
         made => return made.map(|number| number as RawFd),
@@ -139,20 +144,17 @@ fn hand_over(
         .and_then(|handle| keep::pidfd_getfd(handle, far))
         .map_err(failed("take a socket of"))?;
     send(&socket, device).map_err(failed("hand /dev/userfaultfd to"))?;
-    let header = [
-        0,
-        0,
-        lent + AT_IOVEC,
-        1,
-        lent + AT_CONTROL,
-        CONTROL_LEN,
-        0,
-    ];
+    let header = [0, 0, lent + AT_IOVEC, 1, lent + AT_CONTROL, CONTROL_LEN, 0];
     write(process, lent + AT_HEADER, &header)?;
     write(process, lent + AT_IOVEC, &[lent + AT_CONTENT, 1])?;
     let flags = (libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) as u64;
     let arguments = [near as u64, lent + AT_HEADER, flags, 0, 0, 0];
-    call(process, "receive /dev/userfaultfd in", libc::SYS_recvmsg, arguments)?;
+    call(
+        process,
+        "receive /dev/userfaultfd in",
+        libc::SYS_recvmsg,
+        arguments,
+    )?;
     number(process, lent + AT_RECEIVED)
 }
 
@@ -163,7 +165,12 @@ fn send(socket: &OwnedFd, device: &File) -> io::Result<()> {
     if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
-    sendmsg(socket, &[IoSlice::new(&[0])], &mut control, SendFlags::empty())?;
+    sendmsg(
+        socket,
+        &[IoSlice::new(&[0])],
+        &mut control,
+        SendFlags::empty(),
+    )?;
     Ok(())
 }
 

@@ -20,7 +20,10 @@
 //! - Dropping the handle changes nothing for the processes: the thread goes on until all memory is
 //!   back or all address spaces are gone.
 
+mod events;
 mod fill;
+mod forks;
+mod turn;
 mod worker;
 
 use std::io;
