@@ -97,6 +97,16 @@ fn receive(process: &mut Process) -> Result<RawFd, OutError> {
             pid,
             source,
         })?;
+    with_page(process, |process, lent| {
+        receive_with(process, &device, lent)
+    })
+}
+
+/// Has the process lend a page of memory, and gives it back.
+pub(crate) fn with_page<T>(
+    process: &mut Process,
+    work: impl FnOnce(&mut Process, u64) -> Result<T, OutError>,
+) -> Result<T, OutError> {
     let arguments = [
         0,
         page_size(),
@@ -106,10 +116,10 @@ fn receive(process: &mut Process) -> Result<RawFd, OutError> {
         0,
     ];
     let lent = call(process, "borrow memory of", libc::SYS_mmap, arguments)? as u64;
-    let received = receive_with(process, &device, lent);
+    let done = work(process, lent);
     let arguments = [lent, page_size(), 0, 0, 0, 0];
     call(process, "give back memory of", libc::SYS_munmap, arguments)?;
-    received
+    done
 }
 
 fn receive_with(process: &mut Process, device: &File, lent: u64) -> Result<RawFd, OutError> {
@@ -187,7 +197,8 @@ fn number(process: &Process, at: u64) -> Result<RawFd, OutError> {
     Ok(RawFd::from_ne_bytes(bytes))
 }
 
-fn write(process: &Process, at: u64, words: &[u64]) -> Result<(), OutError> {
+/// Writes to memory that the process lends.
+pub(crate) fn write(process: &Process, at: u64, words: &[u64]) -> Result<(), OutError> {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
     let pid = process.pid();
     process

@@ -13,13 +13,15 @@
 //! the image, and whoever touches it waits, since the keeper has the descriptors.
 
 mod find;
+mod take;
 
 use std::io;
 use std::time::Instant;
 
 use podmotion_inject::Seized;
 
-use find::{Leaving, Region, address_spaces, regions};
+use find::{Leaving, address_spaces, regions};
+use take::withdraw;
 
 use crate::copy::{CHUNK, Done, Job, copy};
 use crate::descriptor;
@@ -314,37 +316,6 @@ fn give(server: &Server, seized: &mut Seized, pid: i32) -> Result<(), OutError> 
     let adopted = server.call(move |worker| worker.adopt(pid, number));
     descriptor::close(process, number)?;
     adopted??;
-    Ok(())
-}
-
-/// Takes the pages away.
-fn withdraw(
-    server: &Server,
-    seized: &mut Seized,
-    leaving: &[Leaving],
-    stats: &mut OutStats,
-) -> Result<(), OutError> {
-    let started = Instant::now();
-    server.call(|worker| worker.set_moving(true))?;
-    for process in leaving {
-        let Ok(target) = seized.process(process.pid) else {
-            continue;
-        };
-        for piece in process.regions.iter().flat_map(Region::pieces) {
-            let advice = libc::MADV_DONTNEED as u64;
-            let arguments = [piece.start, piece.end - piece.start, advice, 0, 0, 0];
-            match descriptor::call(target, "take memory of", libc::SYS_madvise, arguments) {
-                // It was killed meanwhile.
-                Err(OutError::Inject {
-                    source: podmotion_inject::Error::Gone { .. },
-                    ..
-                }) => break,
-                result => result?,
-            };
-        }
-    }
-    server.call(|worker| worker.set_moving(false))?;
-    stats.drop_time = started.elapsed();
     Ok(())
 }
 

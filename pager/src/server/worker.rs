@@ -273,6 +273,12 @@ impl Worker {
         Some((stats, std::mem::take(&mut self.faults)))
     }
 
+    /// Bytes that are missing, of all address spaces.
+    pub(crate) fn missing_bytes(&self) -> u64 {
+        let missing = |held: &Held| held.space.missing().bytes();
+        self.held.iter().map(missing).sum()
+    }
+
     /// Gives everything up. Only when no process of these address spaces will run any more.
     pub(crate) fn abandon(&mut self) {
         self.held.clear();

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use podmotion_pager::{FillPolicy, Pager, WORKING_SET};
 
@@ -24,6 +24,7 @@ pub const CASES: &[Case] = &[
     ),
     ("memory_is_free_while_asleep", memory_is_free),
     ("a_process_without_rights_sleeps_too", without_rights),
+    ("a_sleeper_that_is_killed_leaves_nothing", killed_asleep),
     ("two_hundred_cycles_leave_nothing", two_hundred_cycles),
 ];
 
@@ -93,6 +94,16 @@ fn nothing_stays() {
     let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
     assert!(holder.is_registered());
     assert_eq!(holder.descriptors(), descriptors);
+    // What it has of its own: it is a copy of this process that touches nothing.
+    let rollup = proc(out.keeper() as u32, "smaps_rollup");
+    eprintln!(
+        "keeper: {}",
+        rollup
+            .lines()
+            .filter(|line| line.starts_with("P"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    );
     let keeper = out.keeper();
     assert!(fs::exists(format!("/proc/{keeper}")).unwrap());
     let (_pager, _) = cage.wake(out).unwrap().wait().unwrap();
@@ -157,6 +168,24 @@ fn without_rights() {
     cage.wake(out).unwrap().wait().unwrap();
     assert_eq!(holder.ask("check"), "good");
     assert_eq!(proc(holder.pid(), "maps").lines().count(), mappings);
+}
+
+fn killed_asleep() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 10);
+    let (descriptors, threads) = (own_descriptors(), own_threads());
+    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
+    let keeper = out.keeper();
+    cage.kill();
+    assert_eq!(holder.answer(), "");
+    drop(out);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fs::exists(format!("/proc/{keeper}")).unwrap() || own_threads() > threads {
+        assert!(Instant::now() < deadline, "the keeper or the thread stays");
+        sleep(Duration::from_millis(20));
+    }
+    assert_eq!(own_descriptors(), descriptors);
 }
 
 fn own_descriptors() -> usize {
