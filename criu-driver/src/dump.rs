@@ -7,169 +7,45 @@
 //!                          +-----------------> CRIU: cure, resume -> thaw -> Err(Tasks::Running)
 //! ```
 //!
+//! Before CRIU touches them the state of all tasks is noted (`insurance.rs`), and at
+//! whatever moment it dies the cgroup is frozen before it lets go of them (`guard.rs`):
+//! what it leaves behind can be undone (`undo.rs`).
+//!
 //! Point of no return is the `true` from [`DumpControl`]'s commit. Before it the tasks can always
 //! resume; after it the driver goes on to the end even when CRIU dies.
 
-use std::fmt;
+mod outcome;
+mod request;
+mod undo;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use podmotion_inject::End;
 use rust_criu::rust_criu_protobuf::rpc::{
     Criu_cg_mode, Criu_network_lock_method, Criu_opts, Criu_req, Criu_req_type,
 };
-use rustix::event::EventfdFlags;
-use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::process::{Pid, Resource, Rlimit};
 
 use crate::criu::{Criu, Directory, refused};
 use crate::error::Error;
 use crate::freezer::Freezer;
-use crate::heal;
+use crate::guard::Guard;
+use crate::insurance::{self, Insurance, Task};
 use crate::launch::{self, Process};
 use crate::log::{self, LogErrors};
 use crate::rpc::{self, Connection, Event};
-use crate::stats::{self, DumpStats};
+use crate::stats;
 use crate::subject::Subject;
 use crate::timers;
 
+pub use outcome::{DumpFailure, DumpReport, Tasks};
+pub use request::{DumpControl, DumpRequest};
+
 /// Name of CRIU's log in the work directory.
 pub const DUMP_LOG: &str = "dump.log";
-
-/// What to dump, and where to.
-#[derive(Debug, Clone)]
-pub struct DumpRequest<'a> {
-    /// The container's init process, its pid on the host.
-    pub pid: i32,
-    /// Existing, empty directory for the images, mode 0700.
-    pub images_dir: &'a Path,
-    /// Existing directory for the log. May be the images' directory.
-    pub work_dir: &'a Path,
-    /// Keep established TCP connections in the images; otherwise one makes CRIU refuse.
-    pub tcp_established: bool,
-    /// Deleted files that are still open are copied into the images up to this many bytes each.
-    pub ghost_limit: u32,
-    /// Time to freeze the cgroup.
-    pub freeze_timeout: Duration,
-    /// Time for CRIU. When it is over the dump is aborted, as [`DumpControl::abort`] does.
-    pub timeout: Duration,
-}
-
-impl<'a> DumpRequest<'a> {
-    /// A request with the defaults: TCP connections kept, ghosts up to 64 MiB, ten seconds to
-    /// freeze, two minutes to dump.
-    pub fn new(pid: i32, images_dir: &'a Path, work_dir: &'a Path) -> Self {
-        Self {
-            pid,
-            images_dir,
-            work_dir,
-            tcp_established: true,
-            ghost_limit: 64 << 20,
-            freeze_timeout: Duration::from_secs(10),
-            timeout: Duration::from_secs(120),
-        }
-    }
-}
-
-/// Says whether a dump may go on. Clones belong to the same dump and can be used from any thread.
-#[derive(Clone)]
-pub struct DumpControl {
-    abort: Arc<OwnedFd>,
-    commit: Arc<dyn Fn() -> bool + Send + Sync>,
-}
-
-impl fmt::Debug for DumpControl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DumpControl")
-            .field("aborted", &self.aborted())
-            .finish_non_exhaustive()
-    }
-}
-
-impl DumpControl {
-    /// `commit` is called once, when all images are written and the tasks still exist. `true` is
-    /// the point of no return: the tasks are killed. `false` makes them run on.
-    ///
-    /// # Errors
-    /// When the system has no descriptor left.
-    pub fn new(commit: impl Fn() -> bool + Send + Sync + 'static) -> io::Result<Self> {
-        Ok(Self {
-            abort: Arc::new(rustix::event::eventfd(
-                0,
-                EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
-            )?),
-            commit: Arc::new(commit),
-        })
-    }
-
-    /// Gives the dump up as soon as CRIU can put everything back, within milliseconds also while
-    /// it writes memory. Has no effect after the commit.
-    pub fn abort(&self) {
-        // Only a full counter makes this fail, and then it is readable already.
-        let _ = rustix::io::write(&*self.abort, &1u64.to_ne_bytes());
-    }
-
-    /// Whether [`abort`](Self::abort) was called.
-    pub fn aborted(&self) -> bool {
-        let mut fds = [rustix::event::PollFd::new(
-            &*self.abort,
-            rustix::event::PollFlags::IN,
-        )];
-        let now = rustix::event::Timespec::default();
-        rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
-    }
-}
-
-/// A finished dump. The processes are gone.
-#[derive(Debug, Clone)]
-pub struct DumpReport {
-    /// From the call until every task had stopped.
-    pub freeze: Duration,
-    /// From the call until the processes were gone.
-    pub total: Duration,
-    /// CRIU's own measurements; missing where CRIU died after the commit.
-    pub stats: Option<DumpStats>,
-    /// Size of all images in bytes.
-    pub image_bytes: u64,
-    /// Bytes of memory in the images.
-    pub memory_bytes: u64,
-}
-
-/// A dump that did not happen.
-#[derive(Debug, thiserror::Error)]
-#[error("dump process {pid}: {tasks}")]
-pub struct DumpFailure {
-    /// The container's init process.
-    pub pid: i32,
-    /// What became of the container.
-    pub tasks: Tasks,
-    /// Why.
-    #[source]
-    pub cause: Error,
-}
-
-/// State of the container after a failed dump.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tasks {
-    /// They run as before.
-    Running,
-    /// The init process is there, but not everything could be put back, or another process died;
-    /// the container should be stopped.
-    Damaged,
-    /// The init process is gone.
-    Lost,
-}
-
-impl fmt::Display for Tasks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Running => "refused, the container runs on",
-            Self::Damaged => "failed, the container could not be put back in full",
-            Self::Lost => "failed, the container is gone",
-        })
-    }
-}
 
 impl Criu {
     /// Dumps a container: freezes its cgroup, writes the images, asks `control`, kills the
@@ -206,6 +82,8 @@ impl Criu {
             freezer,
             target,
             processes: Vec::new(),
+            insurance: Insurance::default(),
+            held: Vec::new(),
             freeze: Duration::ZERO,
             committed: false,
         };
@@ -230,6 +108,10 @@ struct Dump<'a> {
     target: OwnedFd,
     /// All processes in the cgroup when it was frozen.
     processes: Vec<OwnedFd>,
+    /// Their state then.
+    insurance: Insurance,
+    /// Those of their threads that CRIU had stopped when it ended.
+    held: Vec<Task>,
     freeze: Duration,
     committed: bool,
 }
@@ -237,49 +119,72 @@ struct Dump<'a> {
 /// After an abort or timeout CRIU has this long to put everything back before it is killed.
 const CURE_TIME: Duration = Duration::from_secs(10);
 
-/// A task that CRIU left in the middle of a system call of its own making dies within this time.
-const CRASH_TIME: Duration = Duration::from_millis(100);
-
 impl Dump<'_> {
     fn run(&mut self, started: Instant) -> Result<(), Error> {
         let images = Directory::open(self.request.images_dir)?;
         let work = Directory::open(self.request.work_dir)?;
         let join = &self.subject.join;
         // Freezing and starting CRIU take a few milliseconds each: side by side.
-        let (worker, frozen) = std::thread::scope(|scope| {
-            let worker = scope.spawn(|| self.criu.worker(Vec::new(), join, None, None));
-            let frozen = match &self.freezer {
-                Some(freezer) => freezer.freeze(self.request.freeze_timeout),
-                None => Ok(()),
-            };
-            (worker.join(), frozen)
-        });
-        self.freeze = started.elapsed();
-        frozen?;
-        if let Some(freezer) = &self.freezer {
-            let pids = freezer.processes()?;
-            self.processes = pids.into_iter().flat_map(launch::pidfd).collect();
-        }
-        let (connection, process) = worker.unwrap_or_else(|_| {
-            Err(Error::Spawn {
-                path: self.criu.binary.clone(),
-                step: "make a thread",
-                source: io::ErrorKind::Other.into(),
+        let (criu, request) = (self.criu, self.request);
+        let worker = std::thread::scope(|scope| {
+            let worker = scope.spawn(|| criu.worker(Vec::new(), join, None, None));
+            self.freeze(started)?;
+            worker.join().unwrap_or_else(|_| {
+                Err(Error::Spawn {
+                    path: criu.binary.clone(),
+                    step: "make a thread",
+                    source: io::ErrorKind::Other.into(),
+                })
             })
-        })?;
+        });
+        let (connection, process) = worker?;
         if self.control.aborted() {
             return Err(Error::Aborted);
         }
         process.spare_when_memory_is_short();
-        let sent = connection.send(&self.message(&images, &work));
-        if let Err(e) = sent
-            && !rpc::is_gone(&e)
-        {
-            return Err(e);
+        let (freezer, within) = (self.freezer.clone(), request.freeze_timeout);
+        let criu = process.pid();
+        let guard = Guard::start(&process, move |how| {
+            hold(criu, how, freezer.as_ref(), within)
+        })?;
+        let dumped = self.talk(&connection, &process, &self.message(&images, &work));
+        if let Some(held) = guard.end() {
+            self.held = held;
         }
-        self.converse(&connection, &process)?;
+        if dumped.is_ok()
+            && let Some(freezer) = &self.freezer
+        {
+            // Killed after its answer, CRIU had nobody left to hold. Fails where the cgroup is gone.
+            let _ = freezer.thaw();
+        }
+        dumped
+    }
+
+    /// Freezes the cgroup and notes the state of its tasks.
+    fn freeze(&mut self, started: Instant) -> Result<(), Error> {
+        let within = self.request.freeze_timeout;
+        if let Some(freezer) = &self.freezer {
+            freezer.freeze(within)?;
+            let pids = freezer.processes()?;
+            self.insurance = Insurance::take(freezer, &pids, within)?;
+            self.processes = pids.into_iter().flat_map(launch::pidfd).collect();
+        }
+        self.freeze = started.elapsed();
+        Ok(())
+    }
+
+    fn talk(
+        &mut self,
+        connection: &Connection,
+        process: &Process,
+        message: &Criu_req,
+    ) -> Result<(), Error> {
+        match connection.send(message) {
+            Err(e) if !rpc::is_gone(&e) => return Err(e),
+            _ => {}
+        }
+        self.converse(connection, process)?;
         // The answer comes before CRIU's own end; the processes are gone with the answer.
-        drop(connection);
         launch::wait_exit(process.pidfd(), Instant::now() + CURE_TIME).map_err(Error::Transport)?;
         Ok(())
     }
@@ -416,73 +321,6 @@ impl Dump<'_> {
         request
     }
 
-    /// CRIU's line can be one about a call that failed; the container's descriptors say more.
-    fn explain(&self, cause: Error) -> Error {
-        let Error::Refused { errno, log } = cause else {
-            return cause;
-        };
-        let pids = match &self.freezer {
-            Some(freezer) => freezer.processes().unwrap_or_default(),
-            None => vec![self.request.pid],
-        };
-        match heal::unsupported(&pids) {
-            Some((pid, what)) => Error::Unsupported { what, pid, log },
-            None => Error::Refused { errno, log },
-        }
-    }
-
-    /// Makes a container run on after a dump that failed before the commit.
-    fn put_back(&self, cause: &Error) -> Tasks {
-        let healed = match &self.freezer {
-            Some(freezer) => self.heal(freezer),
-            None => heal::leave_repair_mode(&[self.request.pid]).is_ok(),
-        };
-        let died = matches!(cause, Error::Exited { .. } | Error::TimedOut { .. });
-        let grace = if died { CRASH_TIME } else { Duration::ZERO };
-        if launch::wait_exit(&self.target, Instant::now() + grace).unwrap_or(false) {
-            return Tasks::Lost;
-        }
-        let gone = |pidfd: &OwnedFd| launch::wait_exit(pidfd, Instant::now()).unwrap_or(false);
-        if !healed || (died && self.processes.iter().any(gone)) {
-            return Tasks::Damaged;
-        }
-        Tasks::Running
-    }
-
-    fn heal(&self, freezer: &Freezer) -> bool {
-        // Frozen, no task meets a socket that is in repair mode. A cgroup that does not freeze is
-        // healed running.
-        let _ = freezer.freeze(self.request.freeze_timeout);
-        let healed = freezer
-            .processes()
-            .map_err(io::Error::other)
-            .and_then(|pids| heal::leave_repair_mode(&pids));
-        let thawed = freezer.thaw();
-        healed.is_ok() && thawed.is_ok()
-    }
-
-    /// CRIU died after the commit. The images are complete, so the rest of its work is done here.
-    fn finish(&self, started: Instant, cause: Error) -> Result<DumpReport, DumpFailure> {
-        let killed = rustix::process::pidfd_send_signal(&self.target, Signal::KILL);
-        if let Some(freezer) = &self.freezer {
-            // A frozen task of cgroup version 1 dies only once it is thawed.
-            let _ = freezer.thaw();
-        }
-        let gone = match killed {
-            Ok(()) => launch::wait_exit(&self.target, Instant::now() + CURE_TIME),
-            Err(rustix::io::Errno::SRCH) => Ok(true),
-            Err(e) => Err(e.into()),
-        };
-        if matches!(gone, Ok(true)) {
-            return Ok(self.report(started));
-        }
-        Err(DumpFailure {
-            pid: self.request.pid,
-            tasks: Tasks::Damaged,
-            cause,
-        })
-    }
-
     fn report(&self, started: Instant) -> DumpReport {
         let total = started.elapsed();
         let stats = stats::read_dump(self.request.work_dir)
@@ -505,6 +343,28 @@ impl Dump<'_> {
     }
 }
 
+/// At CRIU's end: keeps the tasks that it has stopped from going on without it. Returns those.
+fn hold(criu: i32, how: End, freezer: Option<&Freezer>, within: Duration) -> Vec<Task> {
+    let Some(freezer) = freezer else {
+        return Vec::new();
+    };
+    let freeze = || {
+        if let Err(e) = freezer.freeze(within) {
+            ::log::warn!("freeze at CRIU's end: {e}");
+        }
+    };
+    // At once: a task that CRIU has had run can come to a trap that nobody would take from it.
+    let killed = how.signal().is_some();
+    if killed {
+        freeze();
+    }
+    let held = insurance::traced_by(criu, &freezer.processes().unwrap_or_default());
+    if !killed && !held.is_empty() {
+        freeze();
+    }
+    held
+}
+
 fn files(directory: &Path) -> impl Iterator<Item = (String, u64)> {
     std::fs::read_dir(directory)
         .into_iter()
@@ -514,16 +374,4 @@ fn files(directory: &Path) -> impl Iterator<Item = (String, u64)> {
             let length = entry.metadata().ok()?.len();
             Some((entry.file_name().to_string_lossy().into_owned(), length))
         })
-}
-
-impl DumpFailure {
-    /// The line of CRIU's log that names the cause, where there is one.
-    pub fn criu_line(&self) -> Option<&str> {
-        self.cause.criu_line()
-    }
-
-    /// Where CRIU's log of a dump with `work_dir` is.
-    pub fn log_path(work_dir: &Path) -> PathBuf {
-        work_dir.join(DUMP_LOG)
-    }
 }

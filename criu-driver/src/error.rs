@@ -44,6 +44,12 @@ pub enum Error {
     /// The cgroup could not be frozen or thawed.
     #[error(transparent)]
     Freezer(#[from] FreezerError),
+    /// The container's tasks could not be stopped, or not be put back.
+    #[error(transparent)]
+    Stop(#[from] podmotion_inject::Error),
+    /// CRIU could not be watched.
+    #[error("watch CRIU")]
+    Guard(#[source] io::Error),
     /// The socket to CRIU broke.
     #[error("talk to CRIU")]
     Transport(#[source] io::Error),

@@ -1,13 +1,6 @@
-//! What a CRIU that was killed in the middle of a dump leaves behind, and how to undo it.
-//!
-//! The kernel detaches the tasks when their tracer dies, and CRIU's code inside them ends by
-//! itself when its socket closes: it returns to where the task was. What nobody undoes are TCP
-//! sockets in repair mode, which neither send nor receive, and a frozen cgroup.
-//!
-//! What cannot be undone: a task that reads from a connection in the moment between CRIU's death
-//! and the freeze here gets EPERM from a socket in repair mode. And CRIU makes a stopped task run
-//! single system calls, with registers and code of CRIU's. A task whose tracer dies in those few
-//! milliseconds runs on like that and dies of SIGTRAP or SIGSEGV.
+//! Sockets that CRIU has left in repair mode, in which they neither send nor receive, and how to have
+//! sockets go without a word. What else a killed CRIU leaves behind is undone by
+//! [`insurance`](crate::insurance).
 
 use std::fs;
 use std::io;

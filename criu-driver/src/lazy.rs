@@ -135,11 +135,21 @@ impl Daemon {
     pub(crate) fn wait_ready(&self, deadline: Instant) -> Result<(), Error> {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left).ok();
-        let mut fds = [PollFd::new(&self.ready, PollFlags::IN)];
+        // A helper of a daemon that was killed can keep the pipe open.
+        let mut fds = [
+            PollFd::new(&self.ready, PollFlags::IN),
+            PollFd::new(self.process.pidfd(), PollFlags::IN),
+        ];
         let mut byte = [0];
+        let polled = poll(&mut fds, timeout.as_ref());
         // End of file instead of the byte: the daemon is gone.
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(1..) if rustix::io::read(&self.ready, &mut byte) == Ok(1) => Ok(()),
+        match polled {
+            Ok(1..)
+                if !fds[0].revents().is_empty()
+                    && rustix::io::read(&self.ready, &mut byte) == Ok(1) =>
+            {
+                Ok(())
+            }
             _ => Err(self.failed("the daemon did not start")),
         }
     }

@@ -6,12 +6,13 @@
 //! Invariants kept here:
 //!
 //! - A dump that does not succeed leaves the container running: tasks cured, sockets out of
-//!   repair mode, cgroup thawed. When that cannot be had, the failure says
+//!   repair mode, cgroup thawed; also when CRIU is killed. When that cannot be had, the failure says
 //!   [`Tasks::Lost`](dump::Tasks::Lost).
+//! - A restore that does not succeed leaves no process, and no peer of a connection hears of it.
 //! - A lazily restored process never sees a zero page in place of one that was not yet filled
 //!   (see [`lazy`]).
-//! - Nothing depends on the wait status of a child, so that the caller may reap all its children
-//!   with `waitpid(-1)`.
+//! - Nothing depends on the exit status of a child, so that the caller may reap all its children. It
+//!   must not take their stops, which `waitpid(-1)` does: threads of this crate trace processes.
 //! - Mounts made for CRIU live in a mount namespace of its own and disappear with it.
 
 pub mod connections;
@@ -29,8 +30,11 @@ pub mod subject;
 pub mod tmpfs;
 
 mod ghosts;
+mod guard;
 mod heal;
+mod insurance;
 mod launch;
+mod mappings;
 mod rpc;
 mod sys;
 mod timers;

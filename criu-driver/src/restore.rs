@@ -2,29 +2,29 @@
 //!
 //! The container's init becomes a child of the calling process, not of CRIU.
 
+mod undo;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rust_criu::rust_criu_protobuf::rpc::{
     Criu_cg_mode, Criu_network_lock_method, Criu_opts, Criu_req, Criu_req_type, Inherit_fd,
 };
-use rustix::process::Signal;
 
 use crate::criu::{Criu, Directory, refused};
 use crate::error::Error;
-use crate::freezer::{self, Freezer, FreezerError};
-use crate::ghosts;
-use crate::heal;
 use crate::launch::{self, Process, RestoreMounts};
 use crate::lazy::{Daemon, Fill};
 use crate::log::{self, LogErrors};
 use crate::rpc::{self, Connection, Event};
 use crate::stats::{self, RestoreStats};
 use crate::subject::Subject;
+
+pub use undo::discard;
 
 /// Name of CRIU's log in the work directory.
 pub const RESTORE_LOG: &str = "restore.log";
@@ -106,12 +106,6 @@ impl RestoreFailure {
     }
 }
 
-/// Time for CRIU to end after its answer, and for killed processes to go.
-const END_TIME: Duration = Duration::from_secs(10);
-
-/// Time for tasks to freeze before they are killed, so that none sends a last packet.
-const DISCARD_FREEZE_TIME: Duration = Duration::from_millis(100);
-
 impl Criu {
     /// Restores a container: its processes run when this returns.
     ///
@@ -144,55 +138,6 @@ impl Criu {
             }
         })
     }
-}
-
-/// Kills a restored container whose fill failed so that its images can be restored again: the peers
-/// of its TCP connections do not notice, and its addresses are free.
-///
-/// # Errors
-/// When the cgroup cannot be used.
-pub fn discard(subject: &Subject) -> Result<(), FreezerError> {
-    kill_silently(subject)?;
-    wait_all(subject);
-    Ok(())
-}
-
-/// Kills what is in the subject's cgroups. Sockets that have left repair mode by then go back into it:
-/// otherwise their end is told to the peers, and is in the way of the next restore.
-fn kill_silently(subject: &Subject) -> Result<(), FreezerError> {
-    let freezer = subject.freezer.as_deref().map(Freezer::new).transpose()?;
-    if let Some(freezer) = &freezer {
-        // A task that waits for its memory does not freeze.
-        let _ = freezer.freeze(DISCARD_FREEZE_TIME);
-        heal::silence(&freezer.processes()?);
-    }
-    kill_all(subject);
-    // A frozen task of cgroup version 1 does not die.
-    freezer.map_or(Ok(()), |freezer| freezer.thaw())
-}
-
-/// Processes in the subject's cgroups.
-fn processes(subject: &Subject) -> Vec<OwnedFd> {
-    let mut pids = Vec::new();
-    for cgroup in &subject.cgroups {
-        if let Err(e) = freezer::collect(cgroup, &mut pids) {
-            ::log::warn!("list the processes in {}: {e}", cgroup.display());
-        }
-    }
-    pids.sort_unstable();
-    pids.dedup();
-    pids.into_iter().flat_map(launch::pidfd).collect()
-}
-
-fn kill_all(subject: &Subject) {
-    for pidfd in processes(subject) {
-        // It fails only on a process that is gone.
-        let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
-    }
-}
-
-fn wait_all(subject: &Subject) {
-    processes(subject).iter().for_each(end);
 }
 
 /// One restore under way.
@@ -261,15 +206,11 @@ impl Restore<'_> {
         if let Some(daemon) = &self.daemon {
             daemon.wait_ready(deadline)?;
         }
-        match connection.send(&self.message(&images, &work, &mounts)) {
-            Err(e) if !rpc::is_gone(&e) => return Err(e),
-            _ => {}
-        }
-        self.converse(&connection, &process, deadline)?;
+        let message = self.message(&images, &work, &mounts);
+        self.guarded(&connection, &process, &message, deadline)?;
         let total = started.elapsed();
         let fill = self.daemon.take().map(Daemon::into_fill).transpose()?;
         drop(connection);
-        launch::wait_exit(process.pidfd(), Instant::now() + END_TIME).map_err(Error::Transport)?;
         drop(process);
         let (pid, pidfd) = self.init.take().ok_or(Error::UnexpectedAnswer {
             got: Criu_req_type::RESTORE as i32,
@@ -289,9 +230,10 @@ impl Restore<'_> {
         connection: &Connection,
         process: &Process,
         deadline: Instant,
+        ending: BorrowedFd<'_>,
     ) -> Result<(), Error> {
         loop {
-            match connection.wait(process, deadline, None)? {
+            match connection.wait(process, deadline, Some(ending))? {
                 Event::Notify {
                     script,
                     pid,
@@ -400,30 +342,6 @@ impl Restore<'_> {
     fn log(&self, process: &Process) -> LogErrors {
         log::read(&self.request.work_dir.join(RESTORE_LOG)).or_first(process.complaint())
     }
-
-    /// Kills what was made. CRIU does so itself when it refuses, but not when it dies.
-    fn clean_up(&mut self) {
-        // A container that is asleep has no process: all there are come from this restore.
-        if let Err(e) = kill_silently(self.subject) {
-            ::log::warn!("end what a restore has made: {e}");
-        }
-        self.daemon = None;
-        if let Some((_, pidfd)) = &self.init {
-            end(pidfd);
-        }
-        kill_all(self.subject);
-        wait_all(self.subject);
-        if let Err(e) = ghosts::remove(self.subject, self.request.images_dir) {
-            ::log::warn!("remove what a restore left in the container's files: {e}");
-        }
-    }
-}
-
-fn end(pidfd: &OwnedFd) {
-    // It fails only on a process that is gone.
-    let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
-    let _ = launch::wait_exit(pidfd, Instant::now() + END_TIME);
-    launch::reap(pidfd);
 }
 
 /// How many address spaces the images hold. A zombie has none.

@@ -4,11 +4,16 @@
 //! leaves behind, and orphans from containers without a pid namespace all end up here. One task
 //! waits for all of them and hands each exit to whoever watches that pid.
 //!
+//! Threads of the shim also trace processes (`podmotion-inject`), and a stop of one of those is told to
+//! whoever of the process waits for any child, whatever it asked for. So the reaper looks before it
+//! takes anything, and takes exits only.
+//!
 //! A container's process can exit before runc has told the shim its pid. While somebody holds an
 //! [`Expectation`], exits that nobody watches are kept; with the last one dropped they are
 //! forgotten, so that orphans cost nothing.
 
 use std::collections::HashMap;
+use std::fs;
 use std::io;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,10 +21,12 @@ use std::time::SystemTime;
 
 use log::warn;
 use nix::errno::Errno;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+
+use crate::sys::{Child as Look, look_at_child};
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,24 +127,37 @@ impl Reaper {
 
     fn collect(&self) {
         loop {
-            let (pid, status) = match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, code.cast_unsigned()),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                    (pid, 128 + (signal as i32).cast_unsigned())
-                }
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
-                Ok(_) | Err(Errno::EINTR) => continue,
+            match look_at_child(None) {
+                Ok(Some(Look::Ended(pid, status))) => self.take(pid, status),
+                // Whoever is told of a stop is told of nothing else until that is taken.
+                Ok(Some(Look::Stopped)) => return self.collect_each(),
+                Ok(None) | Err(Errno::ECHILD) => return,
+                Err(Errno::EINTR) => {}
                 Err(error) => {
                     warn!("wait for children: {error}");
                     return;
                 }
-            };
-            self.report(Exit {
-                pid: pid.as_raw(),
-                status,
-                at: SystemTime::now(),
-            });
+            }
         }
+    }
+
+    /// As `collect`, child by child.
+    fn collect_each(&self) {
+        for pid in children() {
+            if let Ok(Some(Look::Ended(pid, status))) = look_at_child(Some(pid)) {
+                self.take(pid, status);
+            }
+        }
+    }
+
+    fn take(&self, pid: i32, status: u32) {
+        // Fails when somebody else has.
+        let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+        self.report(Exit {
+            pid,
+            status,
+            at: SystemTime::now(),
+        });
     }
 
     fn report(&self, exit: Exit) {
@@ -158,8 +178,27 @@ impl Reaper {
     }
 }
 
+/// Children of all threads of this process.
+fn children() -> Vec<i32> {
+    // A thread that has ended has left its children to another.
+    let lists = fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            let pids = list.split_whitespace().filter_map(|pid| pid.parse().ok());
+            pids.collect::<Vec<_>>()
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use super::*;
 
     fn exit(pid: i32) -> Exit {
@@ -201,8 +240,8 @@ mod tests {
         assert_eq!(second.try_recv(), Ok(exit(7)));
     }
 
-    // One test for all that really waits for children: waitpid(-1) takes every child of the test
-    // process, so two such tests must not run at the same time.
+    // One test for all that really waits for children: it takes every child of the test process, so two
+    // such tests must not run at the same time.
     #[tokio::test]
     async fn real_children() {
         let reaper = Reaper::start().unwrap();
@@ -212,6 +251,26 @@ mod tests {
         assert_eq!(exit.await.unwrap().status, 42);
         let (child, exit) = reaper.spawn(Command::new("sleep").arg("60")).unwrap();
         let pid = Pid::from_raw(child.id().cast_signed());
+        assert_eq!(children(), [pid.as_raw()]);
+        let (begin, begun) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel();
+        let tracer = std::thread::spawn(move || {
+            let mut seized = podmotion_inject::Seized::begin(&[pid.as_raw()]).unwrap();
+            let stat = format!("/proc/{pid}/stat");
+            while !fs::read_to_string(&stat).unwrap().contains(") t ") {
+                std::thread::yield_now();
+            }
+            begin.send(()).unwrap();
+            goes_on.recv().unwrap();
+            seized.wait_stopped(Duration::from_secs(5))
+        });
+        begun.recv().unwrap();
+        // The stop is there, and is not the reaper's.
+        let mut other = Command::new("sh");
+        let (_, ended) = reaper.spawn(other.args(["-c", "exit 43"])).unwrap();
+        assert_eq!(ended.await.unwrap().status, 43);
+        go_on.send(()).unwrap();
+        tracer.join().unwrap().unwrap();
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
         assert_eq!(exit.await.unwrap().status, 137);
     }

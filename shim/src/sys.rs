@@ -122,6 +122,43 @@ pub fn kill(pid: libc::pid_t, signal: libc::c_int) -> Result<(), Errno> {
     Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
+/// What has become of a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Child {
+    /// It has ended: its pid, and its exit code or 128 plus the number of the signal that ended it.
+    Ended(libc::pid_t, u32),
+    /// It has stopped, for a thread of this process that traces it.
+    Stopped,
+}
+
+/// Looks whether a child, any without `pid`, has something to tell, and leaves it there.
+///
+/// # Errors
+/// `ECHILD` without such a child.
+pub fn look_at_child(pid: Option<libc::pid_t>) -> Result<Option<Child>, Errno> {
+    let (kind, id) = match pid {
+        Some(pid) => (libc::P_PID, pid.cast_unsigned()),
+        None => (libc::P_ALL, 0),
+    };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: a zeroed siginfo_t is a valid one, and the pointer is to it.
+    let (code, info) = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        (libc::waitid(kind, id, &raw mut info, options), info)
+    };
+    Errno::result(code)?;
+    // SAFETY: the fields of SIGCHLD; zero where there was none.
+    let (child, status) = unsafe { (info.si_pid(), info.si_status().cast_unsigned()) };
+    if child == 0 {
+        return Ok(None);
+    }
+    Ok(Some(match info.si_code {
+        libc::CLD_EXITED => Child::Ended(child, status),
+        libc::CLD_KILLED | libc::CLD_DUMPED => Child::Ended(child, 128 + status),
+        _ => Child::Stopped,
+    }))
+}
+
 /// Sets the size of the terminal behind a pseudo-terminal master.
 ///
 /// # Errors

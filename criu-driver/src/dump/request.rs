@@ -1,0 +1,94 @@
+//! What to dump, and whether to go on with it.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::EventfdFlags;
+
+/// What to dump, and where to.
+#[derive(Debug, Clone)]
+pub struct DumpRequest<'a> {
+    /// The container's init process, its pid on the host.
+    pub pid: i32,
+    /// Existing, empty directory for the images, mode 0700.
+    pub images_dir: &'a Path,
+    /// Existing directory for the log. May be the images' directory.
+    pub work_dir: &'a Path,
+    /// Keep established TCP connections in the images; otherwise one makes CRIU refuse.
+    pub tcp_established: bool,
+    /// Deleted files that are still open are copied into the images up to this many bytes each.
+    pub ghost_limit: u32,
+    /// Time to freeze the cgroup.
+    pub freeze_timeout: Duration,
+    /// Time for CRIU. When it is over the dump is aborted, as [`DumpControl::abort`] does.
+    pub timeout: Duration,
+}
+
+impl<'a> DumpRequest<'a> {
+    /// A request with the defaults: TCP connections kept, ghosts up to 64 MiB, ten seconds to
+    /// freeze, two minutes to dump.
+    pub fn new(pid: i32, images_dir: &'a Path, work_dir: &'a Path) -> Self {
+        Self {
+            pid,
+            images_dir,
+            work_dir,
+            tcp_established: true,
+            ghost_limit: 64 << 20,
+            freeze_timeout: Duration::from_secs(10),
+            timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+/// Says whether a dump may go on. Clones belong to the same dump and can be used from any thread.
+#[derive(Clone)]
+pub struct DumpControl {
+    pub(super) abort: Arc<OwnedFd>,
+    pub(super) commit: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl fmt::Debug for DumpControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DumpControl")
+            .field("aborted", &self.aborted())
+            .finish_non_exhaustive()
+    }
+}
+
+impl DumpControl {
+    /// `commit` is called once, when all images are written and the tasks still exist. `true` is
+    /// the point of no return: the tasks are killed. `false` makes them run on.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub fn new(commit: impl Fn() -> bool + Send + Sync + 'static) -> io::Result<Self> {
+        Ok(Self {
+            abort: Arc::new(rustix::event::eventfd(
+                0,
+                EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
+            )?),
+            commit: Arc::new(commit),
+        })
+    }
+
+    /// Gives the dump up as soon as CRIU can put everything back, within milliseconds also while
+    /// it writes memory. Has no effect after the commit.
+    pub fn abort(&self) {
+        // Only a full counter makes this fail, and then it is readable already.
+        let _ = rustix::io::write(&*self.abort, &1u64.to_ne_bytes());
+    }
+
+    /// Whether [`abort`](Self::abort) was called.
+    pub fn aborted(&self) -> bool {
+        let mut fds = [rustix::event::PollFd::new(
+            &*self.abort,
+            rustix::event::PollFlags::IN,
+        )];
+        let now = rustix::event::Timespec::default();
+        rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+}
