@@ -95,8 +95,8 @@ struct Shared<'a> {
 
 impl Shared<'_> {
     fn work(&self) -> Result<Vec<Done>, OutError> {
-        let mut buffer = PageBuffer::new(CHUNK as usize)
-            .map_err(|source| OutError::Memory { source })?;
+        let mut buffer =
+            PageBuffer::new(CHUNK as usize).map_err(|source| OutError::Memory { source })?;
         let mut done = Vec::new();
         while let Some(job) = self.jobs.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let result = self.job(job, &mut buffer);
@@ -133,7 +133,8 @@ impl Shared<'_> {
                 }
                 let sum = checksum(content);
                 let slot = hints.get(address);
-                if let Some(slot) = slot.filter(|slot| self.sums.get(*slot as usize) == Some(&sum)) {
+                if let Some(slot) = slot.filter(|slot| self.sums.get(*slot as usize) == Some(&sum))
+                {
                     done.unchanged += self.page;
                     push(&mut done.runs, address, slot, self.page);
                     continue;
@@ -145,19 +146,18 @@ impl Shared<'_> {
             }
             at += read.max(page) as u64;
         }
-        self.write(&buffer[..addresses.len() * page], &addresses, &sums, &mut done)?;
+        self.write(
+            &buffer[..addresses.len() * page],
+            &addresses,
+            &sums,
+            &mut done,
+        )?;
         done.written = addresses;
         Ok(done)
     }
 
     /// Reads whole pages, less than asked for when one cannot be read; none when the first cannot.
-    fn read(
-        &self,
-        pid: i32,
-        at: u64,
-        into: &mut [u8],
-        done: &mut Done,
-    ) -> Result<usize, OutError> {
+    fn read(&self, pid: i32, at: u64, into: &mut [u8], done: &mut Done) -> Result<usize, OutError> {
         match memory::read(pid, at, into) {
             Ok(read) => {
                 let read = read / self.page as usize * self.page as usize;
@@ -230,6 +230,10 @@ fn push(runs: &mut Vec<Run>, address: u64, slot: u64, page: u64) {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::single_range_in_vec_init,
+    reason = "lists of ranges, of which some have one"
+)]
 mod tests {
     use super::*;
 
@@ -287,9 +291,6 @@ mod tests {
         memory.hide(page as usize..2 * page as usize).unwrap();
         let done = copied(&mut pages, &memory, &RunMap::new(page));
         assert_eq!(done.unreadable, [start + page..start + 2 * page]);
-        assert_eq!(
-            done.written,
-            [start, start + 2 * page, start + 3 * page]
-        );
+        assert_eq!(done.written, [start, start + 2 * page, start + 3 * page]);
     }
 }

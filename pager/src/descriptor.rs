@@ -37,7 +37,12 @@ const AT_RECEIVED: u64 = AT_CONTROL + 16;
 
 /// Makes a userfaultfd in the process and returns its number there.
 pub(crate) fn create(process: &mut Process) -> Result<RawFd, OutError> {
-    match call(process, "make a userfaultfd in", libc::SYS_userfaultfd, [FLAGS, 0, 0, 0, 0, 0]) {
+    match call(
+        process,
+        "make a userfaultfd in",
+        libc::SYS_userfaultfd,
+        [FLAGS, 0, 0, 0, 0, 0],
+    ) {
         Err(OutError::Refused { source, .. })
             if matches!(source.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => {}
         made => return made.map(|number| number as RawFd),
@@ -92,6 +97,16 @@ fn receive(process: &mut Process) -> Result<RawFd, OutError> {
             pid,
             source,
         })?;
+    with_page(process, |process, lent| {
+        receive_with(process, &device, lent)
+    })
+}
+
+/// Has the process lend a page of memory, and gives it back.
+pub(crate) fn with_page<T>(
+    process: &mut Process,
+    work: impl FnOnce(&mut Process, u64) -> Result<T, OutError>,
+) -> Result<T, OutError> {
     let arguments = [
         0,
         page_size(),
@@ -101,10 +116,10 @@ fn receive(process: &mut Process) -> Result<RawFd, OutError> {
         0,
     ];
     let lent = call(process, "borrow memory of", libc::SYS_mmap, arguments)? as u64;
-    let received = receive_with(process, &device, lent);
+    let done = work(process, lent);
     let arguments = [lent, page_size(), 0, 0, 0, 0];
     call(process, "give back memory of", libc::SYS_munmap, arguments)?;
-    received
+    done
 }
 
 fn receive_with(process: &mut Process, device: &File, lent: u64) -> Result<RawFd, OutError> {
@@ -139,20 +154,17 @@ fn hand_over(
         .and_then(|handle| keep::pidfd_getfd(handle, far))
         .map_err(failed("take a socket of"))?;
     send(&socket, device).map_err(failed("hand /dev/userfaultfd to"))?;
-    let header = [
-        0,
-        0,
-        lent + AT_IOVEC,
-        1,
-        lent + AT_CONTROL,
-        CONTROL_LEN,
-        0,
-    ];
+    let header = [0, 0, lent + AT_IOVEC, 1, lent + AT_CONTROL, CONTROL_LEN, 0];
     write(process, lent + AT_HEADER, &header)?;
     write(process, lent + AT_IOVEC, &[lent + AT_CONTENT, 1])?;
     let flags = (libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) as u64;
     let arguments = [near as u64, lent + AT_HEADER, flags, 0, 0, 0];
-    call(process, "receive /dev/userfaultfd in", libc::SYS_recvmsg, arguments)?;
+    call(
+        process,
+        "receive /dev/userfaultfd in",
+        libc::SYS_recvmsg,
+        arguments,
+    )?;
     number(process, lent + AT_RECEIVED)
 }
 
@@ -163,7 +175,12 @@ fn send(socket: &OwnedFd, device: &File) -> io::Result<()> {
     if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
-    sendmsg(socket, &[IoSlice::new(&[0])], &mut control, SendFlags::empty())?;
+    sendmsg(
+        socket,
+        &[IoSlice::new(&[0])],
+        &mut control,
+        SendFlags::empty(),
+    )?;
     Ok(())
 }
 
@@ -180,7 +197,8 @@ fn number(process: &Process, at: u64) -> Result<RawFd, OutError> {
     Ok(RawFd::from_ne_bytes(bytes))
 }
 
-fn write(process: &Process, at: u64, words: &[u64]) -> Result<(), OutError> {
+/// Writes to memory that the process lends.
+pub(crate) fn write(process: &Process, at: u64, words: &[u64]) -> Result<(), OutError> {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
     let pid = process.pid();
     process

@@ -87,4 +87,8 @@ impl ImageError {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::single_range_in_vec_init,
+    reason = "lists of ranges, of which some have one"
+)]
 mod tests;

@@ -114,12 +114,7 @@ impl Journal {
             .and_then(|file| {
                 // Blocks, not a hole: with no room on the disk, writing to the mapping would be a
                 // SIGBUS.
-                rustix::fs::fallocate(
-                    &file,
-                    rustix::fs::FallocateFlags::empty(),
-                    0,
-                    SIZE as u64,
-                )?;
+                rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, SIZE as u64)?;
                 SharedFile::map(&file, SIZE)
             })
             .map_err(ImageError::io("make", &path))?;
@@ -146,6 +141,22 @@ impl Journal {
             .long(at + AT_PID)
             .store(pid as u64, Ordering::Release);
         self.settle(at, STATE_ADOPTED);
+    }
+
+    /// Notes an event that was not read as such: it happened to a child before its fork.
+    pub(crate) fn note(&mut self, descriptor: RawFd, event: &Event) {
+        let Some(at) = self.claim(descriptor) else {
+            self.flag(FLAG_FULL, true);
+            return;
+        };
+        let message = uffd::encode(event);
+        for (index, word) in message.as_chunks().0.iter().enumerate().rev() {
+            // The first word, which makes it a message, comes last.
+            self.file
+                .long(at + AT_MESSAGE + index * 8)
+                .store(u64::from_ne_bytes(*word), Ordering::Release);
+        }
+        self.settle(at, STATE_EVENT);
     }
 
     /// Reads the next message of `uffd`; none when there is none. While pages are being taken away
@@ -208,7 +219,9 @@ impl Journal {
     }
 
     fn settle(&mut self, at: usize, state: u32) {
-        self.file.word(at + AT_STATE).store(state, Ordering::Release);
+        self.file
+            .word(at + AT_STATE)
+            .store(state, Ordering::Release);
         self.next += 1;
     }
 
@@ -294,12 +307,22 @@ mod tests {
         let mut journal = Journal::create(dir.path(), IDENTITY).unwrap();
         journal.adopted(100, 5);
         journal.adopted(101, 6);
+        let event = Event::Remap {
+            from: 0x1000,
+            to: 0x8000,
+            len: 0x2000,
+        };
+        journal.note(6, &event);
         journal.set_moving(true);
         let left = Left::read(dir.path(), 2).unwrap();
         assert_eq!(left.identity, IDENTITY);
         assert!(left.moving && !left.full && !left.done);
         let adopted = |pid, descriptor| Entry::Adopted { pid, descriptor };
-        assert_eq!(left.entries, [adopted(100, 5), adopted(101, 6)]);
+        let noted = Entry::Event {
+            descriptor: 6,
+            event,
+        };
+        assert_eq!(left.entries, [adopted(100, 5), adopted(101, 6), noted]);
     }
 
     #[test]
@@ -319,8 +342,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = path(dir.path(), 2);
         fs::write(&path, [0; 100]).unwrap();
-        assert!(matches!(Left::read(dir.path(), 2), Err(ImageError::Short { .. })));
+        assert!(matches!(
+            Left::read(dir.path(), 2),
+            Err(ImageError::Short { .. })
+        ));
         fs::write(&path, vec![1; SIZE]).unwrap();
-        assert!(matches!(Left::read(dir.path(), 2), Err(ImageError::Foreign { .. })));
+        assert!(matches!(
+            Left::read(dir.path(), 2),
+            Err(ImageError::Foreign { .. })
+        ));
     }
 }

@@ -1,4 +1,56 @@
-//! Memory of stopped processes out to a file and back.
+//! Moves the private memory of stopped processes to a file and back. Knows nothing of containers.
+//!
+//! ```text
+//!   Seized --Pager::move_out--> Moved --serve--> Filling --wait--> Pager
+//!                |                                  |
+//!         image | index | journal        thread "pager": faults, events, background
+//!                                                   |  one descriptor table
+//!                                        keeper: a process that keeps the userfaultfds
+//! ```
+//!
+//! # Invariants
+//!
+//! 1. **A process never runs with a missing page that nobody will fill.** When the last copy of a
+//!    userfaultfd closes, what is missing reads as zeros. So a keeper process shares the
+//!    filler's descriptor table from before the first page is taken until the last is back; who
+//!    touches a missing page after a SIGKILL of the filler waits, and can be killed. [`rescue`]
+//!    takes over. The keeper is outside of the container, so that nothing in there can close what
+//!    it holds, and shares the table instead of being sent copies, because the descriptor of a
+//!    forked child appears in the table with the fork event: there is no moment between the two.
+//! 2. **The image is complete, with checksums, before the first page is taken.** Slots that the index
+//!    in force names are not written to.
+//! 3. **Content is used only after its checksum was found right**, from the buffer that was checked.
+//!    A fill that fails fills nothing more, gives nothing up, and its type has no way on but to kill.
+//! 4. **Whatever is not known to be safe to move stays** (`maps.rs` has the table).
+//!
+//! # Decisions
+//!
+//! - *Awake costs nothing:* when all memory is back the descriptors are closed, which unregisters
+//!   everything wherever it has moved. What changed since is found at the next sleep by comparing
+//!   checksums page by page: 0.2 ms for each MiB, while the processes are stopped, and nothing is
+//!   written for unchanged pages. Asynchronous write protection (Linux 6.7) would know without
+//!   reading, but costs 0.7 µs at the first write to each page awake, leaves a registered range and a
+//!   descriptor, has every fork wait for a reader, and cannot follow a registration for missing pages
+//!   without stopping the process. Soft-dirty bits are not in every kernel.
+//! - *Memory that is still missing* when the next sleep comes ([`Filling::pause`]) is neither read nor
+//!   written again.
+//! - *`pread` and a buffer*, not a mapping of the image: the page that was checked is the page that is
+//!   used, and a short file is an error and not a SIGBUS. It costs one copy in the cache.
+//! - *512 KiB at a time*, through a buffer that stays in the cache; from 64 MiB on with two threads.
+//!   Writing to a mapping of the file is as fast, but a full disk is a SIGBUS there.
+//!
+//! # What a program can notice
+//!
+//! - While memory is missing, `mremap` over several mappings at once fails as it does before Linux
+//!   6.17; forks, `mremap`, `munmap` and `madvise` wait a moment for the filler.
+//! - A child that is forked while memory is missing gets copies of its own of that memory, which it
+//!   would share otherwise.
+//! - Pages of huge pages come back as ordinary ones, which the kernel may collapse again.
+//! - A thread that waits for a page can hold a lock of the kernel, for instance of a pipe it reads
+//!   from into that page. Whoever uses the other end waits too, and cannot even be killed until the
+//!   first is. So who fills or kills must not touch pipes of the processes.
+//! - `MADV_GUARD_INSTALL` on a missing page and its removal before the fill is complete bring the
+//!   old content back (the kernel reports no event).
 
 mod copy;
 mod descriptor;

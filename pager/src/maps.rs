@@ -56,13 +56,20 @@ pub(crate) fn pinned(pid: i32) -> io::Result<Option<String>> {
             continue;
         };
         let target = target.to_string_lossy();
-        let pins = ["anon_inode:[io_uring]", "/dev/infiniband/", "/dev/vfio/", "anon_inode:[vfio"];
+        let pins = [
+            "anon_inode:[io_uring]",
+            "/dev/infiniband/",
+            "/dev/vfio/",
+            "anon_inode:[vfio",
+        ];
         if pins.into_iter().any(|pin| target.starts_with(pin)) {
             return Ok(Some(target.into_owned()));
         }
     }
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    Ok(maps.contains("/[aio] (deleted)").then(|| "[aio]".to_owned()))
+    Ok(maps
+        .contains("/[aio] (deleted)")
+        .then(|| "[aio]".to_owned()))
 }
 
 /// What is known of a mapping before its flags, the last line, are read.
@@ -159,11 +166,20 @@ mod tests {
         assert!(!leaves("rw-p", 77, "/lib/libc.so.6", "rd wr mr mw me ac"));
         assert!(!leaves("rw-s", 0, "", "rd wr sh mr mw me ms"));
         assert!(!leaves("---p", 0, "", "mr mw me"));
-        for name in ["[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]", "[uprobes]"] {
+        for name in [
+            "[vdso]",
+            "[vvar]",
+            "[vvar_vclock]",
+            "[vsyscall]",
+            "[uprobes]",
+        ] {
             assert!(!leaves("r-xp", 0, name, "rd ex mr mw me"), "{name}");
         }
         for flag in STAYS {
-            assert!(!leaves("rw-p", 0, "", &format!("rd wr mr {flag} ac")), "{flag}");
+            assert!(
+                !leaves("rw-p", 0, "", &format!("rd wr mr {flag} ac")),
+                "{flag}"
+            );
         }
     }
 

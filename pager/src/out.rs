@@ -12,27 +12,25 @@
 //! Killed before the line, the processes have lost nothing. Killed behind it, what is missing is in
 //! the image, and whoever touches it waits, since the keeper has the descriptors.
 
-use std::cmp::Ordering;
+mod find;
+mod take;
+
 use std::io;
-use std::ops::Range;
 use std::time::Instant;
 
 use podmotion_inject::Seized;
 
+use find::{Leaving, address_spaces, regions};
+use take::withdraw;
+
 use crate::copy::{CHUNK, Done, Job, copy};
 use crate::descriptor;
 use crate::image::{ImageError, Index, ProcessRecord};
-use crate::maps::{self, Movable};
+use crate::maps;
 use crate::pager::{Moved, NotMoved, Pager};
 use crate::runs::RunMap;
 use crate::server::{Outcome, Server, ServerError};
 use crate::stats::{FillPolicy, OutStats};
-use crate::sys::kinship;
-use crate::sys::pagemap::Pagemap;
-
-/// Pieces of one mapping that are taken away: each costs a system call in the process. What is in
-/// the smaller ones of more than these stays.
-const MOST_PIECES: usize = 512;
 
 /// Memory could not be moved out.
 #[derive(Debug, thiserror::Error)]
@@ -97,26 +95,6 @@ pub enum OutError {
         #[source]
         source: io::Error,
     },
-}
-
-/// A process whose memory is to leave.
-#[derive(Debug)]
-struct Leaving {
-    pid: i32,
-    regions: Vec<Region>,
-    /// Pages that are missing already.
-    missing: RunMap,
-    known: RunMap,
-}
-
-/// A mapping of it.
-#[derive(Debug)]
-struct Region {
-    range: Range<u64>,
-    /// Pages with content.
-    populated: Vec<Range<u64>>,
-    /// Pages with content that stay, in order.
-    staying: Vec<Range<u64>>,
 }
 
 impl Pager {
@@ -197,12 +175,20 @@ impl Pager {
             .filter(|view| !leaving.iter().any(|process| process.pid == view.pid))
             .map(|view| (view.pid, view.missing));
         let mut known: Vec<(i32, RunMap)> = others.collect();
-        known.extend(leaving.iter().map(|process| (process.pid, process.known.clone())));
+        known.extend(
+            leaving
+                .iter()
+                .map(|process| (process.pid, process.known.clone())),
+        );
         self.commit(&leaving, known)?;
         stats.image_bytes = self.pages.bytes();
         let server = self.server.take().ok_or(ServerError::Ended)?;
         for process in &mut leaving {
-            let ranges: Vec<_> = process.regions.iter().map(|region| region.range.clone()).collect();
+            let ranges: Vec<_> = process
+                .regions
+                .iter()
+                .map(|region| region.range.clone())
+                .collect();
             let pid = process.pid;
             let refused = server.call(move |worker| worker.register(pid, &ranges));
             let refused = match refused {
@@ -212,7 +198,9 @@ impl Pager {
                     return Err(error.into());
                 }
             };
-            process.regions.retain(|region| !refused.contains(&region.range));
+            process
+                .regions
+                .retain(|region| !refused.contains(&region.range));
         }
         stats.index_time = started.elapsed();
         Ok((server, leaving))
@@ -259,7 +247,8 @@ impl Pager {
             stats.zero_bytes += zero;
             stats.written_bytes += written.len() as u64 * self.page;
             let pid = process.pid;
-            self.working_set.confirm(written.into_iter().map(|address| (pid, address)));
+            self.working_set
+                .confirm(written.into_iter().map(|address| (pid, address)));
         }
         Ok(())
     }
@@ -270,7 +259,10 @@ impl Pager {
         let regions = |pid| {
             let process = leaving.iter().find(|process| process.pid == pid);
             let regions = process.map(|process| process.regions.iter());
-            regions.into_iter().flatten().map(|region| region.range.clone())
+            regions
+                .into_iter()
+                .flatten()
+                .map(|region| region.range.clone())
         };
         let index = Index {
             page: self.page,
@@ -313,136 +305,6 @@ impl Pager {
     }
 }
 
-impl Leaving {
-    /// A page turned out not to leave.
-    fn stays(&mut self, page: Range<u64>) {
-        if let Some(region) = self
-            .regions
-            .iter_mut()
-            .find(|region| region.range.contains(&page.start))
-        {
-            let at = region.staying.partition_point(|range| range.start < page.start);
-            region.staying.insert(at, page);
-        }
-    }
-}
-
-impl Region {
-    /// The parts that are taken away: all between what stays, where there is something to take.
-    fn pieces(&self) -> Vec<Range<u64>> {
-        let mut pieces = Vec::new();
-        let mut start = self.range.start;
-        for staying in self.staying.iter().cloned().chain([self.range.end..self.range.end]) {
-            let piece = start..staying.start;
-            let first = self.populated.partition_point(|run| run.end <= piece.start);
-            let any = self.populated.get(first).is_some_and(|run| run.start < piece.end);
-            if any && piece.start < piece.end {
-                pieces.push(piece);
-            }
-            start = start.max(staying.end);
-        }
-        if pieces.len() > MOST_PIECES {
-            pieces.sort_unstable_by_key(|piece| std::cmp::Reverse(piece.end - piece.start));
-            pieces.truncate(MOST_PIECES);
-        }
-        pieces
-    }
-}
-
-/// One process for each address space.
-fn address_spaces(seized: &mut Seized) -> Result<Vec<i32>, OutError> {
-    let mut pids = Vec::new();
-    for process in seized.processes() {
-        let pid = process.pid();
-        if process.threads().next().is_none() {
-            continue;
-        }
-        if !process.is_past_seccomp() && has_filters(pid).map_err(proc("look at", pid))? {
-            return Err(OutError::Seccomp { pid });
-        }
-        pids.push(pid);
-    }
-    let mut failed = None;
-    let mut compare = |first: &i32, second: &i32| {
-        kinship::compare(*first, *second).unwrap_or_else(|source| {
-            failed = Some(proc("compare address spaces of", *first)(source));
-            Ordering::Greater
-        })
-    };
-    let mut distinct: Vec<i32> = Vec::new();
-    for pid in pids {
-        if distinct.iter().all(|other| compare(other, &pid) != Ordering::Equal) {
-            distinct.push(pid);
-        }
-    }
-    failed.map_or(Ok(distinct), Err)
-}
-
-fn has_filters(pid: i32) -> io::Result<bool> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    Ok(!status.lines().any(|line| line == "Seccomp:\t0"))
-}
-
-/// The mappings of a process that have something to take.
-fn regions(pid: i32, ours: bool, stats: &mut OutStats) -> Result<Vec<Region>, OutError> {
-    let movable = maps::movable(pid).map_err(proc("read the mappings of", pid))?;
-    let pagemap = Pagemap::open(pid).map_err(proc("open the page table of", pid))?;
-    let mut regions = Vec::new();
-    for Movable {
-        range,
-        shared,
-        armed,
-    } in movable
-    {
-        if armed && !ours {
-            continue;
-        }
-        let scan = |exclusive| {
-            pagemap
-                .populated(&range, exclusive)
-                .map_err(proc("read the page table of", pid))
-        };
-        let all = scan(false)?;
-        let (populated, staying) = if shared {
-            let own = scan(true)?;
-            let staying = subtract(&all, &own);
-            (own, staying)
-        } else {
-            (all, Vec::new())
-        };
-        let bytes = |runs: &[Range<u64>]| runs.iter().map(|run| run.end - run.start).sum::<u64>();
-        stats.scanned_bytes += bytes(&populated);
-        stats.staying_bytes += bytes(&staying);
-        if !populated.is_empty() {
-            regions.push(Region {
-                range,
-                populated,
-                staying,
-            });
-        }
-    }
-    Ok(regions)
-}
-
-/// What is in `all` and not in `some`, which is part of it. Both are in order.
-fn subtract(all: &[Range<u64>], some: &[Range<u64>]) -> Vec<Range<u64>> {
-    let mut rest = Vec::new();
-    let mut some = some.iter().peekable();
-    for run in all {
-        let mut start = run.start;
-        while let Some(taken) = some.next_if(|taken| taken.start < run.end) {
-            if start < taken.start {
-                rest.push(start..taken.start);
-            }
-            start = taken.end;
-        }
-        if start < run.end {
-            rest.push(start..run.end);
-        }
-    }
-    rest
-}
-
 /// Gives a process a userfaultfd and the server a copy, the only one that stays.
 fn give(server: &Server, seized: &mut Seized, pid: i32) -> Result<(), OutError> {
     let process = seized.process(pid).map_err(|source| OutError::Inject {
@@ -457,81 +319,10 @@ fn give(server: &Server, seized: &mut Seized, pid: i32) -> Result<(), OutError> 
     Ok(())
 }
 
-/// Takes the pages away.
-fn withdraw(
-    server: &Server,
-    seized: &mut Seized,
-    leaving: &[Leaving],
-    stats: &mut OutStats,
-) -> Result<(), OutError> {
-    let started = Instant::now();
-    server.call(|worker| worker.set_moving(true))?;
-    for process in leaving {
-        let Ok(target) = seized.process(process.pid) else {
-            continue;
-        };
-        for piece in process.regions.iter().flat_map(Region::pieces) {
-            let advice = libc::MADV_DONTNEED as u64;
-            let arguments = [piece.start, piece.end - piece.start, advice, 0, 0, 0];
-            match descriptor::call(target, "take memory of", libc::SYS_madvise, arguments) {
-                // It was killed meanwhile.
-                Err(OutError::Inject {
-                    source: podmotion_inject::Error::Gone { .. },
-                    ..
-                }) => break,
-                result => result?,
-            };
-        }
-    }
-    server.call(|worker| worker.set_moving(false))?;
-    stats.drop_time = started.elapsed();
-    Ok(())
-}
-
 fn proc(operation: &'static str, pid: i32) -> impl FnOnce(io::Error) -> OutError {
     move |source| OutError::Proc {
         operation,
         pid,
         source,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn region(populated: &[Range<u64>], staying: &[Range<u64>]) -> Region {
-        Region {
-            range: 0..100,
-            populated: populated.to_vec(),
-            staying: staying.to_vec(),
-        }
-    }
-
-    #[test]
-    fn holes_are_taken_along_and_what_stays_is_left_out() {
-        assert_eq!(region(&[10..20, 50..60], &[]).pieces(), [0..100]);
-        assert_eq!(region(&[10..20, 50..60], &[30..40]).pieces(), [0..30, 40..100]);
-        assert_eq!(region(&[10..20], &[0..5, 20..40]).pieces(), [5..20]);
-        assert!(region(&[10..20], &[10..20]).pieces().iter().all(|piece| piece.end <= 10));
-    }
-
-    #[test]
-    fn of_too_many_pieces_the_large_ones_are_taken() {
-        let populated: Vec<_> = (0..2000).map(|n| n * 10..n * 10 + 5 + n % 2).collect();
-        let staying: Vec<_> = (0..2000).map(|n| n * 10 + 8..n * 10 + 9).collect();
-        let region = Region {
-            range: 0..20_000,
-            populated,
-            staying,
-        };
-        assert_eq!(region.pieces().len(), MOST_PIECES);
-    }
-
-    #[test]
-    fn what_is_left_of_a_subtraction() {
-        assert_eq!(subtract(&[0..10, 20..30], &[]), [0..10, 20..30]);
-        assert_eq!(subtract(&[0..10, 20..30], &[0..2, 4..10, 22..30]), [2..4, 20..22]);
-        assert!(subtract(&[0..10], &[0..10]).is_empty());
     }
 }

@@ -262,6 +262,13 @@ impl Filling {
         self.server.keeper()
     }
 
+    /// Bytes that are still missing; 0 when the fill has ended.
+    pub fn missing_bytes(&self) -> u64 {
+        self.server
+            .call(|worker| worker.missing_bytes())
+            .unwrap_or(0)
+    }
+
     /// Waits until all memory is back. Nothing is registered any more then.
     ///
     /// # Errors

@@ -151,10 +151,8 @@ fn replay(index: &Index, entries: Vec<Entry>) -> BTreeMap<RawFd, Space> {
         match entry {
             Entry::Adopted { pid, descriptor } => {
                 let record = index.processes.iter().find(|process| process.pid == pid);
-                let known = record.map_or_else(
-                    || RunMap::new(index.page),
-                    |process| process.runs.clone(),
-                );
+                let known =
+                    record.map_or_else(|| RunMap::new(index.page), |process| process.runs.clone());
                 spaces.insert(descriptor, Space::all_missing(pid, known));
             }
             Entry::Event { descriptor, event } => {

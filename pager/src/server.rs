@@ -20,7 +20,10 @@
 //! - Dropping the handle changes nothing for the processes: the thread goes on until all memory is
 //!   back or all address spaces are gone.
 
+mod events;
 mod fill;
+mod forks;
+mod turn;
 mod worker;
 
 use std::io;
@@ -99,11 +102,20 @@ type Call = Box<dyn FnOnce(&mut Worker) + Send>;
 /// Handle of the thread. Readable ([`AsFd`]) when it has an outcome.
 #[derive(Debug)]
 pub(crate) struct Server {
-    calls: mpsc::Sender<Call>,
+    /// None only while it is dropped.
+    calls: Option<mpsc::Sender<Call>>,
     wake: OwnedFd,
     ended: OwnedFd,
     outcome: Arc<Mutex<Option<Outcome>>>,
     keeper: i32,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The thread notices only when it is awake that nobody will call.
+        self.calls = None;
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
 }
 
 impl AsFd for Server {
@@ -147,7 +159,7 @@ impl Server {
             .map_err(failed("make a thread", None))?;
         let keeper = started.recv().map_err(|_| ServerError::Ended)??;
         Ok(Self {
-            calls,
+            calls: Some(calls),
             wake,
             ended,
             outcome,
@@ -170,7 +182,8 @@ impl Server {
         let call: Call = Box::new(move |worker| {
             let _ = answer.send(work(worker));
         });
-        self.calls.send(call).map_err(|_| ServerError::Ended)?;
+        let calls = self.calls.as_ref().ok_or(ServerError::Ended)?;
+        calls.send(call).map_err(|_| ServerError::Ended)?;
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         answered.recv().map_err(|_| ServerError::Ended)
     }

@@ -291,7 +291,11 @@ mod tests {
         let mut set = WorkingSet::new(PAGE, 10);
         set.learn(&[(1, 2 * PAGE), (1, PAGE), (2, 3 * PAGE), (1, 5 * PAGE)]);
         let plan = set.plan();
-        let expected = [(1, PAGE..3 * PAGE), (1, 5 * PAGE..6 * PAGE), (2, 3 * PAGE..4 * PAGE)];
+        let expected = [
+            (1, PAGE..3 * PAGE),
+            (1, 5 * PAGE..6 * PAGE),
+            (2, 3 * PAGE..4 * PAGE),
+        ];
         assert_eq!(plan, expected);
     }
 
@@ -310,7 +314,10 @@ mod tests {
             fs::write(&path, &bad).unwrap();
             assert!(WorkingSet::read(dir.path(), PAGE, 10).is_err(), "byte {at}");
             fs::write(&path, &good[..at]).unwrap();
-            assert!(WorkingSet::read(dir.path(), PAGE, 10).is_err(), "cut at {at}");
+            assert!(
+                WorkingSet::read(dir.path(), PAGE, 10).is_err(),
+                "cut at {at}"
+            );
         }
     }
 }

@@ -73,6 +73,7 @@ fn commands(args: &Args, bin: Option<&Path>) -> Result<Vec<Command>> {
             "root",
         ]);
         each.push(vec!["--package", "podmotion-shim", "--test", "root"]);
+        each.push(vec!["--package", "podmotion-pager", "--test", "root"]);
         each.push(vec!["--package", INTEGRATION, "--test", "suite"]);
     }
     let cache = Cache::from_env()?;

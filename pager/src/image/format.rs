@@ -125,7 +125,17 @@ impl Index {
         for field in &mut fields {
             *field = header.next()?;
         }
-        let [magic, version, page, encodings, image, generation, length, sum, own] = fields;
+        let [
+            magic,
+            version,
+            page,
+            encodings,
+            image,
+            generation,
+            length,
+            sum,
+            own,
+        ] = fields;
         let foreign = |reason: String| ImageError::Foreign {
             path: path.to_owned(),
             reason,

@@ -30,7 +30,9 @@ pub(crate) fn is_zero(page: &[u8]) -> bool {
     // Most pages differ from zero early; the rest is compared in words.
     let (head, words, tail) = (&page[..8], page.chunks_exact(64), page.len() % 64);
     head.iter().all(|byte| *byte == 0)
-        && words.map(|chunk| chunk.iter().fold(0, |all, byte| all | byte)).all(|all| all == 0)
+        && words
+            .map(|chunk| chunk.iter().fold(0, |all, byte| all | byte))
+            .all(|all| all == 0)
         && page[page.len() - tail..].iter().all(|byte| *byte == 0)
 }
 

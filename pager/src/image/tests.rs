@@ -51,7 +51,11 @@ fn read_all(directory: &Path) -> Result<Vec<u8>, ImageError> {
     let index = Index::read(directory)?;
     let reader = Reader::open(directory, index.page, index.image, Arc::clone(&index.sums))?;
     let mut all = Vec::new();
-    for run in index.processes.iter().flat_map(|process| process.runs.iter()) {
+    for run in index
+        .processes
+        .iter()
+        .flat_map(|process| process.runs.iter())
+    {
         let mut buffer = vec![0; (run.end - run.start) as usize];
         reader.read_into(run.slot, &mut buffer)?;
         all.extend(buffer);
@@ -101,7 +105,10 @@ fn each_flipped_byte_of_the_pages_is_an_error_that_names_the_slot() {
         fs::write(&path, &bad).unwrap();
         let error = read_all(dir.path()).unwrap_err().to_string();
         let slot = at as u64 / page();
-        assert!(error.contains(&format!("slot {slot}")), "byte {at}: {error}");
+        assert!(
+            error.contains(&format!("slot {slot}")),
+            "byte {at}: {error}"
+        );
     }
 }
 

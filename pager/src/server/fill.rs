@@ -90,7 +90,11 @@ impl Worker {
             else {
                 continue;
             };
-            let runs: Vec<Run> = self.held[index].space.missing().within(range.clone()).collect();
+            let runs: Vec<Run> = self.held[index]
+                .space
+                .missing()
+                .within(range.clone())
+                .collect();
             for run in runs {
                 let mut start = run.start;
                 while start < run.end {
@@ -195,6 +199,7 @@ impl Worker {
     pub(super) fn fault(&mut self, fault: Fault) -> Result<(), ServerError> {
         let page = self.start.page;
         let descriptor = fault.descriptor;
+        let unsettled = self.is_unsettled(descriptor);
         let Some(held) = self
             .held
             .iter_mut()
@@ -203,6 +208,10 @@ impl Worker {
             return Ok(());
         };
         let slot = held.space.missing().get(fault.address);
+        if slot.is_none() && unsettled {
+            self.waiting.push(fault);
+            return Ok(());
+        }
         let progress = match slot {
             Some(slot) => {
                 self.reader.read_into(slot, &mut self.single)?;

@@ -1,20 +1,16 @@
-//! The thread's loop: requests, events, faults, and the background when there is nothing else.
+//! What the thread owns, and what it is asked to do with it.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
+use super::ServerError;
 use super::fill::Background;
-use super::{Call, Complete, Outcome, ServerError};
 use crate::FillStats;
 use crate::image::Reader;
 use crate::journal::{Identity, Journal};
@@ -22,11 +18,8 @@ use crate::runs::RunMap;
 use crate::space::Space;
 use crate::sys::keep::{self, Keeper};
 use crate::sys::memory::PageBuffer;
-use crate::sys::uffd::{Event, Uffd};
+use crate::sys::uffd::Uffd;
 use crate::working_set::PageOf;
-
-/// How often address spaces are looked at whose end has no event, while there is nothing else to do.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a thread begins with.
 #[derive(Debug)]
@@ -46,7 +39,7 @@ pub(super) struct Held {
     pub(super) space: Space,
     pub(super) uffd: Uffd,
     /// Readable when its process ends.
-    process: Option<OwnedFd>,
+    pub(super) process: Option<OwnedFd>,
     pub(super) gone: bool,
 }
 
@@ -57,6 +50,13 @@ pub(super) enum Mode {
     Moving,
     Filling(Background),
     Failed,
+}
+
+/// A fork, by the descriptors of both address spaces.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fork {
+    pub(super) parent: RawFd,
+    pub(super) child: RawFd,
 }
 
 /// A fault that cannot be answered before an event has been read.
@@ -73,9 +73,11 @@ pub(super) struct Fault {
 pub(crate) struct Worker {
     pub(super) start: Start,
     pub(super) reader: Reader,
-    journal: Journal,
+    pub(super) journal: Journal,
     next_journal: Option<(u64, Journal)>,
-    keeper: Option<Keeper>,
+    /// Forks that may have been reported before something that came before them.
+    pub(super) forks: Vec<Fork>,
+    pub(super) keeper: Option<Keeper>,
     pub(super) held: Vec<Held>,
     pub(super) mode: Mode,
     pub(super) waiting: Vec<Fault>,
@@ -86,9 +88,9 @@ pub(crate) struct Worker {
     pub(super) chunk: Option<PageBuffer>,
     pub(super) stats: FillStats,
     pub(super) faults: Vec<PageOf>,
-    failure: Option<ServerError>,
+    pub(super) failure: Option<ServerError>,
     /// There is nothing more to do.
-    over: bool,
+    pub(super) over: bool,
 }
 
 /// A space as it is seen from outside.
@@ -109,6 +111,7 @@ impl Worker {
             reader: Reader::open(&start.directory, start.page, start.image, sums)?,
             journal: journal(&start, start.generation, &keeper)?,
             next_journal: None,
+            forks: Vec::new(),
             start,
             keeper: Some(keeper),
             held: Vec::new(),
@@ -135,7 +138,8 @@ impl Worker {
         let uffd = keep::pidfd_getfd(&process, number)
             .map_err(failed("take the userfaultfd of"))
             .map(Uffd::from)?;
-        uffd.handshake().map_err(failed("set up the userfaultfd of"))?;
+        uffd.handshake()
+            .map_err(failed("set up the userfaultfd of"))?;
         self.journal.adopted(pid, uffd.as_fd().as_raw_fd());
         let space = Space::new(pid, self.start.page);
         self.hold(space, uffd, Some(process));
@@ -181,7 +185,7 @@ impl Worker {
         Ok(())
     }
 
-    fn hold(&mut self, space: Space, uffd: Uffd, process: Option<OwnedFd>) {
+    pub(super) fn hold(&mut self, space: Space, uffd: Uffd, process: Option<OwnedFd>) {
         self.held.push(Held {
             space,
             uffd,
@@ -226,7 +230,11 @@ impl Worker {
     pub(crate) fn set_index(&mut self, sums: Arc<Vec<u64>>, known: Vec<(i32, RunMap)>) {
         self.reader.set_sums(sums);
         for (pid, known) in known {
-            if let Some(held) = self.held.iter_mut().find(|held| held.space.pid == Some(pid)) {
+            if let Some(held) = self
+                .held
+                .iter_mut()
+                .find(|held| held.space.pid == Some(pid))
+            {
                 held.space.set_known(known);
             }
         }
@@ -265,6 +273,12 @@ impl Worker {
         Some((stats, std::mem::take(&mut self.faults)))
     }
 
+    /// Bytes that are missing, of all address spaces.
+    pub(crate) fn missing_bytes(&self) -> u64 {
+        let missing = |held: &Held| held.space.missing().bytes();
+        self.held.iter().map(missing).sum()
+    }
+
     /// Gives everything up. Only when no process of these address spaces will run any more.
     pub(crate) fn abandon(&mut self) {
         self.held.clear();
@@ -277,189 +291,6 @@ impl Worker {
         self.over
     }
 
-    /// Runs until there is nothing more to do.
-    pub(super) fn run(
-        &mut self,
-        calls: &mpsc::Receiver<Call>,
-        wake: OwnedFd,
-        ended: OwnedFd,
-        outcome: &Mutex<Option<Outcome>>,
-    ) {
-        let report = |found| {
-            *outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-            let _ = rustix::io::write(&ended, &1u64.to_ne_bytes());
-        };
-        loop {
-            // A bug here must not let go of the descriptors.
-            match catch_unwind(AssertUnwindSafe(|| self.turn(calls, &wake))) {
-                Ok(Turn::Go) => {}
-                Ok(Turn::End) => break,
-                Err(_) => self.fail(ServerError::Ended),
-            }
-            if let Some(error) = self.failure.take() {
-                report(Outcome::Failed(error));
-            }
-        }
-        let failed = matches!(self.mode, Mode::Failed);
-        // Closes the descriptors: nothing is registered from here on.
-        let held = std::mem::take(&mut self.held);
-        let known = held
-            .into_iter()
-            .filter_map(|held| Some((held.space.pid?, held.space.into_known())))
-            .collect();
-        self.journal.set_done();
-        if let Some(keeper) = self.keeper.take() {
-            // It has nothing left to keep; should it not end, it does with this process.
-            let _ = keeper.end();
-        }
-        if !failed {
-            report(Outcome::Complete(Complete {
-                known,
-                stats: std::mem::take(&mut self.stats),
-                faults: std::mem::take(&mut self.faults),
-            }));
-        }
-    }
-
-    fn turn(&mut self, calls: &mpsc::Receiver<Call>, wake: &OwnedFd) -> Turn {
-        let alone = loop {
-            match calls.try_recv() {
-                Ok(call) => call(self),
-                Err(e) => break e == mpsc::TryRecvError::Disconnected,
-            }
-        };
-        if let Err(error) = self.events() {
-            self.fail(error);
-        }
-        if self.failure.is_some() {
-            return Turn::Go;
-        }
-        match &self.mode {
-            Mode::Filling(_) => {
-                self.held.retain(|held| !held.gone);
-                self.over = self.held.iter().all(|held| held.space.missing().is_empty());
-            }
-            Mode::Guard | Mode::Failed if alone => {
-                self.drop_dead();
-                self.over = self.held.is_empty();
-            }
-            _ => {}
-        }
-        if self.over {
-            return Turn::End;
-        }
-        let now = Instant::now();
-        let timeout = match &self.mode {
-            Mode::Moving => Some(Duration::ZERO),
-            _ if !self.waiting.is_empty() => {
-                // Whoever the kernel waits for must run first; that has no event.
-                thread::yield_now();
-                Some(Duration::ZERO)
-            }
-            Mode::Filling(background) => {
-                let due = background.due(self.start.page);
-                if due <= now {
-                    if let Err(error) = self.background() {
-                        self.fail(error);
-                    }
-                    return Turn::Go;
-                }
-                Some(due - now)
-            }
-            Mode::Guard | Mode::Failed if alone => Some(LOOK_INTERVAL),
-            Mode::Guard | Mode::Failed => None,
-        };
-        self.sleep(wake, timeout);
-        Turn::Go
-    }
-
-    /// Waits for a call, an event, or the end of a process.
-    fn sleep(&mut self, wake: &OwnedFd, timeout: Option<Duration>) {
-        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        // Without a filler, events wait as the faults do.
-        let uffds = !matches!(self.mode, Mode::Failed);
-        let mut fds = vec![PollFd::new(wake, PollFlags::IN)];
-        let held = self.held.iter().filter(|held| !held.gone);
-        for held in held.clone().filter(|_| uffds) {
-            fds.push(PollFd::new(&held.uffd, PollFlags::IN));
-        }
-        let processes = fds.len();
-        fds.extend(held.flat_map(|held| &held.process).map(|process| PollFd::new(process, PollFlags::IN)));
-        if poll(&mut fds, timeout.as_ref()).is_err() {
-            return;
-        }
-        let exited = fds[processes..].iter().any(|fd| !fd.revents().is_empty());
-        if !fds[0].revents().is_empty() {
-            let mut count = [0; 8];
-            let _ = rustix::io::read(wake, &mut count);
-        }
-        drop(fds);
-        if exited {
-            self.drop_dead();
-        }
-    }
-
-    /// Lets go of address spaces that are gone, and stops watching processes that left theirs.
-    fn drop_dead(&mut self) {
-        self.held.retain_mut(|held| {
-            let exited = held.process.as_ref().is_some_and(|process| {
-                let mut fds = [PollFd::new(process, PollFlags::IN)];
-                poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
-            });
-            if exited {
-                held.process = None;
-            }
-            held.uffd.is_alive()
-        });
-    }
-
-    /// Reads all there is to read.
-    fn events(&mut self) -> Result<(), ServerError> {
-        if matches!(self.mode, Mode::Failed) {
-            return Ok(());
-        }
-        // Forks append to the list; their turn comes in the next round.
-        for index in 0..self.held.len() {
-            while !self.held[index].gone {
-                let held = &self.held[index];
-                let descriptor = held.uffd.as_fd().as_raw_fd();
-                let event = self
-                    .journal
-                    .read(&held.uffd, descriptor)
-                    .map_err(ServerError::system("read events of", held.space.pid))?;
-                let Some(event) = event else { break };
-                self.event(index, descriptor, event)?;
-            }
-        }
-        let waiting = std::mem::take(&mut self.waiting);
-        waiting.into_iter().try_for_each(|fault| self.fault(fault))
-    }
-
-    fn event(&mut self, index: usize, descriptor: RawFd, event: Event) -> Result<(), ServerError> {
-        let space = &mut self.held[index].space;
-        match event {
-            Event::Fault { address, write } => {
-                let address = address & !(self.start.page - 1);
-                let since = Instant::now();
-                return self.fault(Fault {
-                    descriptor,
-                    address,
-                    write,
-                    since,
-                });
-            }
-            Event::Fork { child } => {
-                let space = space.fork();
-                self.hold(space, keep::adopt(child).into(), None);
-            }
-            Event::Remap { from, to, len } => space.relocate(from, to, len),
-            Event::Remove(range) if matches!(self.mode, Mode::Moving) => space.withdraw(range),
-            Event::Remove(range) | Event::Unmap(range) => space.forget(&range),
-        }
-        self.stats.events += 1;
-        Ok(())
-    }
-
     /// Fills nothing any more, and gives nothing up.
     pub(super) fn fail(&mut self, error: ServerError) {
         if !matches!(self.mode, Mode::Failed) {
@@ -470,19 +301,13 @@ impl Worker {
     }
 }
 
-enum Turn {
-    Go,
-    End,
-}
-
 fn journal(start: &Start, generation: u64, keeper: &Keeper) -> Result<Journal, ServerError> {
     let keeper = keeper.pid();
     let identity = Identity {
         image: start.image,
         generation,
         keeper,
-        keeper_start: start_time(keeper)
-            .map_err(ServerError::system("look at", Some(keeper)))?,
+        keeper_start: start_time(keeper).map_err(ServerError::system("look at", Some(keeper)))?,
     };
     Ok(Journal::create(&start.directory, identity)?)
 }

@@ -11,7 +11,8 @@
 //! SIGKILL; a table that two processes share does.
 //!
 //! The keeper never runs more than this module: it has a copy of the memory of a process with
-//! threads, so it may neither allocate nor take a lock.
+//! threads, so it may neither allocate nor take a lock. It gives up what it does not need of that
+//! memory, or every page that its parent changes would be there twice.
 
 use std::io;
 use std::mem::{size_of, zeroed};
@@ -24,6 +25,11 @@ const TABLE_LIMIT: RawFd = 4096;
 /// How often a keeper that is alone looks whether its address spaces are still there, in
 /// milliseconds. There is no event for the end of one.
 const ORPHAN_INTERVAL: i32 = 1000;
+/// Mappings that a keeper gives up, at most.
+const MOST_GIVEN_UP: usize = 64;
+
+/// Mappings by address and length.
+type GivenUp = [(usize, usize); MOST_GIVEN_UP];
 
 #[repr(C)]
 #[derive(Default)]
@@ -87,6 +93,8 @@ impl Keeper {
     /// userfaultfd in the table is gone.
     pub(crate) fn start() -> io::Result<Self> {
         let parent = pidfd_open(std::process::id() as i32)?;
+        let maps = std::fs::read_to_string("/proc/self/maps")?;
+        let given_up = dispensable(&maps, (&raw const maps).addr());
         let mut pidfd: RawFd = -1;
         let mut args = CloneArgs {
             flags: (libc::CLONE_FILES | libc::CLONE_PIDFD) as u64,
@@ -114,7 +122,7 @@ impl Keeper {
             )
         };
         if pid == 0 {
-            hold(parent.as_raw_fd());
+            hold(parent.as_raw_fd(), &given_up);
         }
         let error = io::Error::last_os_error();
         // SAFETY: `old` was filled in above.
@@ -165,11 +173,49 @@ impl Keeper {
     }
 }
 
+/// The heap and the anonymous mappings that neither hold the calling thread's stack, which `stack`
+/// is an address in, nor belong to a program or library.
+fn dispensable(maps: &str, stack: usize) -> GivenUp {
+    let mut found: GivenUp = [(0, 0); MOST_GIVEN_UP];
+    let mut free = found.iter_mut();
+    // The end of the last mapping of a file: what follows without a gap are its variables.
+    let mut file_end = 0;
+    for line in maps.lines() {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [range, permissions, _, _, inode, name @ ..] = &fields[..] else {
+            continue;
+        };
+        let bounds = range.split_once('-').and_then(|(start, end)| {
+            let number = |text| usize::from_str_radix(text, 16).ok();
+            Some((number(start)?, number(end)?))
+        });
+        let Some((start, end)) = bounds else { continue };
+        if *inode != "0" {
+            file_end = end;
+            continue;
+        }
+        let plain = name.is_empty() && start != file_end || *name == ["[heap]"];
+        if plain
+            && *permissions == "rw-p"
+            && !(start..end).contains(&stack)
+            && let Some(place) = free.next()
+        {
+            *place = (start, end - start);
+        }
+    }
+    found
+}
+
 /// The keeper's life.
-fn hold(parent: RawFd) -> ! {
-    // SAFETY: plain system calls on numbers and on a name and a structure that outlive them;
-    // nothing here allocates or takes a lock.
+fn hold(parent: RawFd, given_up: &GivenUp) -> ! {
+    // SAFETY: plain system calls on numbers and on a name and structures that outlive them; nothing
+    // here allocates or takes a lock. What is given up is this process's copy of memory that
+    // nothing below touches: the list, the stack and the thread's own variables are in the mapping
+    // that is left out, code and static variables in mappings of files and right behind them.
     unsafe {
+        for &(start, length) in given_up {
+            libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED);
+        }
         libc::prctl(libc::PR_SET_NAME, c"podmotion-keep".as_ptr());
         libc::setsid();
         let mut fds = libc::pollfd {
@@ -240,5 +286,27 @@ fn check(result: i32) -> io::Result<()> {
         Err(io::Error::last_os_error())
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_stack_nor_variables_are_given_up() {
+        let maps = "\
+55d0-55d8 r-xp 00000000 fe:00 12 /bin/program
+55d8-55d9 rw-p 00008000 fe:00 12 /bin/program
+55d9-55da rw-p 00000000 00:00 0
+6000-6100 rw-p 00000000 00:00 0                          [heap]
+7000-7100 rw-p 00000000 00:00 0
+7100-7101 ---p 00000000 00:00 0
+7101-7200 rw-p 00000000 00:00 0
+7f00-7f20 r--p 00000000 00:00 0                          [vvar]
+7fa0-7fb0 rw-p 00000000 00:00 0                          [stack]
+";
+        let found = dispensable(maps, 0x7180);
+        assert_eq!(found[..3], [(0x6000, 0x100), (0x7000, 0x100), (0, 0)]);
     }
 }

@@ -122,6 +122,23 @@ pub(crate) fn decode(message: &[u8; MESSAGE_LEN]) -> Option<Event> {
     })
 }
 
+/// The message of an event, as the kernel would write it.
+pub(crate) fn encode(event: &Event) -> [u8; MESSAGE_LEN] {
+    let (kind, words) = match event {
+        Event::Fault { address, write } => (0x12, [u64::from(*write), *address, 0]),
+        Event::Fork { child } => (0x13, [u64::from(*child as u32), 0, 0]),
+        Event::Remap { from, to, len } => (0x14, [*from, *to, *len]),
+        Event::Remove(range) => (0x15, [range.start, range.end, 0]),
+        Event::Unmap(range) => (0x16, [range.start, range.end, 0]),
+    };
+    let mut message = [0; MESSAGE_LEN];
+    message[0] = kind;
+    for (at, word) in message[8..].chunks_exact_mut(8).zip(words) {
+        at.copy_from_slice(&word.to_ne_bytes());
+    }
+    message
+}
+
 /// How far a copy came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Copied {
@@ -221,6 +238,12 @@ impl Uffd {
         outcome(result, arg.zeropage, len)
     }
 
+    /// Whether an event is on its way, or has been read and its cause not gone on yet. Until then
+    /// nothing can be filled.
+    pub(crate) fn is_changing(&self) -> bool {
+        probe(self.0.as_raw_fd()) == Some(libc::EAGAIN)
+    }
+
     /// Whether the address space is still there. There is no event for its end: a process leaves
     /// it by `exec` too.
     pub(crate) fn is_alive(&self) -> bool {
@@ -248,8 +271,15 @@ impl Uffd {
 /// See [`Uffd::is_alive`]. Allocates nothing and takes no lock: the keeper calls it. False for
 /// what is no userfaultfd.
 pub(super) fn is_alive(fd: RawFd) -> bool {
-    // Lifts a write protection that no range has, so it changes nothing: ESRCH says that the
-    // address space is gone, any other answer of a userfaultfd that it is there.
+    matches!(
+        probe(fd),
+        None | Some(libc::ENOENT | libc::EAGAIN | libc::EINVAL)
+    )
+}
+
+/// Lifts a write protection that no range has, so it changes nothing. The error number says what
+/// there is: `ESRCH` that the address space is gone, `EAGAIN` that it is changing.
+fn probe(fd: RawFd) -> Option<i32> {
     let mut arg = WriteProtectArg {
         range: RangeArg {
             start: 1 << 32,
@@ -266,8 +296,10 @@ pub(super) fn is_alive(fd: RawFd) -> bool {
             std::ptr::from_mut(&mut arg).cast::<libc::c_void>(),
         )
     };
-    let error = io::Error::last_os_error().raw_os_error();
-    result == 0 || matches!(error, Some(libc::ENOENT | libc::EAGAIN | libc::EINVAL))
+    if result == 0 {
+        return None;
+    }
+    io::Error::last_os_error().raw_os_error()
 }
 
 fn outcome(result: io::Result<()>, done: i64, len: u64) -> io::Result<Copied> {
@@ -293,3 +325,30 @@ fn range_arg(range: &Range<u64>) -> RangeArg {
 }
 
 const _: () = assert!(offset_of!(CopyArg, copy) == 32 && size_of::<RegisterArg>() == 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_read_as_they_are_written() {
+        let events = [
+            Event::Fault {
+                address: 0x7f00_1000,
+                write: true,
+            },
+            Event::Fork { child: 9 },
+            Event::Remap {
+                from: 1,
+                to: 2,
+                len: 3,
+            },
+            Event::Remove(4..5),
+            Event::Unmap(6..7),
+        ];
+        for event in events {
+            assert_eq!(decode(&encode(&event)), Some(event));
+        }
+        assert_eq!(decode(&[0; MESSAGE_LEN]), None);
+    }
+}

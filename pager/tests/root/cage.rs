@@ -11,9 +11,10 @@ use podmotion_pager::{FillFailed, FillPolicy, Filling, Moved, NotMoved, Pager};
 
 /// A cgroup of its own, removed when dropped with what is in it.
 pub struct Cage {
-    directory: PathBuf,
-    version1: bool,
-    owned: bool,
+    pub directory: PathBuf,
+    pub version1: bool,
+    /// To be removed when dropped.
+    pub owned: bool,
 }
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -35,19 +36,6 @@ impl Cage {
             version1,
             owned: true,
         }
-    }
-
-    /// The one of another process, which removes it.
-    pub fn of(directory: &Path) -> Self {
-        Self {
-            directory: directory.to_owned(),
-            version1: directory.join("freezer.state").exists(),
-            owned: false,
-        }
-    }
-
-    pub fn directory(&self) -> &Path {
-        &self.directory
     }
 
     /// A program that begins in the cage.
@@ -153,7 +141,10 @@ impl Cage {
 fn is_zombie(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .ok()
-        .is_none_or(|stat| stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z')))
+        .is_none_or(|stat| {
+            stat.rsplit_once(") ")
+                .is_none_or(|(_, rest)| rest.starts_with('Z'))
+        })
 }
 
 impl Drop for Cage {

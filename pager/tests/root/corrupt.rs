@@ -16,7 +16,10 @@ use crate::victim::{directory, moved};
 pub const CASES: &[Case] = &[
     ("a_corrupted_image_is_never_gone_on_with", corrupted),
     ("a_short_image_is_never_gone_on_with", short),
-    ("a_working_set_in_a_corrupted_image_stops_the_wake", corrupted_working_set),
+    (
+        "a_working_set_in_a_corrupted_image_stops_the_wake",
+        corrupted_working_set,
+    ),
 ];
 
 fn corrupt(image: &Path) {
@@ -55,8 +58,9 @@ fn never_gone_on_with(spoil: fn(&Path), expected: fn(&ServerError) -> bool) {
     let moved = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
     spoil(directory.path());
     let filling = moved.serve(FillPolicy::default()).unwrap();
-    cage.thaw();
+    // Before the thaw: a reader that waits for a page of its buffer has the pipe locked.
     holder.order("check");
+    cage.thaw();
     let failed = filling.wait().unwrap_err();
     assert!(expected(failed.error()), "{failed:?}");
     // It waits, and reads nothing.
@@ -85,8 +89,8 @@ fn corrupted_working_set() {
     corrupt(directory.path());
     let failed = moved.prefetch_working_set().unwrap_err();
     assert!(failed.to_string().contains("cannot be filled"));
-    cage.thaw();
     holder.order("check");
+    cage.thaw();
     sleep(Duration::from_millis(300));
     assert!(holder.is_registered());
     // Nobody holds the handle any more, and it waits all the same.

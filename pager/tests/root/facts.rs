@@ -2,21 +2,29 @@
 
 use std::fs;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use podmotion_pager::{FillPolicy, Pager, WORKING_SET};
 
 use crate::Case;
 use crate::cage::Cage;
 use crate::holder::Holder;
-use crate::victim::{directory, moved};
+use crate::victim::{directory, moved, proc};
 
 pub const CASES: &[Case] = &[
-    ("an_untouched_process_is_not_written_again", not_written_again),
+    (
+        "an_untouched_process_is_not_written_again",
+        not_written_again,
+    ),
     ("what_is_missing_is_not_moved_again", not_moved_again),
     ("nothing_stays_registered_after_the_fill", nothing_stays),
-    ("the_working_set_is_filled_before_the_wake", working_set_first),
+    (
+        "the_working_set_is_filled_before_the_wake",
+        working_set_first,
+    ),
     ("memory_is_free_while_asleep", memory_is_free),
+    ("a_process_without_rights_sleeps_too", without_rights),
+    ("a_sleeper_that_is_killed_leaves_nothing", killed_asleep),
     ("two_hundred_cycles_leave_nothing", two_hundred_cycles),
 ];
 
@@ -27,7 +35,11 @@ fn not_written_again() {
     let cage = Cage::new();
     let mut holder = Holder::start(&cage, 30);
     let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
-    assert!(out.stats().written_bytes >= 30 * MEGABYTE, "{:?}", out.stats());
+    assert!(
+        out.stats().written_bytes >= 30 * MEGABYTE,
+        "{:?}",
+        out.stats()
+    );
     let (pager, _) = cage.wake(out).unwrap().wait().unwrap();
     assert_eq!(holder.ask("look 10"), "good");
 
@@ -82,6 +94,13 @@ fn nothing_stays() {
     let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
     assert!(holder.is_registered());
     assert_eq!(holder.descriptors(), descriptors);
+    // It is a copy of this process, of which it keeps next to nothing.
+    let keeper = proc(out.keeper() as u32, "smaps_rollup");
+    let own = keeper
+        .lines()
+        .find_map(|line| line.strip_prefix("Private_Dirty:"));
+    let own: u32 = own.unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(own < 512, "{keeper}");
     let keeper = out.keeper();
     assert!(fs::exists(format!("/proc/{keeper}")).unwrap());
     let (_pager, _) = cage.wake(out).unwrap().wait().unwrap();
@@ -125,9 +144,45 @@ fn memory_is_free() {
     let awake = holder.status("RssAnon:");
     let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
     let asleep = holder.status("RssAnon:");
-    assert!(awake > 50 * 1024 && asleep < 1024, "{awake} kB and {asleep} kB");
+    assert!(
+        awake > 50 * 1024 && asleep < 1024,
+        "{awake} kB and {asleep} kB"
+    );
     cage.wake(out).unwrap().wait().unwrap();
     assert_eq!(holder.ask("check"), "good");
+}
+
+/// `userfaultfd(2)` is not for it: it gets one from `/dev/userfaultfd`.
+fn without_rights() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start_as(&cage, 10, 65534);
+    let descriptors = holder.descriptors();
+    let mappings = proc(holder.pid(), "maps").lines().count();
+    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
+    assert!(out.stats().written_bytes > 10 * MEGABYTE);
+    assert_eq!(holder.descriptors(), descriptors);
+    cage.wake(out).unwrap().wait().unwrap();
+    assert_eq!(holder.ask("check"), "good");
+    assert_eq!(proc(holder.pid(), "maps").lines().count(), mappings);
+}
+
+fn killed_asleep() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 10);
+    let (descriptors, threads) = (own_descriptors(), own_threads());
+    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
+    let keeper = out.keeper();
+    cage.kill();
+    assert_eq!(holder.answer(), "");
+    drop(out);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fs::exists(format!("/proc/{keeper}")).unwrap() || own_threads() > threads {
+        assert!(Instant::now() < deadline, "the keeper or the thread stays");
+        sleep(Duration::from_millis(20));
+    }
+    assert_eq!(own_descriptors(), descriptors);
 }
 
 fn own_descriptors() -> usize {
@@ -157,12 +212,20 @@ fn two_hundred_cycles() {
             // The thread that was waited for may still be ending.
             sleep(Duration::from_millis(2));
             let files = fs::read_dir(directory.path()).unwrap().count();
-            let now = (holder.descriptors(), own_descriptors(), files, own_threads());
+            let now = (
+                holder.descriptors(),
+                own_descriptors(),
+                files,
+                own_threads(),
+            );
             let tables = holder.status("VmPTE:");
             let size = pager.image_bytes();
             let (then, then_tables, then_size) = *first.get_or_insert((now, tables, size));
             assert_eq!(now, then, "cycle {cycle}");
-            assert!(tables <= then_tables + 16, "{then_tables} kB, then {tables} kB");
+            assert!(
+                tables <= then_tables + 16,
+                "{then_tables} kB, then {tables} kB"
+            );
             assert!(size <= then_size + MEGABYTE, "{then_size}, then {size}");
         }
     }

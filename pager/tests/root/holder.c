@@ -1,4 +1,4 @@
-/* holder MEGABYTES: holds so much, and does what it is told in lines:
+/* holder MEGABYTES [USER]: becomes USER, holds so much, and does what it is told in lines:
  *   check      looks at all of it, prints "good" or "bad"
  *   look N     looks at the first N pages, prints "good" or "bad"
  *   touch N    writes to the first N pages, prints "done" */
@@ -33,7 +33,7 @@ int main(int count, char **arguments)
 {
 	char line[64];
 	size_t n;
-	if (count < 2)
+	if (count < 2 || (count > 2 && setuid(atoi(arguments[2]))))
 		return 2;
 	words = sysconf(_SC_PAGESIZE) / 8;
 	pages = (atol(arguments[1]) << 20) / (words * 8);

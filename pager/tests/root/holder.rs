@@ -14,9 +14,14 @@ pub struct Holder {
 
 impl Holder {
     pub fn start(cage: &Cage, megabytes: u32) -> Self {
+        Self::start_as(cage, megabytes, 0)
+    }
+
+    /// As a user, with no capabilities unless that is 0.
+    pub fn start_as(cage: &Cage, megabytes: u32, user: u32) -> Self {
         let mut child = cage
             .command(&compiled(include_str!("holder.c"), "holder"))
-            .arg(megabytes.to_string())
+            .args([megabytes.to_string(), user.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -57,7 +62,11 @@ impl Holder {
     pub fn status(&self, key: &str) -> u64 {
         let status = proc(self.pid(), "status");
         let line = status.lines().find(|line| line.starts_with(key)).unwrap();
-        line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+        line.split_ascii_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 
     /// Whether a mapping of it is registered with a userfaultfd.
@@ -70,7 +79,9 @@ impl Holder {
     }
 
     pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .unwrap()
+            .count()
     }
 }
 

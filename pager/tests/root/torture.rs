@@ -99,6 +99,8 @@ fn no_byte_differs() {
         events += stats.events;
     }
     let said = tortured.finish();
-    eprintln!("{sleeps} sleeps, {paused} fills not finished, {faults} faults, {events} events, {said}");
+    eprintln!(
+        "{sleeps} sleeps, {paused} fills not finished, {faults} faults, {events} events, {said}"
+    );
     assert!(sleeps > 3 && faults > 100 && events > 10);
 }

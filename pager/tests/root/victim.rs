@@ -48,7 +48,9 @@ impl Random {
         let seed = std::env::var("PODMOTION_SEED").ok().map_or_else(
             || {
                 let now = std::time::SystemTime::now();
-                now.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64
+                now.duration_since(std::time::UNIX_EPOCH)
+                    .unwrap()
+                    .as_nanos() as u64
             },
             |seed| seed.parse().unwrap(),
         );
