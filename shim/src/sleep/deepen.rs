@@ -36,12 +36,19 @@ pub struct Stays {
     pub trouble: Trouble,
 }
 
+impl Stays {
+    /// On the heap: it is large.
+    pub fn new(memory: Option<Memory>, trouble: Trouble) -> Box<Self> {
+        Box::new(Self { memory, trouble })
+    }
+}
+
 /// Memory that is left free beside what a checkpoint needs, in bytes.
 const SPARE: u64 = 64 << 20;
 
 impl Attempt<'_> {
     /// Blocks until the container sleeps deep, or light again.
-    pub fn run(self) -> Result<Fallen, Stays> {
+    pub fn run(self) -> Result<Fallen, Box<Stays>> {
         let Self { dump, memory } = self;
         let pager = bring_in(memory)?;
         let started = Instant::now();
@@ -55,17 +62,17 @@ impl Attempt<'_> {
         };
         if trouble.tasks() != Tasks::Running {
             let memory = None;
-            return Err(Stays { memory, trouble });
+            return Err(Stays::new(memory, trouble));
         }
         if dump.control.aborted() {
             let memory = Some(Memory::In(pager));
-            return Err(Stays { memory, trouble });
+            return Err(Stays::new(memory, trouble));
         }
-        Err(out_again(&dump, pager, trouble))
+        Err(Box::new(out_again(&dump, pager, trouble)))
     }
 }
 
-fn bring_in(memory: Memory) -> Result<Pager, Stays> {
+fn bring_in(memory: Memory) -> Result<Pager, Box<Stays>> {
     let moved = match memory {
         Memory::In(pager) => return Ok(pager),
         Memory::Out(moved) => moved,
@@ -73,17 +80,12 @@ fn bring_in(memory: Memory) -> Result<Pager, Stays> {
     let needed = light::bytes_out(moved.stats());
     let available = light::available();
     if available < needed.saturating_add(SPARE) {
-        return Err(Stays {
-            memory: Some(Memory::Out(moved)),
-            trouble: Trouble::NoRoom { needed, available },
-        });
+        let trouble = Trouble::NoRoom { needed, available };
+        return Err(Stays::new(Some(Memory::Out(moved)), trouble));
     }
     match light::bring_back(moved) {
         Ok((pager, _)) => Ok(pager),
-        Err(lost) => Err(Stays {
-            memory: None,
-            trouble: lost.into(),
-        }),
+        Err(lost) => Err(Stays::new(None, lost.into())),
     }
 }
 

@@ -69,7 +69,7 @@ pub struct Attempt<'a> {
 
 impl Attempt<'_> {
     /// Blocks until the container sleeps or runs on.
-    pub fn run(mut self) -> Result<Fallen, Failed> {
+    pub fn run(mut self) -> Result<Fallen, Box<Failed>> {
         let started = Instant::now();
         let mut pager = self.pager.take();
         let outcome = self.target.stand_still(Ends::Alive, |freezer, ports| {
@@ -94,7 +94,7 @@ impl Attempt<'_> {
                 }
             }
         });
-        outcome.map_err(|trouble| Failed { pager, trouble })
+        outcome.map_err(|trouble| Failed::new(pager, trouble))
     }
 }
 
@@ -105,7 +105,7 @@ fn create(directory: &Path) -> Result<Pager, Trouble> {
 
 /// Moves the memory of the frozen container out. It is frozen again when this succeeds, and has all
 /// its memory if it fails. All in one thread: the kernel takes a tracer's requests from no other.
-pub fn move_out(freezer: &Freezer, pager: Pager) -> Result<Moved, Failed> {
+pub fn move_out(freezer: &Freezer, pager: Pager) -> Result<Moved, Box<Failed>> {
     let stopped = || -> Result<Seized, Trouble> {
         let mut seized = Seized::begin(&freezer.processes()?)?;
         // Those of cgroup version 1 stop for a tracer only now, and before anything else.
@@ -117,7 +117,7 @@ pub fn move_out(freezer: &Freezer, pager: Pager) -> Result<Moved, Failed> {
         Ok(seized) => seized,
         Err(trouble) => {
             let pager = Some(pager);
-            return Err(Failed { pager, trouble });
+            return Err(Failed::new(pager, trouble));
         }
     };
     let moved = pager.move_out(&mut seized);
@@ -127,17 +127,13 @@ pub fn move_out(freezer: &Freezer, pager: Pager) -> Result<Moved, Failed> {
     match (moved, frozen.and(released)) {
         (Ok(moved), Ok(())) => Ok(moved),
         (Ok(moved), Err(trouble)) => Err(match bring_back(moved) {
-            Ok((pager, _)) => Failed {
-                pager: Some(pager),
-                trouble,
-            },
-            Err(lost) => lost.into(),
+            Ok((pager, _)) => Failed::new(Some(pager), trouble),
+            Err(lost) => Failed::new(None, lost.into()),
         }),
-        (Err(NotMoved::Unchanged { pager, error }), _) => Err(Failed {
-            pager: Some(*pager),
-            trouble: error.into(),
-        }),
-        (Err(NotMoved::Lost(lost)), _) => Err(lost.into()),
+        (Err(NotMoved::Unchanged { pager, error }), _) => {
+            Err(Failed::new(Some(*pager), error.into()))
+        }
+        (Err(NotMoved::Lost(lost)), _) => Err(Failed::new(None, lost.into())),
     }
 }
 
@@ -146,12 +142,10 @@ pub fn bring_back(moved: Moved) -> Result<(Pager, FillStats), FillFailed> {
     moved.serve(FillPolicy::at_once())?.wait()
 }
 
-impl From<FillFailed> for Failed {
-    fn from(lost: FillFailed) -> Self {
-        Self {
-            pager: None,
-            trouble: lost.into(),
-        }
+impl Failed {
+    /// On the heap: it is large.
+    pub fn new(pager: Option<Pager>, trouble: Trouble) -> Box<Self> {
+        Box::new(Self { pager, trouble })
     }
 }
 

@@ -58,11 +58,11 @@ pub enum Notice {
     /// It has slept light for long enough.
     Deepen,
     /// Its memory is out, or not.
-    FellLight(Box<Result<light::Fallen, light::Failed>>),
+    FellLight(Box<Result<light::Fallen, Box<light::Failed>>>),
     /// The dump has ended.
     Fell(Box<Result<fall::Fallen, trouble::Trouble>>),
     /// The dump of a container in light sleep has ended.
-    Deepened(Box<Result<fall::Fallen, deepen::Stays>>),
+    Deepened(Box<Result<fall::Fallen, Box<deepen::Stays>>>),
     /// It runs again after light sleep, or must not.
     RoseLight(Box<Result<light::Risen, light::RiseTrouble>>),
     /// The restore has ended. Exits are kept until the new process is watched.

@@ -111,7 +111,7 @@ impl Sleeper {
                 };
                 tell(attempt.run());
             }),
-            Err(trouble) => tell(Err(light::Failed { pager, trouble })),
+            Err(trouble) => tell(Err(light::Failed::new(pager, trouble))),
         }
     }
 
@@ -142,10 +142,7 @@ impl Sleeper {
             let enter = self.placeholder(&work.facts)?;
             Ok((work, enter))
         });
-        let stays = |memory, trouble| {
-            let memory = Some(memory);
-            Err(deepen::Stays { memory, trouble })
-        };
+        let stays = |memory, trouble| Err(deepen::Stays::new(Some(memory), trouble));
         match prepared {
             Ok((work, enter)) => self.after_tail(move || {
                 let enter = enter.as_ref().map(|enter| enter as _);
@@ -161,7 +158,10 @@ impl Sleeper {
         }
     }
 
-    pub(super) fn fell_light(&mut self, result: Result<light::Fallen, light::Failed>) -> Outcome {
+    pub(super) fn fell_light(
+        &mut self,
+        result: Result<light::Fallen, Box<light::Failed>>,
+    ) -> Outcome {
         self.control = None;
         let early_exit = self.early_exit.take();
         if self.lifecycle.state() == State::Stopped {
@@ -174,7 +174,8 @@ impl Sleeper {
             frozen,
         } = match result {
             Ok(fallen) => fallen,
-            Err(light::Failed { pager, trouble }) => {
+            Err(failed) => {
+                let light::Failed { pager, trouble } = *failed;
                 self.pager = pager;
                 if trouble.rules_light_out() {
                     self.not_movable = Some(Chain(&trouble).to_string());
@@ -226,7 +227,7 @@ impl Sleeper {
         }
     }
 
-    pub(super) fn deepened(&mut self, result: Result<Fallen, deepen::Stays>) -> Outcome {
+    pub(super) fn deepened(&mut self, result: Result<Fallen, Box<deepen::Stays>>) -> Outcome {
         self.control = None;
         let early_exit = self.early_exit.take();
         if self.lifecycle.state() == State::Stopped {
@@ -238,7 +239,7 @@ impl Sleeper {
                 self.after_tail(move || remove_images(&directory));
                 return self.fell_deep(fallen);
             }
-            Err(stays) => stays,
+            Err(stays) => *stays,
         };
         self.placeholder = None;
         let event = self.note_failure("checkpoint", &trouble);
