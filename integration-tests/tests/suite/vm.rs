@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use podmotion_integration_tests::{CgroupDriver, Disk, Machine, Node, Runtime, Tools, Vm};
 
-use crate::{Body, plain, skips, sleep, to_failure, trial};
+use crate::{Body, light_trial, plain, skips, sleep, to_failure, trial};
 
 /// How long the tests may take inside. On two cores that do nothing else it is two minutes.
 const PATIENCE: Duration = Duration::from_secs(1200);
@@ -40,23 +40,41 @@ const CORE: &[&str] = &[
     "sleep::stdio::input_wakes",
 ];
 
+/// Those of them that run with containers in light sleep as well: the freezer is another one.
+const LIGHT: &[&str] = &[
+    "sleep::core::a_request_wakes_it_where_it_was",
+    "sleep::core::exec_wakes",
+    "sleep::core::kill_while_asleep",
+    "sleep::connections::idle_connection_survives",
+    "sleep::depth::light_becomes_deep",
+    "sleep::ends::killed_asleep",
+];
+
 /// The one about the machine itself.
 const MACHINE: (&str, Body) = ("vm::is_what_most_users_have", is_what_most_users_have);
 
 /// The tests inside.
 pub(crate) fn inside() -> Result<Vec<Trial>> {
-    let mut tests = vec![MACHINE];
-    tests.extend(sleep::SHORT);
-    for name in CORE {
-        let test = plain::tests()
+    let find = |name: &&str| {
+        plain::tests()
             .chain(sleep::tests())
-            .find(|(other, _)| other == name);
-        tests.push(test.with_context(|| format!("no test is called {name}"))?);
+            .find(|(other, _)| other == name)
+            .with_context(|| format!("no test is called {name}"))
+    };
+    let mut deep = vec![MACHINE];
+    deep.extend(sleep::SHORT);
+    for name in CORE {
+        deep.push(find(name)?);
     }
-    Ok(tests
+    let mut trials: Vec<_> = deep
         .into_iter()
         .map(|(name, body)| trial(name, body, Runtime::Podmotion, Disk::VERSIONS))
-        .collect())
+        .collect();
+    for name in LIGHT {
+        let (name, body) = find(name)?;
+        trials.push(light_trial(name, body, Disk::VERSIONS));
+    }
+    Ok(trials)
 }
 
 /// The test that runs them.

@@ -59,7 +59,8 @@ const EACH_CONTAINERD: &[Topic] = &[byhand::TESTS];
 
 /// The tests for the default pair of versions.
 pub(crate) fn tests() -> impl Iterator<Item = (&'static str, Body)> {
-    TOPICS.iter().copied().flatten().copied()
+    let topics = TOPICS.iter().chain(LIGHT).copied();
+    topics.flatten().copied()
 }
 
 /// Shorter ones, for where a cycle takes long.
