@@ -5,6 +5,7 @@
 //! removing images, the next dump) wait for one another through `tail`.
 
 mod effects;
+mod ending;
 mod falling;
 mod idle;
 mod waking;
@@ -18,7 +19,7 @@ use std::{
 };
 
 use log::{error, info, warn};
-use podmotion_criu_driver::{DumpControl, Freezer, lazy::FillGuard};
+use podmotion_criu_driver::{DumpControl, lazy::FillGuard};
 use podmotion_model::{
     idle::{AwakeReason, BackOff, CpuMeter},
     lifecycle::{Depth, Effect, Event, Fill, Lifecycle, State, WakeCause},
@@ -119,7 +120,10 @@ pub struct Sleeper {
     cpu: CpuMeter,
     /// There was a request without an answer at the last look.
     answering: bool,
+    /// After a sleep that failed.
     back_off: BackOff,
+    /// After a checkpoint that failed in light sleep, which keeps nobody from sleeping light again.
+    deep_back_off: BackOff,
 
     /// Gives the sleep up that is being begun.
     control: Option<DumpControl>,
@@ -142,9 +146,6 @@ pub struct Sleeper {
     guard: Option<FillGuard>,
     tail: Option<JoinHandle<()>>,
 }
-
-/// Time for killed processes to go.
-const END: Duration = Duration::from_secs(10);
 
 /// Time on the clock that the gate's programs use.
 fn monotonic() -> Duration {
@@ -185,6 +186,7 @@ impl Sleeper {
             last_use: None,
             cpu: CpuMeter::default(),
             answering: false,
+            deep_back_off: back_off.clone(),
             back_off,
             control: None,
             early_exit: None,
@@ -281,91 +283,6 @@ impl Sleeper {
     pub fn input_arrived(&mut self) -> Outcome {
         self.used();
         self.wake(WakeCause::Attach)
-    }
-
-    /// The container in light sleep is to end as if its process had ended with `status`. Its exit
-    /// follows.
-    pub fn kill_light(&mut self, status: u32) {
-        self.ended_as = Some(status);
-        self.end_processes();
-    }
-
-    /// The container's init has ended while it was in light sleep or on the way there. What is left
-    /// of it ends only in a thawed cgroup, and the runtime takes a frozen one for paused.
-    fn thaw_the_dead(&self) {
-        let light = match self.lifecycle.state() {
-            State::Asleep { depth, .. } | State::Waking { from: depth, .. } => {
-                depth == Depth::Light
-            }
-            State::FallingAsleep { .. } | State::Deepening { .. } => true,
-            _ => false,
-        };
-        let (true, Some(facts)) = (light, &self.facts) else {
-            return;
-        };
-        if let Err(cause) = Freezer::new(&facts.freezer).and_then(|all| all.thaw()) {
-            let id = &self.new.identity.id;
-            warn!("thaw container {id} after its end: {}", Chain(&cause));
-        }
-    }
-
-    /// Kills all processes, which may be frozen. None runs once more.
-    fn end_processes(&mut self) {
-        let Some(facts) = self.facts.clone() else {
-            return;
-        };
-        let id = self.new.identity.id.clone();
-        self.after_tail(move || {
-            let ended = Freezer::new(&facts.freezer).and_then(|all| all.end_processes(END));
-            if let Err(cause) = ended {
-                error!("end container {id}: {}", Chain(&cause));
-            }
-        });
-    }
-
-    /// The container in deep sleep is to end as if its process had ended with `status`.
-    pub fn end_asleep(&mut self, status: u32) -> Outcome {
-        match self.event(Event::Exited) {
-            Outcome::Nothing => Outcome::Ended(Exit {
-                pid: self.pid,
-                status,
-                at: SystemTime::now(),
-            }),
-            other => other,
-        }
-    }
-
-    /// The init process `exit.pid` has ended. Returns the exit if it is the container's; the end of
-    /// a process that a dump removed is not.
-    pub fn init_exited(&mut self, mut exit: Exit) -> Option<Exit> {
-        match self.lifecycle.state() {
-            State::FallingAsleep { .. } | State::Deepening { .. } => {
-                self.early_exit = Some(exit);
-                None
-            }
-            State::Asleep {
-                depth: Depth::Deep, ..
-            }
-            | State::Waking {
-                from: Depth::Deep, ..
-            } => None,
-            State::Created
-            | State::Running { .. }
-            | State::Asleep { .. }
-            | State::Waking { .. }
-            | State::RestoreFailed
-            | State::Stopped => {
-                self.guard = None;
-                if let Some(lost) = self.lost.take() {
-                    // Nobody is left to miss it.
-                    lost.abandon();
-                }
-                exit.status = self.ended_as.take().unwrap_or(exit.status);
-                self.thaw_the_dead();
-                self.event(Event::Exited);
-                Some(exit)
-            }
-        }
     }
 
     /// How many execs there are; the end of one counts as use.

@@ -143,11 +143,15 @@ fn what_cannot_be_checkpointed_stays_light(node: &Node, _: Runtime) -> Result<()
         node,
         "checkpoint.backoff_initial = \"1h\"\ncheckpoint.backoff_max = \"1h\"\n",
     )?;
-    let container = counter(node, "100ms", 20)?;
+    let app = App::counter()
+        .mem_mb(20)
+        .annotation("scaledown-duration", "500ms")
+        .annotation("deep-sleep-after", "500ms");
+    let container = node.run(app)?;
+    container.stdout()?.wait_for("listening")?;
     let address = container.address(8080)?;
-    ensure!(visit(address)? == 1);
     fake.set(Mode::ExitDump)?;
-    container.sleep()?;
+    ensure!(visit(address)? == 1);
     let tried = container
         .sleeper()
         .wait_until("a failed checkpoint", |status| {
@@ -164,6 +168,17 @@ fn what_cannot_be_checkpointed_stays_light(node: &Node, _: Runtime) -> Result<()
     let pid = container.pid()?.try_into()?;
     ensure!(rss_anon_kib(pid)? < 3 << 10, "memory stays");
     ensure!(visit(address)? == 2);
+    // That keeps it from sleeping light no more than before.
+    let again = container
+        .sleeper()
+        .wait_until("another light sleep", |status| {
+            status.depth == "light" && status.counters.sleeps > tried.counters.sleeps
+        })?;
+    ensure!(
+        again.last_error.contains("Error (fake/cr.c:7)"),
+        "{again:?}"
+    );
+    ensure!(visit(address)? == 3);
     Ok(())
 }
 

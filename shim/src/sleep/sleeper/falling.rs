@@ -133,11 +133,11 @@ impl Sleeper {
     }
 
     pub(super) fn begin_deepening(&mut self) {
-        let Some(memory) = self.memory.take() else {
-            return;
-        };
         let notify = self.notify.clone();
         let tell = move |result| drop(notify.send(Notice::Deepened(Box::new(result))));
+        let Some(memory) = self.memory.take() else {
+            return tell(Err(deepen::Stays::new(None, Trouble::NotSettled)));
+        };
         let prepared = self.work().and_then(|work| {
             let enter = self.placeholder(&work.facts)?;
             Ok((work, enter))
@@ -209,7 +209,7 @@ impl Sleeper {
         let DeepSleepAfter::After(after) = self.new.settings.deep_sleep_after else {
             return;
         };
-        let after = self.back_off.retry().map_or(after, |retry| {
+        let after = self.deep_back_off.retry().map_or(after, |retry| {
             retry.until.saturating_sub(monotonic()).max(after)
         });
         self.deepen_at = Some(Instant::now() + after);
@@ -242,7 +242,10 @@ impl Sleeper {
             Err(stays) => *stays,
         };
         self.placeholder = None;
-        let event = self.note_failure("checkpoint", &trouble);
+        let (event, why) = self.note_failure("checkpoint", &trouble);
+        if event == Event::SleepFailed {
+            self.deep_back_off.failed(monotonic(), why);
+        }
         if let Some(exit) = early_exit {
             self.thaw_the_dead();
             self.event(Event::Exited);
@@ -281,6 +284,7 @@ impl Sleeper {
             image_bytes,
         };
         self.pager = None;
+        self.deep_back_off.succeeded();
         self.fell_asleep(last, &fallen.ports);
         let lazy = fallen.lazy;
         self.asleep = Some(fallen);
@@ -298,10 +302,14 @@ impl Sleeper {
             last.memory_bytes,
             last.image_bytes,
         );
+        let stays_light = self.deep_back_off.retry().is_some();
         self.update(|status| {
             status.last_sleep = Some(last);
             status.counters.sleeps += 1;
-            status.last_error = None;
+            // Why it sleeps no deeper goes on being true.
+            if !stays_light {
+                status.last_error = None;
+            }
             status.ports = ports.iter().copied().collect();
         });
         self.back_off.succeeded();
@@ -310,8 +318,8 @@ impl Sleeper {
         }
     }
 
-    /// Says why it does not sleep, or not deeper.
-    fn note_failure(&mut self, what: &str, trouble: &Trouble) -> Event {
+    /// Says why it does not sleep, or not deeper. Returns what that means, and the words.
+    fn note_failure(&mut self, what: &str, trouble: &Trouble) -> (Event, String) {
         let why = Chain(trouble).to_string();
         for asker in self.asked.drain(..) {
             drop(asker.send(Err(Refusal::Sleep(why.clone()))));
@@ -320,17 +328,19 @@ impl Sleeper {
             let id = &self.new.identity.id;
             info!("container {id} does not fall asleep: {why}");
             self.update(|status| status.counters.sleeps_aborted += 1);
-            return Event::SleepAborted;
+            return (Event::SleepAborted, why);
         }
         self.failed(what, trouble);
         self.update(|status| status.counters.sleeps_failed += 1);
-        self.back_off.failed(monotonic(), why);
-        Event::SleepFailed
+        (Event::SleepFailed, why)
     }
 
     fn stayed_awake(&mut self, trouble: Trouble, early_exit: Option<Exit>) -> Outcome {
         self.placeholder = None;
-        let event = self.note_failure("sleep", &trouble);
+        let (event, why) = self.note_failure("sleep", &trouble);
+        if event == Event::SleepFailed {
+            self.back_off.failed(monotonic(), why);
+        }
         self.used();
         self.event(event);
         match (early_exit, trouble.tasks()) {
