@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Seized --Pager::move_out--> Moved --serve--> Filling --wait--> Pager
-//!                |                                  |
+//!                |                                  |  pause: back to Pager, for the next sleep
 //!         image | index | journal        thread "pager": faults, events, background
 //!                                                   |  one descriptor table
 //!                                        keeper: a process that keeps the userfaultfds
@@ -69,7 +69,7 @@ mod working_set;
 
 pub use image::{INDEX, ImageError, PAGES};
 pub use out::OutError;
-pub use pager::{FillFailed, Filling, Moved, NotMoved, Pager};
+pub use pager::{FillFailed, Filling, Moved, NotMoved, Pager, Resumed};
 pub use rescue::{RescueError, rescue};
 pub use server::ServerError;
 pub use stats::{FillPolicy, FillStats, OutStats};

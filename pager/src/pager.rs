@@ -61,6 +61,15 @@ pub struct Filling {
     server: Server,
 }
 
+/// How a pager goes on when no sleep follows a [pause](Filling::pause).
+#[derive(Debug)]
+pub enum Resumed {
+    /// Memory is being filled.
+    Filling(Filling),
+    /// Nothing was missing.
+    Complete(Pager),
+}
+
 /// Memory could not be moved out.
 #[derive(Debug)]
 pub enum NotMoved {
@@ -131,6 +140,25 @@ impl Pager {
     /// Size of the image file in bytes.
     pub fn image_bytes(&self) -> u64 {
         self.pages.bytes()
+    }
+
+    /// Goes on filling. To be called when no sleep follows a pause, also because
+    /// [`move_out`](Self::move_out) failed.
+    ///
+    /// # Errors
+    /// When the thread that fills is gone. The processes must be killed.
+    pub fn resume(mut self, policy: FillPolicy) -> Result<Resumed, FillFailed> {
+        self.rest();
+        let Some(server) = self.server.take() else {
+            return Ok(Resumed::Complete(self));
+        };
+        match server.fill(policy) {
+            Ok(()) => Ok(Resumed::Filling(Filling {
+                pager: self,
+                server,
+            })),
+            Err(error) => Err(FillFailed::new(error, server)),
+        }
     }
 
     /// Starts the thread that answers for the image.

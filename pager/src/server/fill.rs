@@ -135,6 +135,10 @@ impl Worker {
         self.chunk = Some(buffer);
         if let Mode::Filling(background) = &mut self.mode {
             background.last_chunk = Instant::now();
+            if filled == 0 {
+                // There was an event to read, or no memory: as after a fault, in a moment.
+                background.last_fault = background.last_chunk;
+            }
             background.bytes += filled;
             self.stats.background_bytes += filled;
             self.stats.background_time = background.started.elapsed();

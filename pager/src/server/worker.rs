@@ -169,6 +169,10 @@ impl Worker {
                     .map_err(failed("take from the keeper the userfaultfd of"))
                     .map(Uffd::from)?,
             };
+            // The address space is gone; or was, and its number is another descriptor's by now.
+            if !uffd.is_alive() {
+                continue;
+            }
             // Who waits was reported to the one before.
             if let Err(e) = uffd.wake_all()
                 && uffd.is_alive()

@@ -4,7 +4,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use podmotion_pager::{FillPolicy, Pager, WORKING_SET};
+use podmotion_pager::{FillPolicy, Pager, Resumed, WORKING_SET};
 
 use crate::Case;
 use crate::cage::Cage;
@@ -24,6 +24,7 @@ pub const CASES: &[Case] = &[
     ),
     ("memory_is_free_while_asleep", memory_is_free),
     ("a_process_without_rights_sleeps_too", without_rights),
+    ("a_pause_that_no_sleep_follows_ends", resumed),
     ("a_sleeper_that_is_killed_leaves_nothing", killed_asleep),
     ("two_hundred_cycles_leave_nothing", two_hundred_cycles),
 ];
@@ -165,6 +166,30 @@ fn without_rights() {
     cage.wake(out).unwrap().wait().unwrap();
     assert_eq!(holder.ask("check"), "good");
     assert_eq!(proc(holder.pid(), "maps").lines().count(), mappings);
+}
+
+fn resumed() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 30);
+    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
+    let idle = FillPolicy {
+        rate: 1,
+        ..FillPolicy::default()
+    };
+    let filling = out.serve(idle).unwrap();
+    cage.thaw();
+    assert_eq!(holder.ask("look 10"), "good");
+    assert!(filling.missing_bytes() > 20 * MEGABYTE);
+    let (pager, _) = filling.pause().unwrap();
+    let Resumed::Filling(filling) = pager.resume(FillPolicy::default()).unwrap() else {
+        panic!("memory is missing");
+    };
+    let (pager, _) = filling.wait().unwrap();
+    assert!(!holder.is_registered());
+    assert_eq!(holder.ask("check"), "good");
+    let resumed = pager.resume(FillPolicy::default()).unwrap();
+    assert!(matches!(resumed, Resumed::Complete(_)));
 }
 
 fn killed_asleep() {

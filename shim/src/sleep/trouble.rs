@@ -92,18 +92,27 @@ impl Trouble {
 }
 
 impl Trouble {
-    /// The container's memory does not move, this time or another.
+    /// Trying again would not help: this container's memory does not move. What passes, such as a
+    /// thread in the middle of `vfork`, does not count.
     pub fn rules_light_out(&self) -> bool {
-        matches!(
-            self,
-            Self::Stop(_)
-                | Self::MoveOut(
-                    OutError::Inject { .. }
-                        | OutError::Refused { .. }
-                        | OutError::Proc { .. }
-                        | OutError::Pinned { .. }
-                        | OutError::Seccomp { .. }
-                )
-        )
+        use podmotion_inject::Error as Stop;
+        let lasting = |error: &Stop| {
+            matches!(
+                error,
+                Stop::Refused { .. }
+                    | Stop::Foreign { .. }
+                    | Stop::Dispatched { .. }
+                    | Stop::NoInstruction { .. }
+            )
+        };
+        match self {
+            Self::Stop(error) => lasting(error),
+            Self::MoveOut(OutError::Inject { source, .. }) => lasting(source),
+            Self::MoveOut(error) => matches!(
+                error,
+                OutError::Refused { .. } | OutError::Pinned { .. } | OutError::Seccomp { .. }
+            ),
+            _ => false,
+        }
     }
 }

@@ -7,6 +7,14 @@ use super::*;
 /// Time for killed processes to go.
 const END: Duration = Duration::from_secs(10);
 
+/// Kills all processes of the container `id`, which may be frozen. None runs once more. Blocks.
+pub(super) fn end_all(freezer: &Path, id: &str) {
+    let ended = Freezer::new(freezer).and_then(|all| all.end_processes(END));
+    if let Err(cause) = ended {
+        error!("end container {id}: {}", Chain(&cause));
+    }
+}
+
 impl Sleeper {
     /// The container in light sleep is to end as if its process had ended with `status`. Its exit
     /// follows.
@@ -34,18 +42,13 @@ impl Sleeper {
         }
     }
 
-    /// Kills all processes, which may be frozen. None runs once more.
+    /// [`end_all`], in a thread.
     pub(super) fn end_processes(&mut self) {
         let Some(facts) = self.facts.clone() else {
             return;
         };
         let id = self.new.identity.id.clone();
-        self.after_tail(move || {
-            let ended = Freezer::new(&facts.freezer).and_then(|all| all.end_processes(END));
-            if let Err(cause) = ended {
-                error!("end container {id}: {}", Chain(&cause));
-            }
-        });
+        self.after_tail(move || end_all(&facts.freezer, &id));
     }
 
     /// The container in deep sleep is to end as if its process had ended with `status`.

@@ -4,6 +4,7 @@ use podmotion_criu_driver::FillFailure;
 use podmotion_model::value::OnRestoreFailure;
 use podmotion_pager::FillStats;
 
+use super::ending::end_all;
 use super::*;
 use crate::gate::{GateError, Released};
 use crate::reaper::Expectation;
@@ -172,9 +173,20 @@ impl Sleeper {
                 wake.prefetch = prefetch;
             }
         });
+        let freezer = self.facts.as_ref().map(|facts| facts.freezer.clone());
+        let freezer = freezer.unwrap_or_default();
         match memory {
             Rest::Filling(filling) => {
-                self.in_thread(move || Notice::FilledLight(Box::new(filling.wait())));
+                let id = self.new.identity.id.clone();
+                self.in_thread(move || {
+                    let result = filling.wait();
+                    if result.is_err() {
+                        // Here, as the driver may be waiting for a pipe of theirs that one of them
+                        // holds while it waits for a page.
+                        end_all(&freezer, &id);
+                    }
+                    Notice::FilledLight(Box::new(result))
+                });
             }
             Rest::Complete(pager) => {
                 self.pager = Some(pager);
