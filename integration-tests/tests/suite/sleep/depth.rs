@@ -199,8 +199,11 @@ fn a_damaged_image_ends_the_container(node: &Node, _: Runtime) -> Result<()> {
     container.wake().err();
     let exit = container.wait()?;
     ensure!(exit.status == 128 + 9, "{exit:?}");
-    let status = container.wait_state("stopped")?;
-    ensure!(!status.last_error.is_empty(), "{status:?}");
+    container
+        .sleeper()
+        .wait_until("its end, and why", |status| {
+            status.state == "stopped" && status.last_error.contains("memory")
+        })?;
     container.delete_task()?;
     Ok(())
 }

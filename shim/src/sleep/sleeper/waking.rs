@@ -178,14 +178,17 @@ impl Sleeper {
         match memory {
             Rest::Filling(filling) => {
                 let id = self.new.identity.id.clone();
-                self.in_thread(move || {
+                let notify = self.notify.clone();
+                tokio::task::spawn_blocking(move || {
                     let result = filling.wait();
-                    if result.is_err() {
+                    let failed = result.is_err();
+                    // Why, before the exit that follows.
+                    drop(notify.send(Notice::FilledLight(Box::new(result))));
+                    if failed {
                         // Here, as the driver may be waiting for a pipe of theirs that one of them
                         // holds while it waits for a page.
                         end_all(&freezer, &id);
                     }
-                    Notice::FilledLight(Box::new(result))
                 });
             }
             Rest::Complete(pager) => {
@@ -206,7 +209,7 @@ impl Sleeper {
         result: Result<(Pager, FillStats), FillFailed>,
     ) -> Outcome {
         let outcome = match result {
-            _ if self.lifecycle.state() == State::Stopped => return Outcome::Nothing,
+            Ok(_) if self.lifecycle.state() == State::Stopped => return Outcome::Nothing,
             Ok((pager, stats)) => {
                 self.pager = Some(pager);
                 self.update(|status| {
