@@ -17,12 +17,16 @@
 //! | special names | `[vdso]`, `[vvar]`, `[vsyscall]` and what else the kernel names; not `[heap]`, `[stack]` and `[anon:...]` |
 //! | no anonymous page | nothing to take: it is not even registered |
 //!
+//! Single pages stay that others read in the process's absence, see [`read_by_others`].
+//!
 //! Pages that are shared copy-on-write with another process (fork) are private too, but stay: each
 //! process would get a copy of its own back, and memory could be more after a sleep than before.
 
 use std::fs;
 use std::io;
 use std::ops::Range;
+
+use crate::sys::page_size;
 
 /// A mapping whose pages can leave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +49,40 @@ const ARMED: &str = "um";
 pub(crate) fn movable(pid: i32) -> io::Result<Vec<Movable>> {
     parse(&fs::read_to_string(format!("/proc/{pid}/smaps"))?)
         .map_err(|line| io::Error::new(io::ErrorKind::InvalidData, format!("line {line:?}")))
+}
+
+/// Pages that others read without running: the arguments and the environment, which `ps` and many
+/// more get from `/proc/PID/cmdline` and `environ`. The kernel does not wait for a missing page then
+/// (`access_remote_vm`), it reads nothing.
+pub(crate) fn read_by_others(pid: i32) -> io::Result<Vec<Range<u64>>> {
+    parse_read_by_others(
+        &fs::read_to_string(format!("/proc/{pid}/stat"))?,
+        page_size(),
+    )
+    .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "stat has too few fields"))
+}
+
+/// Of proc_pid_stat(5) the fields 48 to 51, whole pages, in order and apart.
+fn parse_read_by_others(stat: &str, page: u64) -> Option<Vec<Range<u64>>> {
+    /// A program can say that they are anywhere (`PR_SET_MM`); what is too long to be true is not kept.
+    const MOST: u64 = 4 << 20;
+    // The name, in parentheses, can contain anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace().skip(45);
+    let mut next = || -> Option<u64> { fields.next()?.parse().ok() };
+    let (arguments, environment) = (next()?..next()?, next()?..next()?);
+    let mut ranges: Vec<Range<u64>> = [arguments, environment]
+        .into_iter()
+        .filter(|range| range.start < range.end && range.end - range.start <= MOST)
+        .map(|range| range.start / page * page..range.end.next_multiple_of(page))
+        .collect();
+    ranges.sort_unstable_by_key(|range| range.start);
+    if let [first, second] = &ranges[..]
+        && first.end >= second.start
+    {
+        ranges = std::iter::once(first.start..first.end.max(second.end)).collect();
+    }
+    Some(ranges)
 }
 
 /// What process `pid` has that keeps its memory where it is: a device or the kernel writes to pages
@@ -150,6 +188,28 @@ mod tests {
     fn leaves(permissions: &str, inode: u32, name: &str, flags: &str) -> bool {
         let smaps = mapping("7f0000-7f2000", permissions, inode, name, flags);
         !parse(&smaps).unwrap().is_empty()
+    }
+
+    #[test]
+    fn arguments_and_environment_are_pages_that_others_read() {
+        let stat = |values: [u64; 4]| {
+            let before = "0 ".repeat(45);
+            let values = values.map(|value| value.to_string()).join(" ");
+            parse_read_by_others(&format!("1 (a ) b) {before}{values} 0"), 0x1000)
+        };
+        assert_eq!(
+            stat([0x7010, 0x7020, 0x7020, 0x8fff]),
+            Some(std::iter::once(0x7000..0x9000).collect()),
+            "as the kernel lays them out"
+        );
+        assert_eq!(
+            stat([0x9000, 0x9001, 0x2000, 0x2001]),
+            Some(vec![0x2000..0x3000, 0x9000..0xa000]),
+            "moved by the program"
+        );
+        assert_eq!(stat([0, 0, 0, 0]), Some(Vec::new()), "none");
+        assert_eq!(stat([0, u64::MAX, 0, 0]), Some(Vec::new()), "not true");
+        assert_eq!(parse_read_by_others("1 (a) S 0", 0x1000), None);
     }
 
     #[test]

@@ -124,6 +124,7 @@ fn has_filters(pid: i32) -> io::Result<bool> {
 pub(super) fn regions(pid: i32, ours: bool, stats: &mut OutStats) -> Result<Vec<Region>, OutError> {
     let movable = maps::movable(pid).map_err(proc("read the mappings of", pid))?;
     let pagemap = Pagemap::open(pid).map_err(proc("open the page table of", pid))?;
+    let seen = maps::read_by_others(pid).map_err(proc("look at", pid))?;
     let mut regions = Vec::new();
     for Movable {
         range,
@@ -147,6 +148,10 @@ pub(super) fn regions(pid: i32, ours: bool, stats: &mut OutStats) -> Result<Vec<
         } else {
             (all, Vec::new())
         };
+        let kept = intersect(&populated, &seen);
+        let populated = subtract(&populated, &kept);
+        let mut staying = [staying, kept].concat();
+        staying.sort_unstable_by_key(|run| run.start);
         let bytes = |runs: &[Range<u64>]| runs.iter().map(|run| run.end - run.start).sum::<u64>();
         stats.scanned_bytes += bytes(&populated);
         stats.staying_bytes += bytes(&staying);
@@ -159,6 +164,17 @@ pub(super) fn regions(pid: i32, ours: bool, stats: &mut OutStats) -> Result<Vec<
         }
     }
     Ok(regions)
+}
+
+/// What is in both of them. Both are in order.
+fn intersect(some: &[Range<u64>], others: &[Range<u64>]) -> Vec<Range<u64>> {
+    let common = |run: &Range<u64>, other: &Range<u64>| {
+        let common = run.start.max(other.start)..run.end.min(other.end);
+        (common.start < common.end).then_some(common)
+    };
+    some.iter()
+        .flat_map(|run| others.iter().filter_map(move |other| common(run, other)))
+        .collect()
 }
 
 /// What is in `all` and not in `some`, which is part of it. Both are in order.
@@ -222,6 +238,15 @@ mod tests {
             staying,
         };
         assert_eq!(region.pieces().len(), MOST_PIECES);
+    }
+
+    #[test]
+    fn what_two_lists_have_in_common() {
+        assert_eq!(
+            intersect(&[0..10, 20..30], &[5..22, 25..26]),
+            [5..10, 20..22, 25..26]
+        );
+        assert!(intersect(&[0..10], &[10..20]).is_empty());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{
-    App, Container, Depth, Node, PATIENCE, Runtime, State, Status, rss_anon_kib, wait_gone,
+    App, Container, Depth, Exec, Node, PATIENCE, Runtime, State, Status, rss_anon_kib, wait_gone,
 };
 
 use super::faults::{Fake, Mode, wait_no_images};
@@ -34,6 +34,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         a_damaged_image_ends_the_container,
     ),
     ("sleep::depth::every_page_comes_back", every_page_comes_back),
+    (
+        "sleep::depth::what_others_read_of_a_sleeper_is_there",
+        what_others_read_of_a_sleeper_is_there,
+    ),
 ];
 
 /// A counter that sleeps when it is told to, light at first and deep after `after`.
@@ -217,6 +221,33 @@ fn every_page_comes_back(node: &Node, _: Runtime) -> Result<()> {
         let answer = podmotion_integration_tests::Client::default().get(address, "/mem")?;
         ensure!(answer.body.contains("\"mem_ok\": true"), "{answer:?}");
         wait_whole(&container)?;
+    }
+    Ok(())
+}
+
+/// `ps` of a node, and `cat /proc/1/cmdline` by the exec that has woken it.
+fn what_others_read_of_a_sleeper_is_there(node: &Node, _: Runtime) -> Result<()> {
+    let container = counter(node, "never", 20)?;
+    let pid = container.pid()?;
+    let read = || -> Result<Vec<Vec<u8>>> {
+        ["cmdline", "environ", "comm", "status", "stat", "maps"]
+            .iter()
+            .map(|name| std::fs::read(format!("/proc/{pid}/{name}")).context("read"))
+            .collect()
+    };
+    let awake = read()?;
+    container.sleep()?;
+    let asleep = read()?;
+    ensure!(awake[..3] == asleep[..3], "{awake:?} {asleep:?}");
+    ensure!(container.status()?.state == "asleep", "it was woken");
+    for _ in 0..5 {
+        let (exit, said) = container.exec_output(&Exec::sh("cat /proc/1/cmdline"))?;
+        ensure!(
+            exit.status == 0 && said.contains("counter.py"),
+            "{exit:?} {said:?}"
+        );
+        wait_whole(&container)?;
+        container.sleep()?;
     }
     Ok(())
 }
