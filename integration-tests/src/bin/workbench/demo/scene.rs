@@ -110,10 +110,11 @@ impl<'a> Scene<'a> {
         steps.step("it falls asleep with the connection open", |note| {
             self.wait_asleep(note, Depth::Light).map(drop)
         })?;
-        steps.step("data on the open connection wakes it", |note| {
+        let second = steps.step("data on the open connection wakes it", |note| {
             count += 1;
             self.ask(note, &mut kept, count)?;
-            self.note_wake(note, 2)
+            self.note_wake(note, 2)?;
+            note.took.context("a request without a time")
         })?;
         drop(kept);
 
@@ -154,8 +155,10 @@ impl<'a> Scene<'a> {
             kib(shim)
         ));
         steps.conclude(format!(
-            "awake: SYN to first byte {} from light sleep, {} from a checkpoint",
+            "awake: first byte after {} from the first light sleep, {} once it is known what a wake \
+             needs, {} from a checkpoint",
             time(first_byte),
+            time(second),
             time(restored)
         ));
         Ok(())
