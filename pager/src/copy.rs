@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crate::image::{ImageError, Pages, checksum, is_zero};
-use crate::out::OutError;
+use crate::out::{GivenUp, OutError};
 use crate::runs::{Run, RunMap};
 use crate::sys::memory::{self, PageBuffer};
 
@@ -52,12 +52,13 @@ pub(crate) struct Done {
     pub(crate) zero: u64,
 }
 
-/// Copies what `jobs` name. `hints` says, for each process, which slots its pages had last time.
+/// Copies what `jobs` name, unless it is `given_up`. `hints` says, for each process, which slots its pages had last time.
 pub(crate) fn copy(
     pages: &mut Pages,
     page: u64,
     jobs: &[Job],
     hints: &[&RunMap],
+    given_up: &GivenUp<'_>,
 ) -> Result<Vec<Done>, OutError> {
     let bytes: u64 = jobs.iter().map(|job| job.range.end - job.range.start).sum();
     let sums = Arc::clone(pages.sums());
@@ -66,6 +67,7 @@ pub(crate) fn copy(
         jobs,
         hints,
         sums: &sums,
+        given_up,
         next: AtomicUsize::new(0),
         pages: Mutex::new(pages),
     };
@@ -89,6 +91,7 @@ struct Shared<'a> {
     hints: &'a [&'a RunMap],
     /// Checksums of the index in force.
     sums: &'a [u64],
+    given_up: &'a GivenUp<'a>,
     next: AtomicUsize,
     pages: Mutex<&'a mut Pages>,
 }
@@ -99,7 +102,10 @@ impl Shared<'_> {
             PageBuffer::new(CHUNK as usize).map_err(|source| OutError::Memory { source })?;
         let mut done = Vec::new();
         while let Some(job) = self.jobs.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            let result = self.job(job, &mut buffer);
+            let result = match (self.given_up)() {
+                true => Err(OutError::GivenUp),
+                false => self.job(job, &mut buffer),
+            };
             if result.is_err() {
                 // The others need not go on.
                 self.next.store(self.jobs.len(), Ordering::Relaxed);
@@ -246,7 +252,9 @@ mod tests {
             range: start..start + memory.len() as u64,
         };
         let page = crate::sys::page_size();
-        copy(pages, page, &[job], &[hints]).unwrap().remove(0)
+        copy(pages, page, &[job], &[hints], &|| false)
+            .unwrap()
+            .remove(0)
     }
 
     #[test]
@@ -292,5 +300,28 @@ mod tests {
         let done = copied(&mut pages, &memory, &RunMap::new(page));
         assert_eq!(done.unreadable, [start + page..start + 2 * page]);
         assert_eq!(done.written, [start, start + 2 * page, start + 3 * page]);
+    }
+    #[test]
+    fn a_copy_that_is_given_up_writes_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let page = crate::sys::page_size();
+        let mut pages = Pages::create(dir.path(), page).unwrap();
+        let mut memory = PageBuffer::new(4 * page as usize).unwrap();
+        memory.fill(9);
+        let start = memory.as_ptr() as u64;
+        let jobs: Vec<_> = (0..4)
+            .map(|number| Job {
+                process: 0,
+                pid: std::process::id() as i32,
+                range: start + number * page..start + (number + 1) * page,
+            })
+            .collect();
+        let asked = AtomicUsize::new(0);
+        let given_up = || asked.fetch_add(1, Ordering::Relaxed) == 2;
+        let hints = RunMap::new(page);
+        let failed = copy(&mut pages, page, &jobs, &[&hints], &given_up);
+        assert!(matches!(failed, Err(OutError::GivenUp)), "{failed:?}");
+        let written = pages.file().metadata().unwrap().len();
+        assert!(written < 4 * page, "{written} bytes were written");
     }
 }

@@ -68,7 +68,7 @@ mod sys;
 mod working_set;
 
 pub use image::{INDEX, ImageError, PAGES};
-pub use out::OutError;
+pub use out::{GivenUp, OutError};
 pub use pager::{FillFailed, Filling, Moved, NotMoved, Pager, Resumed};
 pub use rescue::{RescueError, rescue};
 pub use server::ServerError;

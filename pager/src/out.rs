@@ -88,6 +88,9 @@ pub enum OutError {
         /// The process.
         pid: i32,
     },
+    /// It was given up while memory was copied.
+    #[error("given up")]
+    GivenUp,
     /// No memory for a buffer.
     #[error("get memory for a buffer")]
     Memory {
@@ -97,21 +100,32 @@ pub enum OutError {
     },
 }
 
+/// Whether memory need not be moved any more.
+pub type GivenUp<'a> = dyn Fn() -> bool + Sync + 'a;
+
 impl Pager {
     /// Moves the private memory of the processes of `seized` to the image. All their threads have
     /// stopped, and no other process shares their address spaces but such as are among them.
     ///
     /// The processes that were moved before and are not among these are left as they are.
     ///
+    /// `given_up` is asked while memory is copied, from more than one thread: when it says so, the
+    /// processes are left as they are within the time that half a megabyte takes. When the copy is
+    /// complete it is not asked any more.
+    ///
     /// # Errors
     /// [`NotMoved::Unchanged`]: the processes are as they were. [`NotMoved::Lost`]: memory that was
     /// taken away could not be brought back; the processes must be killed.
-    pub fn move_out(mut self, seized: &mut Seized) -> Result<Moved, NotMoved> {
+    pub fn move_out(
+        mut self,
+        seized: &mut Seized,
+        given_up: &GivenUp<'_>,
+    ) -> Result<Moved, NotMoved> {
         if let Err(error) = self.finish_forks() {
             return Err(NotMoved::Lost(error));
         }
         let mut stats = OutStats::default();
-        match self.prepare(seized, &mut stats) {
+        match self.prepare(seized, given_up, &mut stats) {
             Ok((server, leaving)) => match withdraw(&server, seized, &leaving, &mut stats) {
                 Ok(()) => Ok(Moved::new(self, server, stats)),
                 Err(error) => self.bring_back(server, error),
@@ -127,6 +141,7 @@ impl Pager {
     fn prepare(
         &mut self,
         seized: &mut Seized,
+        given_up: &GivenUp<'_>,
         stats: &mut OutStats,
     ) -> Result<(Server, Vec<Leaving>), OutError> {
         let started = Instant::now();
@@ -166,7 +181,7 @@ impl Pager {
         stats.setup_time = started.elapsed();
 
         let started = Instant::now();
-        self.copy(&mut leaving, stats)?;
+        self.copy(&mut leaving, given_up, stats)?;
         stats.copy_time = started.elapsed();
 
         let started = Instant::now();
@@ -206,7 +221,12 @@ impl Pager {
         Ok((server, leaving))
     }
 
-    fn copy(&mut self, leaving: &mut [Leaving], stats: &mut OutStats) -> Result<(), OutError> {
+    fn copy(
+        &mut self,
+        leaving: &mut [Leaving],
+        given_up: &GivenUp<'_>,
+        stats: &mut OutStats,
+    ) -> Result<(), OutError> {
         let nothing = RunMap::new(self.page);
         let hints: Vec<&RunMap> = leaving
             .iter()
@@ -223,7 +243,7 @@ impl Pager {
                 }));
             }
         }
-        let done = copy(&mut self.pages, self.page, &jobs, &hints)?;
+        let done = copy(&mut self.pages, self.page, &jobs, &hints, given_up)?;
         for process in &mut *leaving {
             stats.missing_bytes += process.missing.bytes();
             process.known = process.missing.clone();

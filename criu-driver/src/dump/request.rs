@@ -1,7 +1,7 @@
 //! What to dump, and whether to go on with it.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,5 +81,12 @@ impl DumpControl {
         )];
         let now = rustix::event::Timespec::default();
         rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl AsFd for DumpControl {
+    /// Readable from [`abort`](DumpControl::abort) on.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.abort.as_fd()
     }
 }

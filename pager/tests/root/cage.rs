@@ -108,7 +108,7 @@ impl Cage {
         if seized.wait_stopped(Duration::from_millis(500)).is_err() {
             return None;
         }
-        let moved = pager.take().unwrap().move_out(&mut seized);
+        let moved = pager.take().unwrap().move_out(&mut seized, &|| false);
         self.freeze();
         seized.release().unwrap();
         Some(moved)

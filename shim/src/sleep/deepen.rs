@@ -8,10 +8,11 @@
 //!
 //! The container stands still all the time, but for a moment when CRIU gives a dump up.
 
-use std::time::Instant;
+use std::{os::fd::AsFd as _, time::Instant};
 
-use podmotion_criu_driver::Tasks;
-use podmotion_pager::Pager;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use podmotion_criu_driver::{DumpControl, Tasks};
+use podmotion_pager::{FillFailed, FillPolicy, Pager};
 
 use super::{
     fall::{self, Fallen},
@@ -50,7 +51,7 @@ impl Attempt<'_> {
     /// Blocks until the container sleeps deep, or light again.
     pub fn run(self) -> Result<Fallen, Box<Stays>> {
         let Self { dump, memory } = self;
-        let pager = bring_in(memory)?;
+        let pager = bring_in(memory, dump.control)?;
         let started = Instant::now();
         let dumped = dump
             .target
@@ -72,9 +73,11 @@ impl Attempt<'_> {
     }
 }
 
-fn bring_in(memory: Memory) -> Result<Pager, Box<Stays>> {
+fn bring_in(memory: Memory, control: &DumpControl) -> Result<Pager, Box<Stays>> {
+    let lost = |lost: FillFailed| Stays::new(None, lost.into());
     let moved = match memory {
         Memory::In(pager) => return Ok(pager),
+        Memory::ComingIn(filling) => return Ok(filling.wait().map_err(lost)?.0),
         Memory::Out(moved) => moved,
     };
     let needed = light::bytes_out(moved.stats());
@@ -83,10 +86,25 @@ fn bring_in(memory: Memory) -> Result<Pager, Box<Stays>> {
         let trouble = Trouble::NoRoom { needed, available };
         return Err(Stays::new(Some(Memory::Out(moved)), trouble));
     }
-    match light::bring_back(moved) {
-        Ok((pager, _)) => Ok(pager),
-        Err(lost) => Err(Stays::new(None, lost.into())),
+    let filling = moved.serve(FillPolicy::at_once()).map_err(lost)?;
+    // Whoever wants the container does not wait for memory that it may not need.
+    let mut either = [
+        PollFd::new(filling.as_fd(), PollFlags::POLLIN),
+        PollFd::new(control.as_fd(), PollFlags::POLLIN),
+    ];
+    let waited = loop {
+        match poll(&mut either, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => {}
+            waited => break waited,
+        }
+    };
+    if waited.is_ok() && control.aborted() {
+        return Err(Stays::new(
+            Some(Memory::ComingIn(filling)),
+            Trouble::Aborted,
+        ));
     }
+    Ok(filling.wait().map_err(lost)?.0)
 }
 
 /// What keeps the container from a checkpoint need not keep it awake.
@@ -96,7 +114,7 @@ fn out_again(dump: &fall::Attempt<'_>, pager: Pager, trouble: Trouble) -> Stays 
         let Some(pager) = kept.take() else {
             return Err(Trouble::Aborted);
         };
-        light::move_out(freezer, pager).map_err(|failed| {
+        light::move_out(freezer, pager, dump.control).map_err(|failed| {
             kept = failed.pager;
             failed.trouble
         })

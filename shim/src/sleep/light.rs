@@ -18,7 +18,7 @@ use std::{
 use podmotion_criu_driver::{DumpControl, Freezer, images};
 use podmotion_inject::Seized;
 use podmotion_pager::{
-    FillFailed, FillPolicy, FillStats, Filling, Moved, NotMoved, OutStats, Pager,
+    FillFailed, FillPolicy, FillStats, Filling, Moved, NotMoved, OutError, OutStats, Pager,
 };
 
 use super::{
@@ -31,6 +31,8 @@ use crate::gate::Ends;
 pub enum Memory {
     /// It is out.
     Out(Moved),
+    /// It is on its way back in.
+    ComingIn(Filling),
     /// It is in its processes, which stand still all the same.
     In(Pager),
 }
@@ -81,7 +83,7 @@ impl Attempt<'_> {
                 Some(pager) => pager,
                 None => create(self.directory)?,
             };
-            match move_out(freezer, ready) {
+            match move_out(freezer, ready, self.control) {
                 Ok(moved) => Ok(Fallen {
                     moved,
                     ports,
@@ -105,7 +107,11 @@ fn create(directory: &Path) -> Result<Pager, Trouble> {
 
 /// Moves the memory of the frozen container out. It is frozen again when this succeeds, and has all
 /// its memory if it fails. All in one thread: the kernel takes a tracer's requests from no other.
-pub fn move_out(freezer: &Freezer, pager: Pager) -> Result<Moved, Box<Failed>> {
+pub fn move_out(
+    freezer: &Freezer,
+    pager: Pager,
+    control: &DumpControl,
+) -> Result<Moved, Box<Failed>> {
     let stopped = || -> Result<Seized, Trouble> {
         let mut seized = Seized::begin(&freezer.processes()?)?;
         // Those of cgroup version 1 stop for a tracer only now, and before anything else.
@@ -120,7 +126,7 @@ pub fn move_out(freezer: &Freezer, pager: Pager) -> Result<Moved, Box<Failed>> {
             return Err(Failed::new(pager, trouble));
         }
     };
-    let moved = pager.move_out(&mut seized);
+    let moved = pager.move_out(&mut seized, &|| control.aborted());
     // Threads that a tracer has stopped count as frozen.
     let frozen = freezer.freeze(FREEZE).map_err(Trouble::from);
     let released = seized.release().map_err(Trouble::from);
@@ -131,7 +137,11 @@ pub fn move_out(freezer: &Freezer, pager: Pager) -> Result<Moved, Box<Failed>> {
             Err(lost) => Failed::new(None, lost.into()),
         }),
         (Err(NotMoved::Unchanged { pager, error }), _) => {
-            Err(Failed::new(Some(*pager), error.into()))
+            let trouble = match error {
+                OutError::GivenUp => Trouble::Aborted,
+                error => error.into(),
+            };
+            Err(Failed::new(Some(*pager), trouble))
         }
         (Err(NotMoved::Lost(lost)), _) => Err(Failed::new(None, lost.into())),
     }
@@ -191,6 +201,7 @@ pub fn rise(freezer: &Path, memory: Memory) -> Result<Risen, RiseTrouble> {
             let prefetch = started.elapsed();
             (Rest::Filling(moved.serve(FillPolicy::default())?), prefetch)
         }
+        Memory::ComingIn(filling) => (Rest::Filling(filling), Duration::ZERO),
         Memory::In(pager) => (Rest::Complete(pager), Duration::ZERO),
     };
     freezer.thaw()?;

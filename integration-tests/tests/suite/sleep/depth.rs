@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{
@@ -34,6 +34,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         a_damaged_image_ends_the_container,
     ),
     ("sleep::depth::every_page_comes_back", every_page_comes_back),
+    (
+        "sleep::depth::a_client_does_not_wait_for_memory_to_be_copied",
+        a_client_does_not_wait_for_memory_to_be_copied,
+    ),
     (
         "sleep::depth::what_others_read_of_a_sleeper_is_there",
         what_others_read_of_a_sleeper_is_there,
@@ -222,6 +226,48 @@ fn every_page_comes_back(node: &Node, _: Runtime) -> Result<()> {
         ensure!(answer.body.contains("\"mem_ok\": true"), "{answer:?}");
         wait_whole(&container)?;
     }
+    Ok(())
+}
+
+/// Waits until some of its memory has been written. Nothing tells.
+fn wait_copying(container: &Container) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let written: u64 = std::fs::read_dir(memory_images(container))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| Some(entry.metadata().ok()?.len()))
+            .sum();
+        if written > 4 << 20 {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "nothing is copied");
+        thread::yield_now();
+    }
+}
+
+fn a_client_does_not_wait_for_memory_to_be_copied(node: &Node, _: Runtime) -> Result<()> {
+    let container = counter(node, "never", 500)?;
+    let address = container.address(8080)?;
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| container.sleeper().try_sleep());
+        // What comes before its packets are held is simply answered.
+        wait_copying(&container)?;
+        ensure!(visit(address)? == 1);
+        ensure!(
+            asking.join().is_ok_and(|asked| asked.is_err()),
+            "it fell asleep all the same"
+        );
+        anyhow::Ok(())
+    })?;
+    let status = container.status()?;
+    ensure!(
+        status.counters.sleeps == 0 && status.counters.sleeps_aborted == 1,
+        "{status:?}"
+    );
+    container.sleep()?;
+    ensure!(visit(address)? == 2);
     Ok(())
 }
 
