@@ -106,7 +106,7 @@ impl Launch<'_> {
     /// Runs on the thread that is given up afterwards.
     fn spawn(self, stderr: OwnedFd) -> Result<i32, (&'static str, io::Error)> {
         if !self.mounts.is_empty() {
-            make_mounts(self.mounts).map_err(|e| ("prepare its mounts", e))?;
+            make_mounts(self.mounts, self.binary).map_err(|e| ("prepare its mounts", e))?;
         }
         for (kind, fd) in self.join {
             rustix::thread::move_into_link_name_space(fd.as_fd(), Some(kind.link_type()))
@@ -143,7 +143,7 @@ impl Launch<'_> {
 }
 
 /// In a mount namespace of the calling thread's own.
-fn make_mounts(mounts: Mounts<'_>) -> io::Result<()> {
+fn make_mounts(mounts: Mounts<'_>, binary: &Path) -> io::Result<()> {
     sys::unshare_mounts()?;
     rustix::mount::mount_change(
         "/",
@@ -157,8 +157,10 @@ fn make_mounts(mounts: Mounts<'_>) -> io::Result<()> {
         rustix::mount::mount_bind_recursive(restore.rootfs, restore.root)?;
         stage(&restore)?;
         // CRIU builds the container's mounts in a directory in /tmp. One that is killed would
-        // leave it there. All that it needs of the host's /tmp is in place by now.
-        if !restore.stage.starts_with("/tmp") {
+        // leave it there. All that it needs of the host's /tmp is in place by now, unless it is there
+        // itself.
+        let in_use = |path: &Path| path.starts_with("/tmp");
+        if !in_use(restore.stage) && !in_use(binary) {
             rustix::mount::mount(
                 "tmpfs",
                 "/tmp",

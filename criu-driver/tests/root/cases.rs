@@ -33,6 +33,7 @@ pub fn all() -> Vec<Case> {
         ("criu_killed_in_the_middle_of_a_dump", killed_dumps),
         ("criu_killed_in_the_middle_of_a_restore", killed_restores),
         ("a_missing_criu_leaves_the_container_healthy", missing),
+        ("a_criu_below_tmp_can_restore", below_tmp),
         ("a_truncated_image_is_refused", truncated),
         ("a_lazy_restore_fills_all_memory", lazy),
         ("a_killed_lazy_daemon_never_shows_zeros", killed_daemon),
@@ -416,6 +417,18 @@ fn killed_restores() {
     // Neither end of it has heard of the failed ones.
     assert_eq!(ask(&mut kept, "count"), "2");
     assert_healthy(&container, 3);
+}
+
+/// A restore covers /tmp; a CRIU that lies there must still be found.
+fn below_tmp() {
+    let place = tempfile::tempdir_in("/tmp").expect("a directory in /tmp");
+    let binary = place.path().join("criu");
+    std::fs::copy(criu().binary(), &binary).expect("copy CRIU");
+    let criu = Criu::new(&binary, LogLevel::Info);
+    let mut container = Container::server(1);
+    container.dump(&criu).expect("dump");
+    container.restore(&criu, false).expect("restore");
+    assert_healthy(&container, 1);
 }
 
 fn missing() {
