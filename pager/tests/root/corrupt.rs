@@ -77,7 +77,9 @@ fn corrupted_working_set() {
     let mut holder = Holder::start(&cage, 20);
     let pager = Pager::create(directory.path()).unwrap();
     let policy = FillPolicy {
-        quiet: Duration::from_millis(200),
+        // Nothing comes by itself while it looks.
+        quiet: Duration::from_secs(1),
+        patience: Duration::from_secs(60),
         ..FillPolicy::default()
     };
     let filling = moved(cage.sleep(pager)).serve(policy).unwrap();

@@ -117,7 +117,7 @@ fn working_set_first() {
     let mut pager = Pager::create(directory.path()).unwrap();
     for round in 0..4 {
         let policy = FillPolicy {
-            quiet: Duration::from_millis(100),
+            quiet: Duration::from_secs(1),
             patience: Duration::from_secs(10),
             ..FillPolicy::default()
         };
