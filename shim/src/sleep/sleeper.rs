@@ -118,7 +118,7 @@ pub struct Sleeper {
     awake_since: Duration,
     last_use: Option<Duration>,
     cpu: CpuMeter,
-    /// There was a request without an answer at the last look.
+    /// Nothing but a request without an answer kept it awake at the last look.
     answering: bool,
     /// After a sleep that failed.
     back_off: BackOff,

@@ -35,6 +35,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
 
 const IDLE: Duration = Duration::from_secs(1);
 
+/// How much too early a packet can be noted: the gate goes by the clock that the kernel's tick moves on,
+/// and in a virtual machine that is short of processors several ticks come late.
+const TICKS_MS: i64 = 50;
+
 fn quick() -> App {
     App::counter().annotation("scaledown-duration", "1s")
 }
@@ -72,7 +76,7 @@ fn sleeps_after_its_time(node: &Node, _: Runtime) -> Result<()> {
     let idle = status.last_sleep.at_unix_ms - last;
     let took = i64::try_from(status.last_sleep.took_us / 1000)?;
     ensure!(
-        idle - took >= 1000,
+        idle - took >= 1000 - TICKS_MS,
         "it slept {idle} ms after its last request"
     );
     ensure!(

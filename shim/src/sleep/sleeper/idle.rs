@@ -156,7 +156,7 @@ impl Sleeper {
             return;
         }
         // An answer is a sign of use too, however long after the request it comes.
-        if std::mem::replace(&mut self.answering, looked.unanswered.is_some()) && !self.answering {
+        if self.answering && looked.unanswered.is_none() {
             self.used();
         }
         let now = monotonic();
@@ -199,6 +199,13 @@ impl Sleeper {
             }
             None => decide(settings, &observation),
         };
+        self.answering = matches!(
+            decision,
+            Decision::StayAwake {
+                reason: AwakeReason::Unanswered { .. },
+                ..
+            }
+        );
         match decision {
             Decision::Sleep(depth) => {
                 // The attempt reports back; nothing follows for the driver yet.
