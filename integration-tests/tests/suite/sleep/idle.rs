@@ -37,7 +37,7 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// How much too early a packet can be noted: the gate goes by the clock that the kernel's tick moves on,
 /// and in a virtual machine that is short of processors several ticks come late.
-const TICKS_MS: i64 = 50;
+const TICKS_MS: i64 = 100;
 
 fn quick() -> App {
     App::counter().annotation("scaledown-duration", "1s")
