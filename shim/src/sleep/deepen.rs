@@ -119,9 +119,19 @@ fn out_again(dump: &fall::Attempt<'_>, pager: Pager, trouble: Trouble) -> Stays 
             failed.trouble
         })
     });
-    let memory = match moved {
-        Ok(moved) => Some(Memory::Out(moved)),
-        Err(_) => kept.map(Memory::In),
-    };
-    Stays { memory, trouble }
+    match (moved, kept) {
+        (Ok(moved), _) => Stays {
+            memory: Some(Memory::Out(moved)),
+            trouble,
+        },
+        (Err(_), Some(pager)) => Stays {
+            memory: Some(Memory::In(pager)),
+            trouble,
+        },
+        // Memory is lost, which is worse than what came before it.
+        (Err(lost), None) => Stays {
+            memory: None,
+            trouble: lost,
+        },
+    }
 }

@@ -18,7 +18,7 @@ use std::{
 use podmotion_criu_driver::{DumpControl, Freezer, images};
 use podmotion_inject::Seized;
 use podmotion_pager::{
-    FillFailed, FillPolicy, FillStats, Filling, Moved, NotMoved, OutError, OutStats, Pager,
+    FillFailed, FillPolicy, Filling, Moved, NotMoved, OutError, OutStats, Pager,
 };
 
 use super::{
@@ -133,7 +133,7 @@ pub fn move_out(
     match (moved, frozen.and(released)) {
         (Ok(moved), Ok(())) => Ok(moved),
         (Ok(moved), Err(trouble)) => Err(match bring_back(moved) {
-            Ok((pager, _)) => Failed::new(Some(pager), trouble),
+            Ok(pager) => Failed::new(Some(pager), trouble),
             Err(lost) => Failed::new(None, lost.into()),
         }),
         (Err(NotMoved::Unchanged { pager, error }), _) => {
@@ -148,8 +148,9 @@ pub fn move_out(
 }
 
 /// Moves all memory back in, while the container stands still.
-pub fn bring_back(moved: Moved) -> Result<(Pager, FillStats), FillFailed> {
-    moved.serve(FillPolicy::at_once())?.wait()
+fn bring_back(moved: Moved) -> Result<Pager, FillFailed> {
+    let (pager, _) = moved.serve(FillPolicy::at_once())?.wait()?;
+    Ok(pager)
 }
 
 impl Failed {
