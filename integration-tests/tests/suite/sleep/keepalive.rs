@@ -39,7 +39,9 @@ fn a_peers_keepalives_are_answered_and_wake_nobody(node: &Node, _: Runtime) -> R
     let answer = request(&mut stream).context("after the sleep")?;
     ensure!(answer.contains("\"count\": 2"), "{answer}");
     // The answer can be faster than the books about the packets.
-    let status = container.wait_until("returned packets", |status| status.last_wake.packets > 0)?;
+    let status = container
+        .sleeper()
+        .wait_until("returned packets", |status| status.last_wake.packets > 0)?;
     ensure!(status.counters.wakes == 1, "{status:?}");
     // In light sleep the kernel still has the socket.
     let answered = match node.depth() {
