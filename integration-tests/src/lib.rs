@@ -45,6 +45,7 @@ mod netns;
 mod node;
 mod process;
 mod sleeper;
+mod soak;
 mod spec;
 mod stdio;
 mod sys;
@@ -69,6 +70,7 @@ pub use netns::Netns;
 pub use node::{Node, Settings};
 pub use process::{OwnProcess, own_processes, wait_gone};
 pub use sleeper::{Sleeper, Status, refusal};
+pub use soak::{Random, soak};
 pub use tools::{ContainerdVersion, Depth, RuncVersion, Runtime, Tools, Versions};
 pub use vm::{Disk, Vm};
 

@@ -17,6 +17,9 @@ pub struct Args {
     /// Only what needs neither root nor the tools of setup.
     #[arg(long)]
     fast: bool,
+    /// Tests that have a long variant run in that one.
+    #[arg(long, conflicts_with = "fast")]
+    soak: bool,
     /// Only tests whose name contains this.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
@@ -90,6 +93,9 @@ fn commands(args: &Args, bin: Option<&Path>) -> Result<Vec<Command>> {
                 Some(bin) => command.env("PODMOTION_BIN", bin),
                 None => command.env("PODMOTION_SKIP_ROOT", "1"),
             };
+            if args.soak {
+                command.env("PODMOTION_SOAK", "1");
+            }
             if let Some(name) = &args.only {
                 command.args(["--", name]);
             }
@@ -174,6 +180,23 @@ mod tests {
             })
         );
         assert_eq!(parse("test some::name ... ok"), None);
+    }
+
+    #[test]
+    fn the_long_variants_run_only_when_asked_for() {
+        for soak in [false, true] {
+            let args = Args {
+                fast: false,
+                soak,
+                only: None,
+            };
+            for command in commands(&args, Some(Path::new("bin"))).expect("commands") {
+                let set = command.get_envs().any(|(name, value)| {
+                    name == "PODMOTION_SOAK" && value.is_some_and(|value| value == "1")
+                });
+                assert_eq!(set, soak, "{command:?}");
+            }
+        }
     }
 
     #[test]

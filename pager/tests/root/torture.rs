@@ -12,14 +12,13 @@ use podmotion_pager::Pager;
 
 use crate::Case;
 use crate::cage::Cage;
-use crate::victim::{Random, compiled, directory, moved};
+use crate::victim::{Random, compiled, directory, moved, soak};
 
 pub const CASES: &[Case] = &[("no_byte_differs_in_a_tortured_process", no_byte_differs)];
 
-/// `PODMOTION_SOAK` is a number of seconds.
+/// Ten minutes with `cargo xtask test --soak`.
 pub fn duration() -> Duration {
-    let seconds = std::env::var("PODMOTION_SOAK").map_or(20, |text| text.parse().unwrap());
-    Duration::from_secs(seconds)
+    Duration::from_secs(if soak() { 600 } else { 20 })
 }
 
 /// The program, running in a cage.

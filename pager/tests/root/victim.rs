@@ -40,6 +40,15 @@ pub fn moved(result: Result<Moved, NotMoved>) -> Moved {
     }
 }
 
+/// Whether the long variants of tests run: `cargo xtask test --soak`.
+pub fn soak() -> bool {
+    match std::env::var("PODMOTION_SOAK") {
+        Err(std::env::VarError::NotPresent) => false,
+        Ok(value) if value == "1" => true,
+        value => panic!("PODMOTION_SOAK is 1 or not set, not {value:?}"),
+    }
+}
+
 /// Numbers that are different each time, and can be had again with `PODMOTION_SEED`.
 pub struct Random(u64);
 
