@@ -170,6 +170,28 @@ pub fn memory_limit(group: &str) -> Result<u64> {
     bail!("no memory limit of {group}")
 }
 
+/// Whether all processes of a group stand still.
+pub fn is_frozen(group: &str) -> Result<bool> {
+    let version1 = format!("/sys/fs/cgroup/freezer{group}/freezer.state");
+    if let Ok(state) = fs::read_to_string(version1) {
+        return Ok(state.trim() == "FROZEN");
+    }
+    let version2 = format!("/sys/fs/cgroup{group}/cgroup.events");
+    fs::read_to_string(&version2)
+        .with_context(|| format!("read {version2}"))
+        .map(|events| events.lines().any(|line| line == "frozen 1"))
+}
+
+/// Lets the processes of a group run, whoever has frozen it.
+pub fn thaw(group: &str) -> Result<()> {
+    let version1 = format!("/sys/fs/cgroup/freezer{group}/freezer.state");
+    let (path, value) = match fs::exists(&version1) {
+        Ok(true) => (version1, "THAWED"),
+        _ => (format!("/sys/fs/cgroup{group}/cgroup.freeze"), "0"),
+    };
+    fs::write(&path, value).with_context(|| format!("write {value} to {path}"))
+}
+
 /// Mount points of all hierarchies, version 1 and 2.
 fn hierarchies() -> Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;

@@ -58,7 +58,7 @@ pub use api::{NAMESPACE, Reached, rpc_message};
 pub use app::{App, Network, Stdin, Stdout};
 pub use capture::Capture;
 pub use census::{Census, Difference, fds, rss_anon_kib};
-pub use cgroup::{CgroupDriver, memory_limit};
+pub use cgroup::{CgroupDriver, is_frozen, memory_limit, thaw};
 pub use client::{Client, Response};
 pub use container::{Container, Exit, State};
 pub use cri::{Member, Pod, PodContainer};

@@ -59,6 +59,7 @@ mod journal;
 mod maps;
 mod out;
 mod pager;
+mod pins;
 mod rescue;
 mod runs;
 mod server;

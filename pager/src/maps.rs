@@ -85,31 +85,6 @@ fn parse_read_by_others(stat: &str, page: u64) -> Option<Vec<Range<u64>>> {
     Some(ranges)
 }
 
-/// What process `pid` has that keeps its memory where it is: a device or the kernel writes to pages
-/// by their frames, whatever is mapped later. None when there is nothing.
-pub(crate) fn pinned(pid: i32) -> io::Result<Option<String>> {
-    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
-        // It can have been closed, by a thread that is not stopped yet.
-        let Ok(target) = fs::read_link(entry?.path()) else {
-            continue;
-        };
-        let target = target.to_string_lossy();
-        let pins = [
-            "anon_inode:[io_uring]",
-            "/dev/infiniband/",
-            "/dev/vfio/",
-            "anon_inode:[vfio",
-        ];
-        if pins.into_iter().any(|pin| target.starts_with(pin)) {
-            return Ok(Some(target.into_owned()));
-        }
-    }
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    Ok(maps
-        .contains("/[aio] (deleted)")
-        .then(|| "[aio]".to_owned()))
-}
-
 /// What is known of a mapping before its flags, the last line, are read.
 #[derive(Default)]
 struct Candidate {
@@ -262,6 +237,5 @@ mod tests {
         let local = 1u8;
         let here = std::ptr::from_ref(&local) as u64;
         assert!(all.iter().any(|found| found.range.contains(&here)));
-        assert_eq!(pinned(std::process::id() as i32).unwrap(), None);
     }
 }

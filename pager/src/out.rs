@@ -26,8 +26,8 @@ use take::withdraw;
 use crate::copy::{CHUNK, Done, Job, copy};
 use crate::descriptor;
 use crate::image::{ImageError, Index, ProcessRecord};
-use crate::maps;
 use crate::pager::{Moved, NotMoved, Pager};
+use crate::pins::pinned;
 use crate::runs::RunMap;
 use crate::server::{Outcome, Server, ServerError};
 use crate::stats::{FillPolicy, OutStats};
@@ -74,7 +74,7 @@ pub enum OutError {
         #[source]
         source: io::Error,
     },
-    /// A device or the kernel writes to the process's memory where it is now.
+    /// A device, the kernel or the program itself relies on memory staying where it is now.
     #[error("process {pid} has {what}, which needs its memory to stay in place")]
     Pinned {
         /// The process.
@@ -149,11 +149,17 @@ impl Pager {
             Some(server) => server.call(|worker| worker.views())?.unwrap_or_default(),
             None => Vec::new(),
         };
-        let mut leaving = Vec::new();
-        for pid in address_spaces(seized)? {
-            if let Some(what) = maps::pinned(pid).map_err(proc("look at", pid))? {
+        // All of them: those that share an address space need not share descriptors.
+        for process in seized.processes() {
+            let (pid, threads) = (process.pid(), process.threads().collect::<Vec<_>>());
+            if !threads.is_empty()
+                && let Some(what) = pinned(pid, &threads).map_err(proc("look at", pid))?
+            {
                 return Err(OutError::Pinned { pid, what });
             }
+        }
+        let mut leaving = Vec::new();
+        for pid in address_spaces(seized)? {
             let view = views.iter().find(|view| view.pid == pid);
             let regions = regions(pid, view.is_some(), stats)?;
             leaving.push(Leaving {

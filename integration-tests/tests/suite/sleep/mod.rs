@@ -48,6 +48,7 @@ const LIGHT: &[Topic] = &[
     depth::TESTS,
     ends::TESTS,
     faults::ANY_DEPTH,
+    faults::LIGHT,
     idle::TESTS,
     keepalive::TESTS,
     software::TESTS,

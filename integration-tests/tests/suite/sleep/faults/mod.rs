@@ -3,6 +3,7 @@
 mod dump;
 mod fake;
 mod killed;
+mod kills;
 mod restore;
 
 use std::path::{Path, PathBuf};
@@ -61,6 +62,10 @@ pub(super) const ANY_DEPTH: &[(&str, Body)] = &[
     ("sleep::faults::shim_killed", killed::shim),
     ("sleep::faults::containerd_restarted", killed::containerd),
 ];
+
+/// Faults of light sleep.
+pub(super) const LIGHT: &[(&str, Body)] =
+    &[("sleep::faults::shims_killed_in_every_moment", kills::shims)];
 
 /// One request to [`podmotion_integration_tests::App::counter`]: returns its count.
 fn count(container: &Container) -> Result<u64> {
