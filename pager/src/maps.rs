@@ -17,7 +17,8 @@
 //! | special names | `[vdso]`, `[vvar]`, `[vsyscall]` and what else the kernel names; not `[heap]`, `[stack]` and `[anon:...]` |
 //! | no anonymous page | nothing to take: it is not even registered |
 //!
-//! Single pages stay that others read in the process's absence, see [`read_by_others`].
+//! Single pages stay that others read in the process's absence, see [`read_by_others`], and those that the
+//! kernel reads when a thread ends (`out/locks.rs`).
 //!
 //! Pages that are shared copy-on-write with another process (fork) are private too, but stay: each
 //! process would get a copy of its own back, and memory could be more after a sleep than before.

@@ -13,12 +13,13 @@
 //! the image, and whoever touches it waits, since the keeper has the descriptors.
 
 mod find;
+mod locks;
 mod take;
 
 use std::io;
 use std::time::Instant;
 
-use podmotion_inject::Seized;
+use podmotion_inject::{Process, Seized};
 
 use find::{Leaving, address_spaces, regions};
 use take::withdraw;
@@ -161,7 +162,7 @@ impl Pager {
         let mut leaving = Vec::new();
         for pid in address_spaces(seized)? {
             let view = views.iter().find(|view| view.pid == pid);
-            let regions = regions(pid, view.is_some(), stats)?;
+            let regions = regions(find_process(seized, pid)?, view.is_some(), stats)?;
             leaving.push(Leaving {
                 pid,
                 regions,
@@ -333,16 +334,20 @@ impl Pager {
 
 /// Gives a process a userfaultfd and the server a copy, the only one that stays.
 fn give(server: &Server, seized: &mut Seized, pid: i32) -> Result<(), OutError> {
-    let process = seized.process(pid).map_err(|source| OutError::Inject {
-        operation: "find",
-        pid,
-        source,
-    })?;
+    let process = find_process(seized, pid)?;
     let number = descriptor::create(process)?;
     let adopted = server.call(move |worker| worker.adopt(pid, number));
     descriptor::close(process, number)?;
     adopted??;
     Ok(())
+}
+
+fn find_process(seized: &mut Seized, pid: i32) -> Result<&mut Process, OutError> {
+    seized.process(pid).map_err(|source| OutError::Inject {
+        operation: "find",
+        pid,
+        source,
+    })
 }
 
 fn proc(operation: &'static str, pid: i32) -> impl FnOnce(io::Error) -> OutError {

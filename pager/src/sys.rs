@@ -6,6 +6,7 @@ pub(crate) mod kinship;
 pub(crate) mod memory;
 pub(crate) mod message;
 pub(crate) mod pagemap;
+pub(crate) mod robust;
 pub(crate) mod shared;
 pub(crate) mod uffd;
 

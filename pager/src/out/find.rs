@@ -4,8 +4,9 @@ use std::cmp::Ordering;
 use std::io;
 use std::ops::Range;
 
-use podmotion_inject::Seized;
+use podmotion_inject::{Process, Seized};
 
+use super::locks::{merged, pages_of_locks};
 use super::{OutError, proc};
 use crate::maps::{self, Movable};
 use crate::runs::RunMap;
@@ -121,10 +122,17 @@ fn has_filters(pid: i32) -> io::Result<bool> {
 }
 
 /// The mappings of a process that have something to take.
-pub(super) fn regions(pid: i32, ours: bool, stats: &mut OutStats) -> Result<Vec<Region>, OutError> {
+pub(super) fn regions(
+    process: &Process,
+    ours: bool,
+    stats: &mut OutStats,
+) -> Result<Vec<Region>, OutError> {
+    let pid = process.pid();
     let movable = maps::movable(pid).map_err(proc("read the mappings of", pid))?;
     let pagemap = Pagemap::open(pid).map_err(proc("open the page table of", pid))?;
-    let seen = maps::read_by_others(pid).map_err(proc("look at", pid))?;
+    let mut seen = maps::read_by_others(pid).map_err(proc("look at", pid))?;
+    seen.extend(pages_of_locks(process));
+    let seen = merged(seen);
     let mut regions = Vec::new();
     for Movable {
         range,
@@ -148,7 +156,12 @@ pub(super) fn regions(pid: i32, ours: bool, stats: &mut OutStats) -> Result<Vec<
         } else {
             (all, Vec::new())
         };
-        let kept = intersect(&populated, &seen);
+        let seen = {
+            let first = seen.partition_point(|pages| pages.end <= range.start);
+            let behind = seen.partition_point(|pages| pages.start < range.end);
+            &seen[first..behind]
+        };
+        let kept = intersect(&populated, seen);
         let populated = subtract(&populated, &kept);
         let mut staying = [staying, kept].concat();
         staying.sort_unstable_by_key(|run| run.start);

@@ -9,7 +9,7 @@ use podmotion_pager::{FillPolicy, Pager, Resumed, WORKING_SET};
 use crate::Case;
 use crate::cage::Cage;
 use crate::holder::Holder;
-use crate::victim::{directory, moved, proc};
+use crate::victim::{compiled, directory, moved, proc};
 
 pub const CASES: &[Case] = &[
     (
@@ -26,6 +26,10 @@ pub const CASES: &[Case] = &[
     ("a_process_without_rights_sleeps_too", without_rights),
     ("a_pause_that_no_sleep_follows_ends", resumed),
     ("a_sleeper_that_is_killed_leaves_nothing", killed_asleep),
+    (
+        "a_lock_of_a_process_that_is_killed_asleep_is_passed_on",
+        lock_is_passed_on,
+    ),
     ("two_hundred_cycles_leave_nothing", two_hundred_cycles),
 ];
 
@@ -208,6 +212,24 @@ fn killed_asleep() {
         sleep(Duration::from_millis(20));
     }
     assert_eq!(own_descriptors(), descriptors);
+}
+
+/// The kernel looks through the list of a process's locks at its end, and waits for no page then.
+fn lock_is_passed_on() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut heir = Holder::start_program(&cage, &compiled("heir", &["heir.c"]), &[]);
+    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
+    // Nothing comes back that nobody touches.
+    let idle = FillPolicy {
+        rate: 1,
+        quiet: Duration::from_secs(100),
+        patience: Duration::from_secs(100),
+    };
+    let filling = out.serve(idle).unwrap();
+    cage.thaw();
+    assert_eq!(heir.ask("go"), "inherited");
+    drop(filling);
 }
 
 fn own_descriptors() -> usize {

@@ -1,6 +1,7 @@
 //! A program that holds memory and looks at it when it is told.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use crate::cage::Cage;
@@ -19,9 +20,15 @@ impl Holder {
 
     /// As a user, with no capabilities unless that is 0.
     pub fn start_as(cage: &Cage, megabytes: u32, user: u32) -> Self {
+        let arguments = [megabytes.to_string(), user.to_string()];
+        Self::start_program(cage, &compiled("holder", &["holder.c"]), &arguments)
+    }
+
+    /// Another program that says "ready" and then answers in lines.
+    pub fn start_program(cage: &Cage, program: &Path, arguments: &[String]) -> Self {
         let mut child = cage
-            .command(&compiled(include_str!("holder.c"), "holder"))
-            .args([megabytes.to_string(), user.to_string()])
+            .command(program)
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

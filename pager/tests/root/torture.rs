@@ -16,6 +16,13 @@ use crate::victim::{Random, compiled, directory, moved, soak};
 
 pub const CASES: &[Case] = &[("no_byte_differs_in_a_tortured_process", no_byte_differs)];
 
+const SOURCES: &[&str] = &[
+    "torture/main.c",
+    "torture/memory.c",
+    "torture/others.c",
+    "torture/threads.c",
+];
+
 /// Ten minutes with `cargo xtask test --soak`.
 pub fn duration() -> Duration {
     Duration::from_secs(if soak() { 600 } else { 20 })
@@ -32,7 +39,7 @@ impl Tortured {
         let flag = directory.join("go-on");
         fs::write(&flag, "").unwrap();
         let child = cage
-            .command(&compiled(include_str!("torture.c"), "torture"))
+            .command(&compiled("torture", SOURCES))
             .arg(&flag)
             .stdout(Stdio::piped())
             .spawn()

@@ -12,18 +12,17 @@ pub fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/var/tmp").unwrap()
 }
 
-/// Compiles a C program of this directory once.
-pub fn compiled(source: &'static str, name: &str) -> PathBuf {
+/// Compiles a C program once, from files of this directory.
+pub fn compiled(name: &str, sources: &[&str]) -> PathBuf {
     static BUILT: OnceLock<tempfile::TempDir> = OnceLock::new();
     let directory = BUILT.get_or_init(|| tempfile::tempdir().unwrap()).path();
     let program = directory.join(name);
     if !program.exists() {
-        let text = directory.join(format!("{name}.c"));
-        fs::write(&text, source).unwrap();
+        let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/root");
         let status = Command::new("cc")
-            .args(["-O2", "-Wall", "-Wextra", "-pthread", "-o"])
+            .args(["-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
             .arg(&program)
-            .arg(&text)
+            .args(sources.iter().map(|source| here.join(source)))
             .status()
             .unwrap();
         assert!(status.success());
