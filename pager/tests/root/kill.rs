@@ -12,8 +12,8 @@ use podmotion_pager::{FillPolicy, Pager, RescueError, rescue};
 
 use crate::Case;
 use crate::cage::Cage;
-use crate::torture::{Tortured, duration};
-use crate::victim::{Random, directory, moved};
+use crate::torture::Tortured;
+use crate::victim::{Random, directory, moved, soak};
 
 pub const CASES: &[Case] = &[(
     "no_byte_differs_when_the_filler_is_killed",
@@ -67,7 +67,7 @@ struct Counts {
 
 fn no_byte_differs_when_killed() {
     let mut random = Random::new();
-    let until = Instant::now() + duration();
+    let until = Instant::now() + Duration::from_secs(if soak() { 600 } else { 20 });
     let mut counts = Counts::default();
     while Instant::now() < until {
         let directory = directory();

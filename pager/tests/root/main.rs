@@ -5,6 +5,7 @@ mod corrupt;
 mod facts;
 mod holder;
 mod kill;
+mod refused;
 mod torture;
 mod victim;
 
@@ -25,7 +26,13 @@ fn main() {
     let skip = std::env::var_os("PODMOTION_SKIP_ROOT").is_some_and(|value| value == "1");
     let root = std::fs::metadata("/proc/self")
         .is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
-    let cases: [&[Case]; 4] = [facts::CASES, corrupt::CASES, torture::CASES, kill::CASES];
+    let cases = [
+        facts::CASES,
+        refused::CASES,
+        corrupt::CASES,
+        torture::CASES,
+        kill::CASES,
+    ];
     let trials = cases
         .into_iter()
         .flatten()

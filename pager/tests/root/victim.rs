@@ -66,6 +66,13 @@ impl Random {
         Self(seed)
     }
 
+    /// Another source, for a thread of its own.
+    pub fn apart(&self, number: u64) -> Self {
+        let mut other = Self(self.0 ^ number.wrapping_mul(0xd1b5_4a32_d192_ed03));
+        other.below(1);
+        other
+    }
+
     pub fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
