@@ -49,6 +49,10 @@
 //! - A thread that waits for a page can hold a lock of the kernel, for instance of a pipe it reads
 //!   from into that page. Whoever uses the other end waits too, and cannot even be killed until the
 //!   first is. So who fills or kills must not touch pipes of the processes.
+//! - While memory is missing, it gets `EBUSY` where it registers that with a userfaultfd that it has
+//!   made since.
+//! - Who writes to memory of a stopped process from outside (`process_vm_writev`, a debugger) while it
+//!   is copied may have written to what is given up a moment later.
 //! - `MADV_GUARD_INSTALL` on a missing page and its removal before the fill is complete bring the
 //!   old content back (the kernel reports no event).
 

@@ -1,7 +1,5 @@
 //! From light sleep to deep, and what keeps it from that.
 
-use std::fs::OpenOptions;
-use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,10 +26,6 @@ pub(super) const TESTS: &[(&str, Body)] = &[
     (
         "sleep::depth::what_cannot_be_checkpointed_stays_light",
         what_cannot_be_checkpointed_stays_light,
-    ),
-    (
-        "sleep::depth::a_damaged_image_ends_the_container",
-        a_damaged_image_ends_the_container,
     ),
     ("sleep::depth::every_page_comes_back", every_page_comes_back),
     (
@@ -187,32 +181,6 @@ fn what_cannot_be_checkpointed_stays_light(node: &Node, _: Runtime) -> Result<()
         "{again:?}"
     );
     ensure!(visit(address)? == 3);
-    Ok(())
-}
-
-fn a_damaged_image_ends_the_container(node: &Node, _: Runtime) -> Result<()> {
-    let container = counter(node, "never", 20)?;
-    container.sleep()?;
-    for entry in std::fs::read_dir(memory_images(&container))? {
-        let path = entry?.path();
-        let mut file = OpenOptions::new().read(true).write(true).open(&path)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        for byte in bytes.iter_mut().step_by(512) {
-            *byte ^= 0x55;
-        }
-        file.seek(SeekFrom::Start(0))?;
-        file.write_all(&bytes)?;
-    }
-    container.wake().err();
-    let exit = container.wait()?;
-    ensure!(exit.status == 128 + 9, "{exit:?}");
-    container
-        .sleeper()
-        .wait_until("its end, and why", |status| {
-            status.state == "stopped" && status.last_error.contains("memory")
-        })?;
-    container.delete_task()?;
     Ok(())
 }
 

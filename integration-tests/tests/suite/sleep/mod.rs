@@ -4,12 +4,14 @@ mod byhand;
 mod cgroup;
 mod connections;
 mod core;
+mod damage;
 mod depth;
 mod ends;
 mod faults;
 mod idle;
 mod keepalive;
 mod record;
+mod refused;
 mod software;
 mod stdio;
 
@@ -45,12 +47,14 @@ const TOPICS: &[Topic] = &[
 const LIGHT: &[Topic] = &[
     connections::TESTS,
     core::TESTS,
+    damage::TESTS,
     depth::TESTS,
     ends::TESTS,
     faults::ANY_DEPTH,
     faults::LIGHT,
     idle::TESTS,
     keepalive::TESTS,
+    refused::TESTS,
     software::TESTS,
     stdio::TESTS,
 ];
