@@ -5,6 +5,7 @@
 #include <linux/aio_abi.h>
 #include <linux/if_xdp.h>
 #include <linux/io_uring.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
@@ -72,7 +73,11 @@ static int packets(void)
 	return filled == MAP_FAILED ? -1 : 0;
 }
 
-static int faults(void) { return syscall(SYS_userfaultfd, O_CLOEXEC); }
+static int faults(void)
+{
+	/* Without rights. */
+	return syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+}
 
 static int device(void) { return open("/dev/loop-control", O_RDWR | O_CLOEXEC); }
 
