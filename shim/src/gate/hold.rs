@@ -13,22 +13,14 @@ use super::{ContainerKey, Ends, Flow, Gate, GateError, Released, Standstill, sys
 
 impl Gate {
     /// Holds from now on what comes for the ports of `container` and for the connections `flows`.
-    /// The first hold in the pod makes the tap. Again for a container that is held: as
+    /// The first hold in the pod makes the tap, later ones bring it up. Again for a container that is held: as
     /// [`add_flows`](Self::add_flows).
     ///
     /// # Errors
     ///
     /// On an error nothing is held that was not held before.
     pub fn hold(&mut self, container: ContainerKey, flows: &[Flow]) -> Result<(), GateError> {
-        if self.tap.is_none() {
-            let tap = Tap::create(self.netns.as_fd(), &self.pins)?;
-            let ifindex = tap.ifindex();
-            self.tap = Some(tap);
-            if let Err(error) = self.register(ifindex) {
-                self.tap = None;
-                return Err(error);
-            }
-        }
+        self.raise_tap()?;
         let was_held = std::mem::replace(&mut self.books(container).held, true);
         let held = self.add_flows(container, flows, Ends::Gone).and_then(|()| {
             self.books(container).holding = true;
@@ -38,6 +30,27 @@ impl Gate {
             self.release(container)?;
         }
         held
+    }
+
+    /// Has a tap that is up and known to the programs.
+    fn raise_tap(&mut self) -> Result<(), GateError> {
+        let netns = self.netns.as_fd();
+        if let Some(tap) = &mut self.tap
+            && let Err(error) = tap.set_running(netns, true)
+        {
+            // The pod is its own master: somebody with the right to can have removed it.
+            log::warn!("the gate makes its tap anew: {error}");
+            self.tap = None;
+        }
+        let ifindex = match &self.tap {
+            Some(tap) => tap.ifindex(),
+            None => {
+                let mut tap = Tap::create(netns, &self.pins)?;
+                tap.set_running(netns, true)?;
+                self.tap.insert(tap).ifindex()
+            }
+        };
+        self.register(ifindex)
     }
 
     /// Holds connections more: those that a look at the sockets of the frozen container has found
@@ -93,9 +106,9 @@ impl Gate {
         Ok(())
     }
 
-    /// The tap's descriptor, non-blocking, while somebody is held: readable when
-    /// [`read_held`](Self::read_held) has something to do. It is another one after each time that
-    /// nobody was.
+    /// The tap's descriptor, non-blocking, from the first hold on: readable when
+    /// [`read_held`](Self::read_held) has something to do. After a [`hold`](Self::hold) it can be
+    /// another one.
     #[must_use]
     pub fn tap_fd(&self) -> Option<Arc<OwnedFd>> {
         self.tap.as_ref().map(Tap::fd)
@@ -131,7 +144,7 @@ impl Gate {
     }
 
     /// Ends the hold of `container`, writes its frames back in their order and, when nobody is held
-    /// any more, removes the tap: [`let_through`](Self::let_through) and [`settle`](Self::settle).
+    /// any more, takes the tap down: [`let_through`](Self::let_through) and [`settle`](Self::settle).
     pub fn release(&mut self, container: ContainerKey) -> Result<Released, GateError> {
         let released = self.let_through(container);
         let settled = self.settle();
@@ -169,14 +182,15 @@ impl Gate {
         result.map(|()| released)
     }
 
-    /// Removes the tap if nobody is held. Until then [`read_held`](Self::read_held) lets the last
+    /// Takes the tap down if nobody is held. Until then [`read_held`](Self::read_held) lets the last
     /// frames through. Waits for programs that still run and for the kernel to take the device down:
     /// some 20 to 100 milliseconds.
     pub fn settle(&mut self) -> Result<(), GateError> {
-        if self.tap.is_none() || self.containers.values().any(|container| container.held) {
+        let up = self.tap.as_ref().is_some_and(Tap::is_up);
+        if !up || self.containers.values().any(|container| container.held) {
             return Ok(());
         }
-        self.remove_tap()
+        self.lower_tap()
     }
 
     fn write_back(&mut self, container: ContainerKey) -> Released {
@@ -201,13 +215,15 @@ impl Gate {
 
     /// Nobody is held and no entry says so any more; but a program may be running that has read one
     /// before, and then puts a frame into the tap.
-    fn remove_tap(&mut self) -> Result<(), GateError> {
+    fn lower_tap(&mut self) -> Result<(), GateError> {
         sys::wait_for_running_programs();
         let result = self.read_held().map(drop);
         let result = result.and(self.register(0));
-        match self.tap.take() {
-            Some(tap) => result.and(tap.remove(self.netns.as_fd())),
-            None => result,
-        }
+        let netns = self.netns.as_fd();
+        let lowered = match &mut self.tap {
+            Some(tap) => tap.set_running(netns, false),
+            None => Ok(()),
+        };
+        result.and(lowered)
     }
 }

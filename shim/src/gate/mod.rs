@@ -10,7 +10,8 @@
 //! ```
 //!
 //! One [`Gate`] per pod, as the containers of a pod share its network namespace; containers are told
-//! apart by a [`ContainerKey`]. The tap exists while at least one of them is held.
+//! apart by a [`ContainerKey`]. The tap is made by the first hold and stays until the gate is closed;
+//! while nobody is held it is down, and the programs do not know it.
 //!
 //! Invariants:
 //! - User space opens: a packet that a program takes is in the tap, in the queue, or written back.
@@ -271,6 +272,9 @@ impl Gate {
         let containers: Vec<_> = self.containers.keys().copied().collect();
         for container in containers {
             failures.extend(self.remove(container).err());
+        }
+        if let Some(tap) = self.tap.take() {
+            failures.extend(tap.remove(self.netns.as_fd()).err());
         }
         for link in self.links.drain(..) {
             failures.extend(link.detach().map_err(GateError::from).err());

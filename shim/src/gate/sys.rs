@@ -20,25 +20,27 @@ pub(super) fn make_tap(tun: BorrowedFd<'_>, pattern: &str) -> io::Result<String>
     String::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// Sets MTU (bytes) and queue length (frames) of an interface and brings it up without address
-/// resolution. `socket` is any socket in its network namespace. Returns its index.
-pub(super) fn bring_up(
-    socket: BorrowedFd<'_>,
-    name: &str,
-    mtu: i32,
-    queue: i32,
-) -> io::Result<u32> {
+/// Sets MTU (bytes) and queue length (frames) of an interface. `socket` is any socket in its network
+/// namespace. Returns its index.
+pub(super) fn set_up(socket: BorrowedFd<'_>, name: &str, mtu: i32, queue: i32) -> io::Result<u32> {
     let mut request = request(name)?;
     request.ifr_ifru.ifru_mtu = mtu;
     interface_ioctl(socket, libc::SIOCSIFMTU, &mut request)?;
     request.ifr_ifru.ifru_ifindex = queue;
     interface_ioctl(socket, libc::SIOCSIFTXQLEN, &mut request)?;
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_NOARP) as c_short;
-    interface_ioctl(socket, libc::SIOCSIFFLAGS, &mut request)?;
     interface_ioctl(socket, libc::SIOCGIFINDEX, &mut request)?;
     // SAFETY: SIOCGIFINDEX has set this field, and every bit pattern is a valid integer.
     let ifindex = unsafe { request.ifr_ifru.ifru_ifindex };
     Ok(ifindex.cast_unsigned())
+}
+
+/// Brings an interface up, without address resolution, or takes it down. `socket` is any socket in its
+/// network namespace.
+pub(super) fn set_running(socket: BorrowedFd<'_>, name: &str, up: bool) -> io::Result<()> {
+    let mut request = request(name)?;
+    let up = if up { libc::IFF_UP } else { 0 };
+    request.ifr_ifru.ifru_flags = (up | libc::IFF_NOARP) as c_short;
+    interface_ioctl(socket, libc::SIOCSIFFLAGS, &mut request)
 }
 
 fn request(name: &str) -> io::Result<ifreq> {

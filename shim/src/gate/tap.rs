@@ -25,18 +25,22 @@ const LARGEST_FRAME: usize = 65536 + 14;
 
 /// A tap device. It goes with [`remove`](Self::remove), or when dropped and no clone of its
 /// descriptor is open any more.
+///
+/// Making one and removing it takes the kernel some ten milliseconds each, so it stays, down and
+/// without a use, from one hold to the next.
 pub(super) struct Tap {
     fd: Arc<OwnedFd>,
     name: String,
     ifindex: u32,
     link: Link,
+    up: bool,
     buffer: Vec<u8>,
     last: usize,
 }
 
 impl Tap {
-    /// Makes a tap in `netns`, without any address and silent, its ingress handled by the program
-    /// pinned in `pins`.
+    /// Makes a tap in `netns`, down, without any address, its ingress handled by the program pinned in
+    /// `pins`.
     pub fn create(netns: BorrowedFd<'_>, pins: &Path) -> Result<Self, GateError> {
         let (fd, name, ifindex) = netns::enter(netns, create)??;
         let link = attach(pins, TAP_PROGRAM, netns, &name, None)?;
@@ -45,9 +49,24 @@ impl Tap {
             name,
             ifindex,
             link,
+            up: false,
             buffer: vec![0; LARGEST_FRAME],
             last: 0,
         })
+    }
+
+    /// Brings it up, silent, or takes it down. Frames that are in it when it goes down are lost.
+    pub fn set_running(&mut self, netns: BorrowedFd<'_>, up: bool) -> Result<(), GateError> {
+        if self.up != up {
+            netns::enter(netns, || set_running(&self.name, up))??;
+            self.up = up;
+        }
+        Ok(())
+    }
+
+    /// Whether frames can be held in it.
+    pub fn is_up(&self) -> bool {
+        self.up
     }
 
     pub fn ifindex(&self) -> u32 {
@@ -115,18 +134,30 @@ fn create() -> Result<(OwnedFd, String, u32), GateError> {
         .open("/dev/net/tun")
         .map_err(tap_error("open", "/dev/net/tun"))?;
     let name = sys::make_tap(tap.as_fd(), NAME).map_err(tap_error("create", NAME))?;
-    // Before it is up: it would announce itself, and the first held frames would be its own.
-    disable_ipv6(&name).map_err(tap_error("disable IPv6 on", &name))?;
-    let socket = socket(
+    let socket = any_socket(&name)?;
+    let ifindex =
+        sys::set_up(socket.as_fd(), &name, MTU, QUEUE).map_err(tap_error("configure", &name))?;
+    Ok((tap.into(), name, ifindex))
+}
+
+/// Runs in the network namespace.
+fn set_running(name: &str, up: bool) -> Result<(), GateError> {
+    if up {
+        // Before it is up: it would announce itself, and the first held frames would be its own.
+        disable_ipv6(name).map_err(tap_error("disable IPv6 on", name))?;
+    }
+    let operation = if up { "bring up" } else { "take down" };
+    sys::set_running(any_socket(name)?.as_fd(), name, up).map_err(tap_error(operation, name))
+}
+
+fn any_socket(name: &str) -> Result<OwnedFd, GateError> {
+    socket(
         AddressFamily::Inet,
         SockType::Datagram,
         SockFlag::SOCK_CLOEXEC,
         None,
     )
-    .map_err(|errno| tap_error("configure", &name)(errno.into()))?;
-    let ifindex =
-        sys::bring_up(socket.as_fd(), &name, MTU, QUEUE).map_err(tap_error("bring up", &name))?;
-    Ok((tap.into(), name, ifindex))
+    .map_err(|errno| tap_error("configure", name)(errno.into()))
 }
 
 fn disable_ipv6(name: &str) -> io::Result<()> {

@@ -64,7 +64,13 @@ pub struct PodGates {
 pub struct PodGate {
     gate: Mutex<Gate>,
     wanted: Mutex<HashMap<ContainerKey, mpsc::UnboundedSender<Notice>>>,
-    reading: Mutex<Option<JoinHandle<()>>>,
+    reading: Mutex<Option<Reading>>,
+}
+
+/// The task that reads a tap.
+struct Reading {
+    tap: Arc<OwnedFd>,
+    task: JoinHandle<()>,
 }
 
 /// A container's place at the gate of its pod. Dropping it takes the container out.
@@ -156,10 +162,21 @@ impl Seat {
 
     /// Holds what comes for the container from now on. Needs the runtime's context.
     pub fn hold(&self, runtime: &tokio::runtime::Handle) -> Result<(), GateError> {
-        lock(&self.pod.gate).hold(self.key, &[])?;
+        let tap = {
+            let mut gate = lock(&self.pod.gate);
+            gate.hold(self.key, &[])?;
+            gate.tap_fd()
+        };
+        let Some(tap) = tap else { return Ok(()) };
         let mut reading = lock(&self.pod.reading);
-        if reading.as_ref().is_none_or(JoinHandle::is_finished) {
-            *reading = Some(runtime.spawn(read_tap(Arc::downgrade(&self.pod))));
+        let reads =
+            |reading: &Reading| Arc::ptr_eq(&reading.tap, &tap) && !reading.task.is_finished();
+        if !reading.as_ref().is_some_and(reads) {
+            if let Some(before) = reading.take() {
+                before.task.abort();
+            }
+            let task = runtime.spawn(read_tap(Arc::downgrade(&self.pod), Arc::clone(&tap)));
+            *reading = Some(Reading { tap, task });
         }
         Ok(())
     }
@@ -180,17 +197,9 @@ impl Seat {
         lock(&self.pod.gate).let_through(self.key)
     }
 
-    /// Takes the tap away if nobody in the pod is held any more, in some milliseconds.
+    /// Takes the tap down if nobody in the pod is held any more, in some milliseconds.
     pub fn settle(&self) -> Result<(), GateError> {
-        let mut gate = lock(&self.pod.gate);
-        let settled = gate.settle();
-        if gate.tap_fd().is_none()
-            && let Some(reading) = lock(&self.pod.reading).take()
-        {
-            // It still has the descriptor, and with it the tap.
-            reading.abort();
-        }
-        settled
+        lock(&self.pod.gate).settle()
     }
 
     /// Looks at the sockets of the pod that are among `inodes`.
@@ -211,16 +220,13 @@ impl Drop for Seat {
 impl Drop for PodGate {
     fn drop(&mut self) {
         if let Some(reading) = lock(&self.reading).take() {
-            reading.abort();
+            reading.task.abort();
         }
     }
 }
 
-/// Reads held packets for as long as there is a tap.
-async fn read_tap(pod: Weak<PodGate>) {
-    let Some(tap) = pod.upgrade().and_then(|pod| lock(&pod.gate).tap_fd()) else {
-        return;
-    };
+/// Reads held packets for as long as there is the tap.
+async fn read_tap(pod: Weak<PodGate>, tap: Arc<OwnedFd>) {
     let tap = match sys::shared_event_source(tap, Interest::READABLE) {
         Ok(tap) => tap,
         Err(error) => return warn!("watch the tap: {error}"),

@@ -91,7 +91,7 @@ pub fn ports_are_replaced_and_kept_apart() {
     client.send_to(b"x", address("10.9.0.1", PORT)).unwrap();
     wait_wanted(&mut gate, B);
     assert_eq!(gate.remove(B).unwrap().frames, 1);
-    assert!(gate.tap_fd().is_none());
+    assert!(!net.tap_is_up());
     assert_eq!(
         maps()
             .ports
@@ -116,6 +116,38 @@ fn takes_everything_back(method: Option<Method>) {
     drop(gate);
     assert_clean(&net, cookie);
     drop(tap);
+}
+
+/// Awake the tap is there, and nothing can be seen or done with it.
+pub fn between_two_holds_the_tap_is_down() {
+    let net = Net::new();
+    let mut gate = net.gate();
+    let cookie = net.pod.cookie();
+    let told = || maps().netns.get(&cookie).unwrap().unwrap().tap_ifindex;
+    for _ in 0..3 {
+        gate.hold(A, &[]).unwrap();
+        assert!(net.tap_is_up() && told() != 0);
+        gate.release(A).unwrap();
+        assert!(!net.tap_is_up() && told() == 0);
+        assert_eq!(net.pod.output("ip -o addr show dev podmotion0"), "");
+    }
+    assert_eq!(net.pod.output("ip -o link").lines().count(), 3);
+}
+
+pub fn a_tap_that_the_pod_has_removed_is_made_again() {
+    let net = Net::new();
+    let mut gate = net.gate();
+    let cookie = net.pod.cookie();
+    gate.hold(A, &[]).unwrap();
+    gate.release(A).unwrap();
+    net.pod.output("ip link delete podmotion0");
+    gate.hold(A, &[]).unwrap();
+    let client = net.udp(false, "0.0.0.0:0");
+    client.send_to(b"x", address("10.9.0.1", PORT)).unwrap();
+    wait_wanted(&mut gate, A);
+    assert_eq!(gate.release(A).unwrap().frames, 1);
+    drop(gate);
+    assert_clean(&net, cookie);
 }
 
 pub fn closing_takes_everything_back() {

@@ -59,6 +59,8 @@ fn main() {
         books::activity_is_what_uses_the_container,
         books::activity_of_connections_that_the_pod_opened,
         books::ports_are_replaced_and_kept_apart,
+        books::between_two_holds_the_tap_is_down,
+        books::a_tap_that_the_pod_has_removed_is_made_again,
         books::closing_takes_everything_back,
         books::a_second_gate_is_refused_and_a_dead_ones_entries_removed,
         books::sockets_are_listed_with_what_waits,

@@ -165,6 +165,11 @@ impl Net {
         gate
     }
 
+    /// Whether the pod has a tap that is up.
+    pub fn tap_is_up(&self) -> bool {
+        self.pod.output("ip -o link show up").contains("podmotion")
+    }
+
     /// From where a client reaches `server`: within the pod if that is one of its own addresses
     /// and `local` is set.
     pub fn side(&self, local: bool) -> &Netns {

@@ -236,7 +236,7 @@ impl Sleeper {
         self.after_tail(move || {
             drop(notify.send(Notice::Released(seat.release())));
             if let Err(cause) = seat.settle() {
-                warn!("take the tap away: {}", Chain(&cause));
+                warn!("take the tap down: {}", Chain(&cause));
             }
         });
     }
