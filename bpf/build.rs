@@ -34,7 +34,10 @@ fn compile() -> Result<(), String> {
         let object = out.join(format!("{name}.o"));
         let mut command = Command::new(&clang);
         command
-            .args(["-target", "bpf", "-O2", "-g", "-Wall", "-Werror"])
+            // The third version of the instructions, which Linux has since 5.1, has those for 32 bits.
+            .args([
+                "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror",
+            ])
             // The object's debug sections are not to depend on where it was built.
             .args(["-fdebug-compilation-dir", "."])
             .args(multiarch_include())

@@ -28,13 +28,18 @@ struct packet {
 	__u8 tcp_header; /* its length, bytes */
 };
 
-struct l4 {
+struct l4_ports {
 	__be16 source;
 	__be16 dest;
+};
+
+struct l4 {
+	struct l4_ports ports;
 	__be32 seq;
 	__be32 ack;
 	__u8 offset;
 	__u8 flags;
+	__be16 window;
 };
 
 struct extension {
@@ -45,18 +50,21 @@ struct extension {
 
 /*
  * bpf_skb_load_bytes(), without the call for the usual packet whose headers are in one piece. `to` is
- * to be initialised: the verifier of Linux 6.18 refuses, with a word on a bug of its own, a helper
- * that is the first to write to a deep part of the stack.
+ * a pointer to what is there, whose type decides in how large pieces it is read. It is to be
+ * initialised: the verifier of Linux 6.18 refuses, with a word on a bug of its own, a helper that is
+ * the first to write to a deep part of the stack.
  */
-static __always_inline int load(struct __sk_buff *ctx, __u32 offset, void *to, __u32 size)
-{
-	void *from = (void *)(long)ctx->data + offset;
-
-	if (from + size > (void *)(long)ctx->data_end)
-		return bpf_skb_load_bytes(ctx, offset, to, size);
-	__builtin_memcpy(to, from, size);
-	return 0;
-}
+#define load(ctx, offset, to)                                                                      \
+	({                                                                                         \
+		typeof(to) from = (void *)(long)(ctx)->data + (offset);                            \
+		int failed = 0;                                                                    \
+                                                                                                   \
+		if ((void *)(from + 1) > (void *)(long)(ctx)->data_end)                            \
+			failed = bpf_skb_load_bytes(ctx, offset, to, sizeof(*(to)));               \
+		else                                                                               \
+			*(to) = *from;                                                             \
+		failed;                                                                            \
+	})
 
 /* `end` is where the IP packet ends, which is not where a padded frame does. */
 static __always_inline int parse_l4(struct __sk_buff *ctx, __u32 offset, __u32 end, struct packet *p)
@@ -64,7 +72,7 @@ static __always_inline int parse_l4(struct __sk_buff *ctx, __u32 offset, __u32 e
 	struct l4 l4 = {};
 
 	if (p->proto == IPPROTO_TCP) {
-		if (load(ctx, offset, &l4, sizeof(l4)))
+		if (load(ctx, offset, &l4))
 			return -1;
 		p->tcp_header = (l4.offset >> 4) << 2;
 		p->tcp_flags = l4.flags;
@@ -73,14 +81,14 @@ static __always_inline int parse_l4(struct __sk_buff *ctx, __u32 offset, __u32 e
 		__u32 data = offset + p->tcp_header;
 		p->payload = end > data ? end - data : 0;
 	} else if (p->proto == IPPROTO_UDP) {
-		if (load(ctx, offset, &l4, 4))
+		if (load(ctx, offset, &l4.ports))
 			return -1;
 	} else {
 		return -1;
 	}
 	p->l4 = offset;
-	p->local_port = bpf_ntohs(l4.dest);
-	p->remote_port = bpf_ntohs(l4.source);
+	p->local_port = bpf_ntohs(l4.ports.dest);
+	p->remote_port = bpf_ntohs(l4.ports.source);
 	return 0;
 }
 
@@ -88,7 +96,7 @@ static __always_inline int parse_v4(struct __sk_buff *ctx, struct packet *p)
 {
 	struct iphdr ip = {};
 
-	if (load(ctx, ETH_HLEN, &ip, sizeof(ip)))
+	if (load(ctx, ETH_HLEN, &ip))
 		return -1;
 	/*
 	 * Only the first fragment has ports. The others wait in the reassembly queue for it, whether it
@@ -108,7 +116,7 @@ static __always_inline int parse_v6(struct __sk_buff *ctx, struct packet *p)
 	struct ipv6hdr ip = {};
 	__u32 offset = ETH_HLEN + sizeof(ip);
 
-	if (load(ctx, ETH_HLEN, &ip, sizeof(ip)))
+	if (load(ctx, ETH_HLEN, &ip))
 		return -1;
 	__u32 length = bpf_ntohs(ip.payload_len);
 	__u32 end = length ? offset + length : ctx->len;
@@ -144,13 +152,15 @@ static __always_inline int load_addresses(struct __sk_buff *ctx, struct flow_key
 	if (ctx->protocol == bpf_htons(ETH_P_IPV6)) {
 		__u32 source = ETH_HLEN + offsetof(struct ipv6hdr, saddr);
 
-		return load(ctx, source, flow->remote, 16) || load(ctx, source + 16, flow->local, 16);
+		return bpf_skb_load_bytes(ctx, source, flow->remote, 16) ||
+		       bpf_skb_load_bytes(ctx, source + 16, flow->local, 16);
 	}
 	__u32 source = ETH_HLEN + offsetof(struct iphdr, saddr);
 
 	flow->remote[10] = flow->remote[11] = 0xff;
 	flow->local[10] = flow->local[11] = 0xff;
-	return load(ctx, source, flow->remote + 12, 4) || load(ctx, source + 4, flow->local + 12, 4);
+	return bpf_skb_load_bytes(ctx, source, flow->remote + 12, 4) ||
+	       bpf_skb_load_bytes(ctx, source + 4, flow->local + 12, 4);
 }
 
 /* Sends a packet to the pod's tap. */
