@@ -23,8 +23,12 @@ use crate::sys::memory::{self, PageBuffer};
 
 /// Bytes in one go: little enough to stay in the cache between the steps.
 pub(crate) const CHUNK: u64 = 512 << 10;
+/// Bytes in one write. For larger ones a file system such as ext4 asks for pieces of memory as large
+/// for its cache, and on a machine without free ones the kernel moves other memory around until it has
+/// them, page by page: 1.6 s for 1 GB where this takes 0.5.
+const WRITE: usize = 64 << 10;
 /// From this much on, a second thread helps.
-const ALONE: u64 = 64 << 20;
+const ALONE: u64 = 8 << 20;
 
 /// Pages to copy, at most [`CHUNK`] bytes of them.
 #[derive(Debug)]
@@ -208,8 +212,11 @@ impl Shared<'_> {
         let (mut rest, mut addresses) = (content, addresses.iter());
         for slots in taken {
             let (now, later) = rest.split_at(((slots.end - slots.start) * self.page) as usize);
-            file.write_all_at(now, slots.start * self.page)
-                .map_err(failed)?;
+            let mut at = slots.start * self.page;
+            for piece in now.chunks(WRITE) {
+                file.write_all_at(piece, at).map_err(failed)?;
+                at += piece.len() as u64;
+            }
             rest = later;
             for (slot, address) in slots.zip(addresses.by_ref()) {
                 push(&mut done.runs, *address, slot, self.page);

@@ -36,7 +36,7 @@
 //!   written again.
 //! - *`pread` and a buffer*, not a mapping of the image: the page that was checked is the page that is
 //!   used, and a short file is an error and not a SIGBUS. It costs one copy in the cache.
-//! - *512 KiB at a time*, through a buffer that stays in the cache; from 64 MiB on with two threads.
+//! - *512 KiB at a time*, through a buffer that stays in the cache; from 8 MiB on with two threads.
 //!   Writing to a mapping of the file is as fast, but a full disk is a SIGBUS there.
 //!
 //! # What a program can notice

@@ -146,6 +146,11 @@ impl Pager {
         stats: &mut OutStats,
     ) -> Result<(Server, Vec<Leaving>), OutError> {
         let started = Instant::now();
+        // It takes as long as finding what can leave, on another processor.
+        let starting = match &self.server {
+            Some(_) => None,
+            None => Some(self.start_server()?),
+        };
         let views = match &self.server {
             Some(server) => server.call(|worker| worker.views())?.unwrap_or_default(),
             None => Vec::new(),
@@ -173,12 +178,11 @@ impl Pager {
         stats.scan_time = started.elapsed();
 
         let started = Instant::now();
-        let server = match self.server.take() {
-            Some(server) => server,
-            None => self.start_server()?,
-        };
         // Kept in the pager until nothing can go wrong: an error must not drop it.
-        let server = self.server.insert(server);
+        if let Some(starting) = starting {
+            self.server = Some(starting.ready()?);
+        }
+        let server = self.server.as_ref().ok_or(ServerError::Ended)?;
         for process in &leaving {
             let known = views.iter().any(|view| view.pid == process.pid);
             if !known && !process.regions.is_empty() {

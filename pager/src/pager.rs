@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use crate::image::{INDEX, ImageError, Pages};
 use crate::out::OutError;
 use crate::runs::RunMap;
-use crate::server::{Complete, Outcome, Server, ServerError, Start};
+use crate::server::{Complete, Outcome, Server, ServerError, Start, Starting};
 use crate::stats::{FillPolicy, FillStats, OutStats};
 use crate::sys::page_size;
 use crate::working_set::{PageOf, WorkingSet};
@@ -162,7 +162,7 @@ impl Pager {
     }
 
     /// Starts the thread that answers for the image.
-    pub(crate) fn start_server(&self) -> Result<Server, ServerError> {
+    pub(crate) fn start_server(&self) -> Result<Starting, ServerError> {
         Server::start(Start {
             directory: self.directory.clone(),
             page: self.page,
@@ -249,6 +249,13 @@ impl Moved {
     /// fill, or when the processes have ended.
     pub fn keeper(&self) -> i32 {
         self.server.keeper()
+    }
+
+    /// Bytes that [`prefetch_working_set`](Self::prefetch_working_set) fills at most: what the last
+    /// wakes have needed.
+    pub fn working_set_bytes(&self) -> u64 {
+        let plan = self.pager.working_set.plan();
+        plan.iter().map(|(_, range)| range.end - range.start).sum()
     }
 
     /// Fills what the last wakes needed. To be called before the processes run.

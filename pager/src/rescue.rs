@@ -113,7 +113,7 @@ pub fn rescue(directory: &Path) -> Result<Moved, RescueError> {
     let spaces = replay(&index, left.entries);
     let generation = index.generation + 1;
     let mut pager = Pager::adopt(directory, Pages::open(directory, &index)?, generation);
-    let server = pager.start_server()?;
+    let server = pager.start_server()?.ready()?;
     let known: Vec<(i32, RunMap)> = spaces
         .values()
         .filter_map(|space| Some((space.pid?, space.known().clone())))

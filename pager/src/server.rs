@@ -99,6 +99,33 @@ pub(crate) struct Complete {
 
 type Call = Box<dyn FnOnce(&mut Worker) + Send>;
 
+/// A thread that is being started. It needs its creator's descriptors at first, so dropping this waits.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    /// None once it is ready.
+    server: Option<Server>,
+    started: mpsc::Receiver<Result<i32, ServerError>>,
+}
+
+impl Starting {
+    /// Waits until the thread and its keeper are there.
+    pub(crate) fn ready(mut self) -> Result<Server, ServerError> {
+        let keeper = self.started.recv().map_err(|_| ServerError::Ended)??;
+        let mut server = self.server.take().ok_or(ServerError::Ended)?;
+        server.keeper = keeper;
+        Ok(server)
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if self.server.is_some() {
+            // An error is that of a thread that has ended.
+            let _ = self.started.recv();
+        }
+    }
+}
+
 /// Handle of the thread. Readable ([`AsFd`]) when it has an outcome.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -125,8 +152,8 @@ impl AsFd for Server {
 }
 
 impl Server {
-    /// Starts the thread and its keeper.
-    pub(crate) fn start(start: Start) -> Result<Self, ServerError> {
+    /// Starts the thread and its keeper, without waiting for them.
+    pub(crate) fn start(start: Start) -> Result<Starting, ServerError> {
         let failed = ServerError::system;
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let wake = event().map_err(|e| failed("make an event", None)(e.into()))?;
@@ -157,13 +184,16 @@ impl Server {
                 }
             })
             .map_err(failed("make a thread", None))?;
-        let keeper = started.recv().map_err(|_| ServerError::Ended)??;
-        Ok(Self {
+        let server = Self {
             calls: Some(calls),
             wake,
             ended,
             outcome,
-            keeper,
+            keeper: 0,
+        };
+        Ok(Starting {
+            server: Some(server),
+            started,
         })
     }
 
