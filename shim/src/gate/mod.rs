@@ -267,6 +267,14 @@ impl Gate {
         sockets::list(self.netns.as_fd(), inodes)
     }
 
+    /// Looks at the TCP sockets alone.
+    pub fn tcp_sockets(
+        &self,
+        inodes: &BTreeSet<u64>,
+    ) -> Result<sockets::Sockets, sockets::SocketError> {
+        sockets::list_tcp(self.netns.as_fd(), inodes)
+    }
+
     fn take_back(&mut self) -> Vec<GateError> {
         let mut failures = Vec::new();
         let containers: Vec<_> = self.containers.keys().copied().collect();

@@ -136,12 +136,25 @@ fn socket_inode(link: &str) -> Option<u64> {
 
 /// Lists the sockets in the network namespace `netns` that are among `inodes`.
 pub fn list(netns: BorrowedFd<'_>, inodes: &BTreeSet<u64>) -> Result<Sockets, SocketError> {
+    list_kinds(netns, inodes, &[Kind::Tcp, Kind::Udp, Kind::Mptcp])
+}
+
+/// The same without UDP and MPTCP sockets, in a third of the time.
+pub fn list_tcp(netns: BorrowedFd<'_>, inodes: &BTreeSet<u64>) -> Result<Sockets, SocketError> {
+    list_kinds(netns, inodes, &[Kind::Tcp])
+}
+
+fn list_kinds(
+    netns: BorrowedFd<'_>,
+    inodes: &BTreeSet<u64>,
+    kinds: &[Kind],
+) -> Result<Sockets, SocketError> {
     netns::enter(netns, || {
         let mut all = Vec::new();
         for family in [AF_INET, AF_INET6] {
-            all.push((Kind::Tcp, dump(family, Kind::Tcp)?));
-            all.push((Kind::Udp, dump(family, Kind::Udp)?));
-            all.push((Kind::Mptcp, dump(family, Kind::Mptcp)?));
+            for kind in kinds {
+                all.push((*kind, dump(family, *kind)?));
+            }
         }
         Ok(sort(&all, inodes))
     })?

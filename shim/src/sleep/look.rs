@@ -39,16 +39,15 @@ pub enum LookError {
     Gate(#[from] GateError),
 }
 
-/// Looks at the sockets of the container, without stopping it.
-pub fn sockets(facts: &Facts, seat: &Seat) -> Result<sockets::Sockets, LookError> {
+/// The inodes of the container's sockets.
+pub fn inodes(facts: &Facts) -> Result<BTreeSet<u64>, LookError> {
     let pids = Freezer::new(&facts.freezer)?.processes()?;
-    let inodes = sockets::inodes(&pids).map_err(LookError::Descriptors)?;
-    Ok(seat.sockets(&inodes)?)
+    sockets::inodes(&pids).map_err(LookError::Descriptors)
 }
 
 /// Looks at everything. With `follow` the ports found are those that count and wake from now on.
 pub fn look(facts: &Facts, seat: &Seat, follow: bool) -> Result<Looked, LookError> {
-    let seen = sockets(facts, seat)?;
+    let seen = seat.sockets(&inodes(facts)?)?;
     let listening = seen.ports();
     if follow {
         seat.set_ports(&listening)?;

@@ -206,6 +206,11 @@ impl Seat {
     pub fn sockets(&self, inodes: &BTreeSet<u64>) -> Result<Sockets, SocketError> {
         lock(&self.pod.gate).sockets(inodes)
     }
+
+    /// The same, for TCP sockets alone.
+    pub fn tcp_sockets(&self, inodes: &BTreeSet<u64>) -> Result<Sockets, SocketError> {
+        lock(&self.pod.gate).tcp_sockets(inodes)
+    }
 }
 
 impl Drop for Seat {

@@ -14,7 +14,12 @@ use std::{collections::BTreeSet, time::Duration};
 
 use podmotion_criu_driver::Freezer;
 
-use super::{facts::Facts, look, pod::Seat, trouble::Trouble};
+use super::{
+    facts::Facts,
+    look::{self, LookError},
+    pod::Seat,
+    trouble::Trouble,
+};
 use crate::gate::Ends;
 
 /// A container that is to stand still.
@@ -68,12 +73,14 @@ impl Target<'_> {
     /// Looks at the sockets of the frozen container and holds its connections. Returns the ports
     /// that wake it.
     pub fn hold_connections(&self, ends: Ends) -> Result<BTreeSet<u16>, Trouble> {
-        let first = look::sockets(self.facts, self.seat)?;
+        // It stands still: it opens none and closes none.
+        let inodes = look::inodes(self.facts)?;
+        let first = self.seat.sockets(&inodes).map_err(LookError::from)?;
         let ports = self.fixed_ports.cloned().unwrap_or_else(|| first.ports());
         self.seat.set_ports(&ports)?;
         self.seat.add_flows(&first.flows, ends)?;
         // What came in before the connections were held is in their queues now.
-        let second = look::sockets(self.facts, self.seat)?;
+        let second = self.seat.tcp_sockets(&inodes).map_err(LookError::from)?;
         if second.pending > 0 {
             return Err(Trouble::Traffic("a connection is waiting to be accepted"));
         }
