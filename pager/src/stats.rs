@@ -46,6 +46,8 @@ pub struct FillStats {
     pub faults: u64,
     /// Faults that were answered with zeros.
     pub zero_faults: u64,
+    /// Time from the moment that each fault was read until it was answered, added up.
+    pub fault_time: Duration,
     /// Time from the moment that each of the first faults was read until it was answered.
     pub first_faults: Vec<Duration>,
     /// Bytes that were filled without anybody asking for them.

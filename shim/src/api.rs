@@ -234,6 +234,7 @@ fn fill(stats: &FillStats) -> proto::Fill {
         faults: stats.faults + stats.zero_faults,
         background_bytes: stats.background_bytes,
         took_us: micros(stats.background_time),
+        faults_us: micros(stats.fault_time),
         ..Default::default()
     }
 }
@@ -280,6 +281,7 @@ fn describe(handle: &Handle) -> proto::Container {
                 frozen_us: micros(last.frozen),
                 memory_bytes: last.memory_bytes,
                 image_bytes: last.image_bytes,
+                working_set_bytes: last.working_set_bytes,
                 ..Default::default()
             })
             .into(),
@@ -288,6 +290,7 @@ fn describe(handle: &Handle) -> proto::Container {
                 at_unix_ms: unix_ms(last.at),
                 depth: last.depth.as_str().to_owned(),
                 prefetch_us: micros(last.prefetch),
+                thaw_us: micros(last.thaw),
                 fill: last.fill.as_deref().map(fill).into(),
                 cause: last.cause.as_str().to_owned(),
                 took_us: micros(last.took),

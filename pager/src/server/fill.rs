@@ -257,8 +257,10 @@ impl Worker {
             let stats = &mut self.stats;
             stats.faults += u64::from(slot.is_some());
             stats.zero_faults += u64::from(slot.is_none());
+            let took = fault.since.elapsed();
+            stats.fault_time += took;
             if stats.first_faults.len() < FIRST_FAULTS {
-                stats.first_faults.push(fault.since.elapsed());
+                stats.first_faults.push(took);
             }
         }
         Ok(())

@@ -168,6 +168,8 @@ pub struct Risen {
     pub total: Duration,
     /// Of it, the time for what the last wakes had needed.
     pub prefetch: Duration,
+    /// Of it, the time for thawing.
+    pub thaw: Duration,
 }
 
 /// Memory of a container that has woken from light sleep.
@@ -205,11 +207,13 @@ pub fn rise(freezer: &Path, memory: Memory) -> Result<Risen, RiseTrouble> {
         Memory::ComingIn(filling) => (Rest::Filling(filling), Duration::ZERO),
         Memory::In(pager) => (Rest::Complete(pager), Duration::ZERO),
     };
+    let thawing = Instant::now();
     freezer.thaw()?;
     Ok(Risen {
         memory,
         total: started.elapsed(),
         prefetch,
+        thaw: thawing.elapsed(),
     })
 }
 

@@ -31,6 +31,8 @@ pub struct LastSleep {
     pub memory_bytes: u64,
     /// Size of the images in bytes.
     pub image_bytes: u64,
+    /// What goes in before it runs again, in bytes; none in deep sleep.
+    pub working_set_bytes: u64,
 }
 
 /// One wake that succeeded.
@@ -46,6 +48,8 @@ pub struct LastWake {
     pub took: Duration,
     /// Of it, the time for memory that the last wakes had needed; none after deep sleep.
     pub prefetch: Duration,
+    /// Of it, the time for thawing; none after deep sleep.
+    pub thaw: Duration,
     /// How long the first held packet had waited when it was given back.
     pub first_packet_held: Option<Duration>,
     /// Packets given back.

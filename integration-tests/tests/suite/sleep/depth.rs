@@ -109,6 +109,13 @@ fn a_second_light_sleep_writes_little(node: &Node, _: Runtime) -> Result<()> {
     // What it has touched is written once more, beside what is there.
     let grown = second.image_bytes - first.image_bytes;
     ensure!(grown < 8 << 20, "{grown} bytes more: {second:?}");
+    // What the first wake has asked for is what the next one gets.
+    let asked = awake.last_wake.fill.faults;
+    let set = second.last_sleep.working_set_bytes;
+    ensure!(
+        first.last_sleep.working_set_bytes == 0 && set > 0 && set <= asked * (64 << 10),
+        "a working set of {set} bytes after {asked} faults: {first:?} {second:?}"
+    );
     // The recorded working set goes in before it runs.
     ensure!(visit(address)? == 3);
     let awake = wait_whole(&container)?;
@@ -117,7 +124,16 @@ fn a_second_light_sleep_writes_little(node: &Node, _: Runtime) -> Result<()> {
         .fill
         .as_ref()
         .with_context(|| format!("no fill: {awake:?}"))?;
-    ensure!(fill.prefetch_bytes > 0, "{fill:?}");
+    ensure!(
+        fill.prefetch_bytes > 0 && fill.prefetch_bytes <= set,
+        "{fill:?}"
+    );
+    let wake = &awake.last_wake;
+    ensure!(
+        wake.prefetch_us > 0 && wake.thaw_us > 0 && wake.prefetch_us + wake.thaw_us <= wake.took_us,
+        "{wake:?}"
+    );
+    ensure!((fill.faults > 0) == (fill.faults_us > 0), "{fill:?}");
     Ok(())
 }
 

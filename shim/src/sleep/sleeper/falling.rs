@@ -190,6 +190,7 @@ impl Sleeper {
             frozen,
             memory_bytes: light::bytes_out(moved.stats()),
             image_bytes: moved.stats().image_bytes,
+            working_set_bytes: moved.working_set_bytes(),
         };
         self.memory = Some(Memory::Out(moved));
         self.fell_asleep(last, &ports);
@@ -282,6 +283,7 @@ impl Sleeper {
                 .map_or(fallen.total, |stats| stats.frozen),
             memory_bytes,
             image_bytes,
+            working_set_bytes: 0,
         };
         self.pager = None;
         self.deep_back_off.succeeded();

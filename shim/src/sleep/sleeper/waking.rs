@@ -119,6 +119,7 @@ impl Sleeper {
             cause,
             took,
             prefetch: Duration::ZERO,
+            thaw: Duration::ZERO,
             first_packet_held: None,
             packets: 0,
             lazy,
@@ -152,6 +153,7 @@ impl Sleeper {
             memory,
             total,
             prefetch,
+            thaw,
         } = match result {
             Ok(risen) => risen,
             Err(trouble) => {
@@ -171,6 +173,7 @@ impl Sleeper {
         self.update(|status| {
             if let Some(wake) = &mut status.last_wake {
                 wake.prefetch = prefetch;
+                wake.thaw = thaw;
             }
         });
         let freezer = self.facts.as_ref().map(|facts| facts.freezer.clone());
