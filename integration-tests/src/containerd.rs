@@ -64,6 +64,12 @@ impl Containerd {
         if !settings.contains("criu.binary") {
             text += &format!("criu.binary = \"{}\"\n", self.tools.criu()?.display());
         }
+        // Whatever else the machine does.
+        for bound in ["pressure.min_memory", "pressure.min_disk"] {
+            if !settings.contains(bound) {
+                text += &format!("{bound} = 0\n");
+            }
+        }
         if !settings.contains("deep_sleep_after") {
             text += match self.depth {
                 Depth::Light => "sleep.deep_sleep_after = \"never\"\n",

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::de::DeTable;
 
 use crate::value::{
-    ByteSize, CriuLogLevel, DeepSleepAfter, LogLevel, OnRestoreFailure, Program, Setting,
+    ByteSize, CriuLogLevel, DeepSleepAfter, LogLevel, OnRestoreFailure, Program, Setting, Share,
     TerminateAsleep, deserialize, to_toml,
 };
 
@@ -114,6 +114,18 @@ node_config! {
         /// What a TERM on a sleeping container does: wake it and deliver the signal, or discard
         /// the checkpoint.
         terminate_asleep: TerminateAsleep = TerminateAsleep::Wake,
+    }
+
+    /// What is left alone for the rest of the node.
+    pressure: PressureConfig {
+        /// While less memory than this is available (MemAvailable in /proc/meminfo, percentages
+        /// are of MemTotal), light sleep does not wait for deep_sleep_after but becomes deep at
+        /// once, which frees page tables and shared memory too; "never" stays never. The kubelet
+        /// begins to evict pods at 100MiB.
+        min_memory: Share = Share::Percent(10),
+        /// No sleep leaves less than this free on the file system of checkpoints: containers
+        /// stay awake, or in light sleep. The kubelet begins to evict pods at 10%.
+        min_disk: Share = Share::Percent(10),
     }
 
     /// Where checkpoints are kept, and what they may take.

@@ -13,6 +13,7 @@
 
 mod backoff;
 mod cpu;
+mod pressure;
 mod reason;
 
 use std::collections::BTreeSet;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 pub use backoff::{BackOff, Retry};
 pub use cpu::CpuMeter;
+pub use pressure::{Deepen, Deepened, Disk, LightSleep, Room, deepen};
 pub use reason::AwakeReason;
 
 use crate::lifecycle::Depth;
@@ -65,6 +67,8 @@ pub struct Observation {
     pub not_movable: Option<String>,
     /// Why it cannot be checkpointed, when that is known beforehand.
     pub not_checkpointable: Option<String>,
+    /// Where its image would be written, when that is known.
+    pub disk: Option<Disk>,
     /// What failed checkpoints say, see [`BackOff::retry`].
     pub retry: Option<Retry>,
 }
@@ -134,6 +138,9 @@ pub fn decide(settings: &Settings, seen: &Observation) -> Decision {
         Ok(depth) => depth,
         Err(reason) => return Decision::ask_again(reason, poll),
     };
+    if let Some(disk) = seen.disk.filter(|disk| disk.is_short()) {
+        return Decision::ask_again(AwakeReason::DiskPressure(disk), poll);
+    }
 
     // What only time is missing for.
     let used = seen.last_activity.filter(|at| *at > seen.started_at);

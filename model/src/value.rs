@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::de::{self, Deserializer, Visitor};
 
 pub use names::{ContainerName, PortsMap, Program};
-pub use quantities::{ByteSize, CriuLogLevel, DeepSleepAfter};
+pub use quantities::{ByteSize, CriuLogLevel, DeepSleepAfter, Share};
 pub use words::{LogLevel, NodeChangeTcp, OnRestoreFailure, TerminateAsleep};
 
 use crate::duration::{self, DurationError};

@@ -16,6 +16,7 @@ use containerd_shim_protos::ttrpc::{
     r#async::{Server, TtrpcContext, transport::Listener},
 };
 use log::warn;
+use podmotion_model::idle::Deepened;
 use podmotion_model::lifecycle::{Depth, State};
 use podmotion_pager::FillStats;
 use podmotion_proto::shim::v1 as proto;
@@ -277,6 +278,7 @@ fn describe(handle: &Handle) -> proto::Container {
             .map(|last| proto::LastSleep {
                 at_unix_ms: unix_ms(last.at),
                 depth: last.depth.as_str().to_owned(),
+                deepened: last.deepened.map_or("", Deepened::as_str).to_owned(),
                 took_us: micros(last.took),
                 frozen_us: micros(last.frozen),
                 memory_bytes: last.memory_bytes,

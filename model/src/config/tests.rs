@@ -31,7 +31,7 @@ fn the_example_with_every_key_in_use_gives_the_defaults() {
             _ => format!("{line}\n"),
         })
         .collect();
-    assert_eq!(in_use.matches(" = ").count(), 22);
+    assert_eq!(in_use.matches(" = ").count(), 24);
     assert_eq!(
         NodeConfig::from_toml(&in_use).unwrap(),
         NodeConfig::default()
@@ -53,6 +53,9 @@ fn every_key_can_be_set() {
         deep_sleep_after = "never"
         dry_run = true
         terminate_asleep = "discard"
+        [pressure]
+        min_memory = "100MiB"
+        min_disk = 0
         [checkpoint]
         directory = "/data/checkpoints"
         lazy_threshold = 0
@@ -86,6 +89,13 @@ fn every_key_can_be_set() {
             deep_sleep_after: DeepSleepAfter::Never,
             dry_run: true,
             terminate_asleep: TerminateAsleep::Discard,
+        }
+    );
+    assert_eq!(
+        config.pressure,
+        PressureConfig {
+            min_memory: Share::Bytes(ByteSize::mebibytes(100)),
+            min_disk: Share::Bytes(ByteSize(0)),
         }
     );
     assert_eq!(
@@ -177,7 +187,7 @@ fn an_unknown_key_is_named_with_those_that_exist() {
     );
     assert_eq!(
         error("\n\n[slep]\ndry_run = true"),
-        "line 3: slep does not exist, there are sleep, checkpoint, criu, runc, gate, shim"
+        "line 3: slep does not exist, there are sleep, pressure, checkpoint, criu, runc, gate, shim"
     );
 }
 

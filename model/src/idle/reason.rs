@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::Retry;
+use super::{Disk, Retry};
 use crate::duration;
 
 /// Why a container stays awake.
@@ -44,6 +44,8 @@ pub enum AwakeReason {
         /// Why.
         cause: String,
     },
+    /// Its image would not leave enough room on the disk.
+    DiskPressure(Disk),
     /// It was started or woken only just now.
     Starting,
     /// It was used only just now.
@@ -87,6 +89,7 @@ impl AwakeReason {
             Self::GateUnavailable { .. } => "gate-unavailable",
             Self::NotMovable { .. } => "not-movable",
             Self::NotCheckpointable { .. } => "not-checkpointable",
+            Self::DiskPressure(_) => "disk-pressure",
             Self::Starting => "starting",
             Self::Traffic => "traffic",
             Self::BackOff(_) => "back-off",
@@ -116,6 +119,7 @@ impl fmt::Display for AwakeReason {
             }
             Self::NotMovable { cause } => write!(f, "its memory cannot be moved out: {cause}"),
             Self::NotCheckpointable { cause } => write!(f, "it cannot be checkpointed: {cause}"),
+            Self::DiskPressure(disk) => disk.fmt(f),
             Self::Starting => f.write_str("it has started or woken only just now"),
             Self::Traffic => f.write_str("it was used only just now"),
             Self::BackOff(retry) => write!(

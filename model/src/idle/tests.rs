@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::annotations;
 use crate::config::NodeConfig;
+use crate::value::Share;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -60,6 +61,34 @@ fn recheck_is_the_moment_it_could_sleep() {
     assert_eq!(awake(&settings(&[]), &seen).1, Some(last));
     seen.now += last;
     assert_eq!(decide(&settings(&[]), &seen), Decision::Sleep(Depth::Light));
+}
+
+#[test]
+fn nothing_is_written_to_a_disk_that_is_short() {
+    let room = Room {
+        free: 500,
+        total: 1000,
+    };
+    let on = |needed| Observation {
+        disk: Some(Disk {
+            room,
+            needed,
+            least: Share::Percent(10),
+        }),
+        ..idle()
+    };
+    assert_eq!(
+        decide(&settings(&[]), &on(400)),
+        Decision::Sleep(Depth::Light)
+    );
+    let (reason, recheck) = awake(&settings(&[]), &on(401));
+    assert_eq!(reason.as_str(), "disk-pressure");
+    assert_eq!(
+        reason.to_string(),
+        "an image of up to 401 bytes would leave less than 10% (100 bytes) of the disk, \
+         which has 500 bytes left"
+    );
+    assert_eq!(recheck, Some(30 * SECOND));
 }
 
 #[test]

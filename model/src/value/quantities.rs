@@ -63,6 +63,52 @@ impl Setting for ByteSize {
     }
 }
 
+/// A part of something that can run short: so many bytes, or so many hundredths of all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// Bytes; 0 is nothing.
+    Bytes(ByteSize),
+    /// Hundredths, from 1 to 100.
+    Percent(u8),
+}
+
+impl Share {
+    /// The part in bytes, where there are `total` in all.
+    pub fn of(self, total: u64) -> u64 {
+        match self {
+            Self::Bytes(ByteSize(bytes)) => bytes,
+            Self::Percent(percent) => total / 100 * u64::from(percent),
+        }
+    }
+}
+
+impl Setting for Share {
+    const ACCEPTED: &'static str =
+        "a whole percentage from 1% to 100%, a size such as 100MiB, or 0 for none";
+    const TOML: TomlForm = TomlForm::StringOrZero;
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        let Some(number) = text.strip_suffix('%') else {
+            return ByteSize::parse(text).map(Self::Bytes);
+        };
+        Some(number)
+            .filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+            .and_then(|number| number.parse().ok())
+            .filter(|percent| (1..=100).contains(percent))
+            .map(Self::Percent)
+            .ok_or_else(|| ValueError::Number {
+                text: text.to_owned(),
+            })
+    }
+
+    fn render(&self) -> String {
+        match self {
+            Self::Bytes(bytes) => bytes.render(),
+            Self::Percent(percent) => format!("{percent}%"),
+        }
+    }
+}
+
 /// How much CRIU logs: 0 (only messages) to 4 (everything).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CriuLogLevel(u8);

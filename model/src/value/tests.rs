@@ -45,6 +45,12 @@ fn what_is_rendered_is_read_back() {
         ("10m", DeepSleepAfter::After(Duration::from_secs(600))),
         ("never", DeepSleepAfter::Never),
     ]);
+    both_ways(&[
+        ("0", Share::Bytes(ByteSize(0))),
+        ("100MiB", Share::Bytes(ByteSize::mebibytes(100))),
+        ("1%", Share::Percent(1)),
+        ("100%", Share::Percent(100)),
+    ]);
     let name = |name: &str| ContainerName(name.to_owned());
     both_ways(&[("a,b", BTreeSet::from([name("a"), name("b")]))]);
     both_ways(&[(
@@ -77,6 +83,15 @@ fn sizes_have_a_unit_and_fit() {
         assert!(ByteSize::parse(text).is_err(), "{text}");
     }
     assert_eq!(ByteSize::parse("1024KiB"), Ok(ByteSize::mebibytes(1)));
+}
+
+#[test]
+fn shares_are_of_all_there_is() {
+    for text in ["", "%", "0%", "101%", "+5%", "5 %", "1.5%", "10"] {
+        assert!(Share::parse(text).is_err(), "{text:?}");
+    }
+    assert_eq!(Share::Percent(10).of(5000), 500);
+    assert_eq!(Share::Bytes(ByteSize(7)).of(5000), 7);
 }
 
 #[test]

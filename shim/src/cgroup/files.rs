@@ -40,7 +40,12 @@ impl Keyed {
 
     /// A key's value, 0 if there is none.
     pub fn get(&self, key: &str) -> u64 {
-        self.0.get(key).copied().unwrap_or_default()
+        self.find(key).unwrap_or_default()
+    }
+
+    /// A key's value, where there is one.
+    pub fn find(&self, key: &str) -> Option<u64> {
+        self.0.get(key).copied()
     }
 }
 

@@ -145,6 +145,18 @@ impl Cgroup {
         }
     }
 
+    /// Bytes of memory that belong to no file, of the group and those below it; none where the
+    /// kernel does not count them.
+    #[must_use]
+    pub fn anonymous_memory(&self) -> Option<u64> {
+        let name = match self {
+            Self::V1(_) => "total_rss",
+            Self::V2(_) => "anon",
+        };
+        let stat = files::Keyed::read(self.folder("memory")?, "memory.stat");
+        stat.find(name)
+    }
+
     /// The use of resources, as the metrics message that containerd expects for this hierarchy.
     /// What a kernel does not have is left out.
     ///

@@ -8,15 +8,17 @@
 //!
 //! The container stands still all the time, but for a moment when CRIU gives a dump up.
 
-use std::{os::fd::AsFd as _, time::Instant};
+use std::{os::fd::AsFd as _, path::Path, time::Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use podmotion_criu_driver::{DumpControl, Tasks};
+use podmotion_model::{idle::Disk, value::Share};
 use podmotion_pager::{FillFailed, FillPolicy, Pager};
 
 use super::{
     fall::{self, Fallen},
     light::{self, Memory},
+    room,
     trouble::Trouble,
 };
 use crate::gate::Ends;
@@ -27,6 +29,8 @@ pub struct Attempt<'a> {
     pub dump: fall::Attempt<'a>,
     /// The memory.
     pub memory: Memory,
+    /// What the checkpoint must leave of the disk.
+    pub min_disk: Share,
 }
 
 /// A container that did not get there.
@@ -50,7 +54,16 @@ const SPARE: u64 = 64 << 20;
 impl Attempt<'_> {
     /// Blocks until the container sleeps deep, or light again.
     pub fn run(self) -> Result<Fallen, Box<Stays>> {
-        let Self { dump, memory } = self;
+        let Self {
+            dump,
+            memory,
+            min_disk,
+        } = self;
+        if let Memory::Out(moved) = &memory
+            && let Err(trouble) = room_for(light::bytes_out(moved.stats()), dump.images, min_disk)
+        {
+            return Err(Stays::new(Some(memory), trouble));
+        }
         let pager = bring_in(memory, dump.control)?;
         let started = Instant::now();
         let dumped = dump
@@ -73,6 +86,20 @@ impl Attempt<'_> {
     }
 }
 
+/// The checkpoint replaces the image of moved memory, but for a moment both are there.
+fn room_for(needed: u64, images: &Path, least: Share) -> Result<(), Trouble> {
+    let room = room::disk(images)?;
+    let disk = Disk {
+        room,
+        needed,
+        least,
+    };
+    match disk.is_short() {
+        true => Err(Trouble::DiskPressure(disk)),
+        false => Ok(()),
+    }
+}
+
 fn bring_in(memory: Memory, control: &DumpControl) -> Result<Pager, Box<Stays>> {
     let lost = |lost: FillFailed| Stays::new(None, lost.into());
     let moved = match memory {
@@ -81,7 +108,10 @@ fn bring_in(memory: Memory, control: &DumpControl) -> Result<Pager, Box<Stays>> 
         Memory::Out(moved) => moved,
     };
     let needed = light::bytes_out(moved.stats());
-    let available = light::available();
+    let available = match room::memory() {
+        Ok(room) => room.free,
+        Err(cause) => return Err(Stays::new(Some(Memory::Out(moved)), cause.into())),
+    };
     if available < needed.saturating_add(SPARE) {
         let trouble = Trouble::NoRoom { needed, available };
         return Err(Stays::new(Some(Memory::Out(moved)), trouble));

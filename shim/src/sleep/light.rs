@@ -10,7 +10,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     path::Path,
     time::{Duration, Instant},
 };
@@ -220,13 +219,4 @@ pub fn rise(freezer: &Path, memory: Memory) -> Result<Risen, RiseTrouble> {
 /// Bytes of memory that are out.
 pub fn bytes_out(stats: &OutStats) -> u64 {
     stats.written_bytes + stats.unchanged_bytes + stats.zero_bytes + stats.missing_bytes
-}
-
-/// Bytes that the system has left for processes (`MemAvailable`, proc_meminfo(5)).
-pub fn available() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    text.lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))
-        .and_then(|value| value.trim().strip_suffix(" kB")?.parse::<u64>().ok())
-        .map_or(u64::MAX, |kib| kib * 1024)
 }

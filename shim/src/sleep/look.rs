@@ -1,10 +1,15 @@
 //! What can be seen of a running container from outside, for the idle policy.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use podmotion_criu_driver::{Freezer, freezer::FreezerError};
+use podmotion_model::idle::Room;
 
-use super::{facts::Facts, pod::Seat};
+use super::{
+    facts::Facts,
+    pod::Seat,
+    room::{self, RoomError},
+};
 use crate::gate::{GateError, sockets};
 
 /// What a look found.
@@ -18,6 +23,10 @@ pub struct Looked {
     pub cpu: Option<Duration>,
     /// The age of the youngest request without an answer.
     pub unanswered: Option<Duration>,
+    /// Bytes of memory that an image of it would have at most.
+    pub memory: Option<u64>,
+    /// What the file system of the images has left.
+    pub disk: Option<Room>,
     /// Why no checkpoint could be made of it now, where that can be seen.
     pub obstacle: Option<String>,
 }
@@ -37,6 +46,9 @@ pub enum LookError {
     /// The gate did not answer.
     #[error(transparent)]
     Gate(#[from] GateError),
+    /// The room for images could not be told.
+    #[error(transparent)]
+    Room(#[from] RoomError),
 }
 
 /// The inodes of the container's sockets.
@@ -45,8 +57,9 @@ pub fn inodes(facts: &Facts) -> Result<BTreeSet<u64>, LookError> {
     sockets::inodes(&pids).map_err(LookError::Descriptors)
 }
 
-/// Looks at everything. With `follow` the ports found are those that count and wake from now on.
-pub fn look(facts: &Facts, seat: &Seat, follow: bool) -> Result<Looked, LookError> {
+/// Looks at everything; images would go below `images`. With `follow` the ports found are those
+/// that count and wake from now on.
+pub fn look(facts: &Facts, seat: &Seat, images: &Path, follow: bool) -> Result<Looked, LookError> {
     let seen = seat.sockets(&inodes(facts)?)?;
     let listening = seen.ports();
     if follow {
@@ -62,6 +75,8 @@ pub fn look(facts: &Facts, seat: &Seat, follow: bool) -> Result<Looked, LookErro
         last_packet,
         cpu: facts.cgroup.cpu_time(),
         unanswered: seen.unanswered,
+        memory: facts.cgroup.anonymous_memory(),
+        disk: Some(room::disk(images)?),
         obstacle,
     })
 }

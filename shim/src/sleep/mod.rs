@@ -13,6 +13,7 @@
 //! - [`light`] moves memory out and in, [`fall`] and [`rise`] dump and restore, [`deepen`] leads from
 //!   one to the other, each in a blocking thread that reports back with a [`Notice`]. All sleep
 //!   begins with [`still`].
+//! - [`room`] sees what the node has left.
 //! - [`pod`] shares the pod's gate between its containers; [`look`] sees what a container does,
 //!   [`facts`] keeps what stays the same about it.
 //! - [`leftover`] removes what a shim that was killed could not.
@@ -30,6 +31,7 @@ pub mod node;
 pub mod placeholder;
 pub mod pod;
 pub mod rise;
+mod room;
 mod runc_state;
 mod sleeper;
 pub mod status;
@@ -52,10 +54,10 @@ pub enum Notice {
     /// The time has come to ask whether it may sleep.
     Check,
     /// What a look at it found.
-    Looked(Result<look::Looked, look::LookError>),
+    Looked(Box<Result<look::Looked, look::LookError>>),
     /// It has its place at the gate, and what is fixed about it is known; or why not.
     Settled(Result<Box<sleeper::Settled>, sleeper::SettleError>),
-    /// It has slept light for long enough.
+    /// The time has come to ask whether it is to sleep deeper.
     Deepen,
     /// Its memory is out, or not.
     FellLight(Box<Result<light::Fallen, Box<light::Failed>>>),

@@ -4,6 +4,7 @@
 //! and its result comes back as a [`Notice`]. Steps that must not overlap (opening the gate,
 //! removing images, the next dump) wait for one another through `tail`.
 
+mod deepening;
 mod effects;
 mod ending;
 mod falling;
@@ -21,7 +22,7 @@ use std::{
 use log::{error, info, warn};
 use podmotion_criu_driver::{DumpControl, lazy::FillGuard};
 use podmotion_model::{
-    idle::{AwakeReason, BackOff, CpuMeter},
+    idle::{AwakeReason, BackOff, CpuMeter, Deepened},
     lifecycle::{Depth, Effect, Event, Fill, Lifecycle, State, WakeCause},
     settings::Settings,
 };
@@ -135,8 +136,14 @@ pub struct Sleeper {
     pager: Option<Pager>,
     /// Why there is no light sleep.
     not_movable: Option<String>,
-    /// When light sleep is to become deep.
+    /// When to ask whether light sleep is to become deep.
     deepen_at: Option<Instant>,
+    /// When light sleep began.
+    light_since: Duration,
+    /// When it was last tried to make it deep.
+    deepen_tried: Option<Duration>,
+    /// Why that is being tried.
+    deepening: Option<Deepened>,
     /// Keeps the memory of processes that are to be killed from being read as zeros.
     lost: Option<FillFailed>,
     /// How a container that is killed in light sleep is to have ended.
@@ -195,6 +202,9 @@ impl Sleeper {
             pager: None,
             not_movable: None,
             deepen_at: None,
+            light_since: Duration::ZERO,
+            deepen_tried: None,
+            deepening: None,
             lost: None,
             ended_as: None,
             placeholder: None,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use podmotion_model::{
-    idle::AwakeReason,
+    idle::{AwakeReason, Deepened},
     lifecycle::{Depth, State, WakeCause},
 };
 use podmotion_pager::FillStats;
@@ -23,6 +23,8 @@ pub struct LastSleep {
     pub at: SystemTime,
     /// How deep it is.
     pub depth: Depth,
+    /// Why it became deep, where it was light before.
+    pub deepened: Option<Deepened>,
     /// From the decision until then.
     pub took: Duration,
     /// Of it, the time in which the container stood still.

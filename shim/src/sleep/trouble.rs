@@ -1,9 +1,10 @@
 //! Why a container did not fall asleep.
 
 use podmotion_criu_driver::{DumpFailure, Tasks, freezer::FreezerError, images::ImagesError};
+use podmotion_model::idle::Disk;
 use podmotion_pager::{FillFailed, ImageError, OutError};
 
-use super::{facts::FactsError, look::LookError, placeholder::PlaceholderError};
+use super::{facts::FactsError, look::LookError, placeholder::PlaceholderError, room::RoomError};
 use crate::gate::GateError;
 
 /// Why a container did not fall asleep.
@@ -57,6 +58,12 @@ pub enum Trouble {
     /// Memory is missing that cannot be brought back.
     #[error(transparent)]
     Lost(#[from] FillFailed),
+    /// What the disk has left cannot be told.
+    #[error(transparent)]
+    Room(#[from] RoomError),
+    /// The disk is to keep what it has left.
+    #[error("{0}")]
+    DiskPressure(Disk),
     /// There is no room for what a checkpoint needs in memory.
     #[error(
         "its memory has to be there for a checkpoint: {needed} bytes, and {available} are available"

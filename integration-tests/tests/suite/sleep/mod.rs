@@ -10,6 +10,7 @@ mod ends;
 mod faults;
 mod idle;
 mod keepalive;
+mod pressure;
 mod record;
 mod refused;
 mod software;
@@ -54,6 +55,7 @@ const LIGHT: &[Topic] = &[
     faults::LIGHT,
     idle::TESTS,
     keepalive::TESTS,
+    pressure::TESTS,
     refused::TESTS,
     software::TESTS,
     stdio::TESTS,

@@ -8,12 +8,9 @@ impl Sleeper {
         match notice {
             Notice::Wanted => return self.event(Event::Wake(WakeCause::Traffic)),
             Notice::Check => self.check(),
-            Notice::Looked(result) => self.looked(result),
+            Notice::Looked(result) => self.looked(*result),
             Notice::Settled(result) => self.settled(result),
-            Notice::Deepen => {
-                self.deepen_at = None;
-                return self.event(Event::Deepen);
-            }
+            Notice::Deepen => return self.look_deeper(),
             Notice::FellLight(result) => return self.fell_light(*result),
             Notice::Fell(result) => return self.fell(*result),
             Notice::Deepened(result) => return self.deepened(*result),

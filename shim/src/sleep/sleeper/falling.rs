@@ -1,13 +1,10 @@
 //! Falling asleep, as the driver sees it: the attempt is handed to a thread, its outcome taken in.
 
 use podmotion_criu_driver::{Tasks, Written};
-use podmotion_model::manifest::Platform;
-use podmotion_model::settings::DeepSleepAfter;
 
 use super::*;
 use crate::sleep::{
-    deepen, fall, light, placeholder::PlaceholderError, status::LastSleep, still::Target,
-    trouble::Trouble,
+    fall, light, placeholder::PlaceholderError, status::LastSleep, still::Target, trouble::Trouble,
 };
 
 /// What a thread needs to put the container to sleep.
@@ -35,28 +32,31 @@ impl Work {
             runtime: self.runtime.clone(),
         }
     }
+}
 
-    fn platform(&self) -> Result<&Platform, Trouble> {
-        self.node.platform().map_err(Trouble::NoCriu)
-    }
+/// The same, down to a checkpoint.
+pub(super) struct DumpWork {
+    work: Work,
+    enter_cgroups: Option<Box<EnterCgroups>>,
+}
 
-    fn dump<'a>(
-        &'a self,
-        platform: &'a Platform,
-        enter_cgroups: Option<&'a dyn Fn() -> Result<(), PlaceholderError>>,
-    ) -> fall::Attempt<'a> {
-        let checkpoint = &self.node.config.checkpoint;
-        fall::Attempt {
-            target: self.target(),
-            criu: self.node.criu(),
-            images: &self.images,
-            enter_cgroups,
-            platform,
-            identity: &self.identity,
+type EnterCgroups = dyn Fn() -> Result<(), PlaceholderError> + Send;
+
+impl DumpWork {
+    pub(super) fn attempt(&self) -> Result<fall::Attempt<'_>, Trouble> {
+        let work = &self.work;
+        let checkpoint = &work.node.config.checkpoint;
+        Ok(fall::Attempt {
+            target: work.target(),
+            criu: work.node.criu(),
+            images: &work.images,
+            enter_cgroups: self.enter_cgroups.as_ref().map(|enter| &**enter as _),
+            platform: work.node.platform().map_err(Trouble::NoCriu)?,
+            identity: &work.identity,
             lazy_threshold: checkpoint.lazy_threshold.0,
             timeout: checkpoint.dump_timeout,
-            control: &self.control,
-        }
+            control: &work.control,
+        })
     }
 }
 
@@ -81,18 +81,24 @@ impl Sleeper {
         })
     }
 
+    pub(super) fn dump_work(&mut self) -> Result<DumpWork, Trouble> {
+        let work = self.work()?;
+        let enter_cgroups = self.placeholder(&work.facts)?;
+        Ok(DumpWork {
+            work,
+            enter_cgroups,
+        })
+    }
+
     /// What takes the place of the container's processes, where systemd owns the cgroup.
-    fn placeholder(
-        &mut self,
-        facts: &Facts,
-    ) -> Result<Option<impl Fn() -> Result<(), PlaceholderError> + Send + use<>>, Trouble> {
+    fn placeholder(&mut self, facts: &Facts) -> Result<Option<Box<EnterCgroups>>, Trouble> {
         if !facts.systemd {
             return Ok(None);
         }
         let placeholder = Placeholder::start(&self.new.reaper)?;
         let entry = placeholder.entry(&facts.cgroups);
         self.placeholder = Some(placeholder);
-        Ok(Some(entry))
+        Ok(Some(Box::new(entry)))
     }
 
     pub(super) fn begin_move_out(&mut self) {
@@ -118,43 +124,9 @@ impl Sleeper {
     pub(super) fn begin_dump(&mut self) {
         let notify = self.notify.clone();
         let tell = move |result| drop(notify.send(Notice::Fell(Box::new(result))));
-        let prepared = self.work().and_then(|work| {
-            let enter = self.placeholder(&work.facts)?;
-            Ok((work, enter))
-        });
-        match prepared {
-            Ok((work, enter)) => self.after_tail(move || {
-                let enter = enter.as_ref().map(|enter| enter as _);
-                let platform = work.platform();
-                tell(platform.and_then(|platform| work.dump(platform, enter).run()));
-            }),
+        match self.dump_work() {
+            Ok(work) => self.after_tail(move || tell(work.attempt().and_then(|dump| dump.run()))),
             Err(trouble) => tell(Err(trouble)),
-        }
-    }
-
-    pub(super) fn begin_deepening(&mut self) {
-        let notify = self.notify.clone();
-        let tell = move |result| drop(notify.send(Notice::Deepened(Box::new(result))));
-        let Some(memory) = self.memory.take() else {
-            return tell(Err(deepen::Stays::new(None, Trouble::NotSettled)));
-        };
-        let prepared = self.work().and_then(|work| {
-            let enter = self.placeholder(&work.facts)?;
-            Ok((work, enter))
-        });
-        let stays = |memory, trouble| Err(deepen::Stays::new(Some(memory), trouble));
-        match prepared {
-            Ok((work, enter)) => self.after_tail(move || {
-                let enter = enter.as_ref().map(|enter| enter as _);
-                tell(match work.platform() {
-                    Ok(platform) => {
-                        let dump = work.dump(platform, enter);
-                        deepen::Attempt { dump, memory }.run()
-                    }
-                    Err(trouble) => stays(memory, trouble),
-                });
-            }),
-            Err(trouble) => tell(stays(memory, trouble)),
         }
     }
 
@@ -186,6 +158,7 @@ impl Sleeper {
         let last = LastSleep {
             at: SystemTime::now(),
             depth: Depth::Light,
+            deepened: None,
             took: total,
             frozen,
             memory_bytes: light::bytes_out(moved.stats()),
@@ -195,25 +168,14 @@ impl Sleeper {
         self.memory = Some(Memory::Out(moved));
         self.fell_asleep(last, &ports);
         let outcome = self.event(Event::FellAsleep { lazy: true });
-        self.deepen_later();
         if let Some(exit) = early_exit {
             // Of a process that was killed while it stood still.
             self.thaw_the_dead();
             self.event(Event::Exited);
             return Outcome::Ended(exit);
         }
+        self.sleeps_light_from(monotonic());
         outcome
-    }
-
-    /// Sets the time at which light sleep is to become deep.
-    pub(super) fn deepen_later(&mut self) {
-        let DeepSleepAfter::After(after) = self.new.settings.deep_sleep_after else {
-            return;
-        };
-        let after = self.deep_back_off.retry().map_or(after, |retry| {
-            retry.until.saturating_sub(monotonic()).max(after)
-        });
-        self.deepen_at = Some(Instant::now() + after);
     }
 
     pub(super) fn fell(&mut self, result: Result<Fallen, Trouble>) -> Outcome {
@@ -228,46 +190,7 @@ impl Sleeper {
         }
     }
 
-    pub(super) fn deepened(&mut self, result: Result<Fallen, Box<deepen::Stays>>) -> Outcome {
-        self.control = None;
-        let early_exit = self.early_exit.take();
-        if self.lifecycle.state() == State::Stopped {
-            return Outcome::Nothing;
-        }
-        let deepen::Stays { memory, trouble } = match result {
-            Ok(fallen) => {
-                let directory = self.memory_images();
-                self.after_tail(move || remove_images(&directory));
-                return self.fell_deep(fallen);
-            }
-            Err(stays) => *stays,
-        };
-        self.placeholder = None;
-        let (event, why) = self.note_failure("checkpoint", &trouble);
-        if event == Event::SleepFailed {
-            self.deep_back_off.failed(monotonic(), why);
-        }
-        if let Some(exit) = early_exit {
-            self.thaw_the_dead();
-            self.event(Event::Exited);
-            return Outcome::Ended(exit);
-        }
-        if trouble.tasks() != Tasks::Running {
-            self.keep_lost(trouble);
-            return Outcome::Kill;
-        }
-        let out = matches!(memory, Some(Memory::Out(_)));
-        self.memory = memory;
-        if !out {
-            // It stands still with all its memory, which is neither sleep nor use.
-            self.event(Event::Wake(WakeCause::Failure));
-        }
-        let outcome = self.event(event);
-        self.deepen_later();
-        outcome
-    }
-
-    fn fell_deep(&mut self, fallen: Fallen) -> Outcome {
+    pub(super) fn fell_deep(&mut self, fallen: Fallen) -> Outcome {
         let report = &fallen.report;
         let Written {
             memory_bytes,
@@ -276,6 +199,7 @@ impl Sleeper {
         let last = LastSleep {
             at: SystemTime::now(),
             depth: Depth::Deep,
+            deepened: self.deepening.take(),
             took: fallen.total,
             frozen: report
                 .stats
@@ -321,7 +245,7 @@ impl Sleeper {
     }
 
     /// Says why it does not sleep, or not deeper. Returns what that means, and the words.
-    fn note_failure(&mut self, what: &str, trouble: &Trouble) -> (Event, String) {
+    pub(super) fn note_failure(&mut self, what: &str, trouble: &Trouble) -> (Event, String) {
         let why = Chain(trouble).to_string();
         for asker in self.asked.drain(..) {
             drop(asker.send(Err(Refusal::Sleep(why.clone()))));
@@ -364,7 +288,7 @@ impl Sleeper {
     }
 
     /// Whoever touches memory that is missing has to wait until it is killed.
-    fn keep_lost(&mut self, trouble: Trouble) {
+    pub(super) fn keep_lost(&mut self, trouble: Trouble) {
         if let Trouble::Lost(lost) = trouble {
             self.lost = Some(lost);
             self.end_processes();

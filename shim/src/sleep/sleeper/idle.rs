@@ -2,7 +2,7 @@
 
 use podmotion_model::{
     annotations,
-    idle::{Decision, Observation, decide},
+    idle::{Decision, Disk, Observation, decide},
     settings::Ports,
 };
 
@@ -30,11 +30,11 @@ impl Sleeper {
                 let node = self.new.node.clone();
                 let follow = self.new.settings.ports == Ports::Listening;
                 self.in_thread(move || {
-                    let mut result = look(&facts, &seat, follow);
+                    let mut result = look(&facts, &seat, &node.config.checkpoint.directory, follow);
                     if let (Ok(looked), Err(cause)) = (&mut result, node.platform()) {
                         looked.obstacle.get_or_insert(Chain(&cause).to_string());
                     }
-                    Notice::Looked(result)
+                    Notice::Looked(Box::new(result))
                 });
             }
             _ => self.settle(),
@@ -184,6 +184,7 @@ impl Sleeper {
             gate_unavailable,
             not_movable: self.unsupported().or_else(|| self.not_movable.clone()),
             not_checkpointable: self.unsupported().or_else(|| looked.obstacle.clone()),
+            disk: self.disk(looked),
             retry: self.back_off.retry().cloned(),
         };
         let settings = &self.new.settings;
@@ -212,10 +213,36 @@ impl Sleeper {
                 self.event(Event::Sleep(depth));
             }
             Decision::StayAwake { reason, recheck } => {
+                if let AwakeReason::DiskPressure(_) = reason {
+                    self.give_up_image();
+                }
                 self.check_at = recheck.map(|after| Instant::now() + after);
                 self.stay_awake(reason, &looked.listening);
             }
         }
+    }
+
+    /// The room for its image. What the last sleep has left of it is not needed again.
+    fn disk(&self, looked: &Looked) -> Option<Disk> {
+        let there = self.pager.as_ref().map_or(0, Pager::image_bytes);
+        Some(Disk {
+            room: looked.disk?,
+            needed: looked.memory.unwrap_or_default().saturating_sub(there),
+            least: self.new.node.config.pressure.min_disk,
+        })
+    }
+
+    /// What a sleep has left on the disk only spares the next one from writing it again.
+    fn give_up_image(&mut self) {
+        if self.pager.take().is_none() {
+            return;
+        }
+        let pages = self.memory_images().join(podmotion_pager::PAGES);
+        self.after_tail(move || {
+            if let Err(cause) = fs::remove_file(&pages) {
+                error!("remove {}: {cause}", pages.display());
+            }
+        });
     }
 
     fn stay_awake(&self, reason: AwakeReason, listening: &BTreeSet<u16>) {

@@ -1,13 +1,12 @@
 //! Checkpoints that cannot be made.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, bail, ensure};
 use podmotion_integration_tests::{
-    App, Client, Container, Network, Node, Runtime, Settings, Status, refusal,
+    App, Client, Container, Network, Node, Runtime, Status, refusal,
 };
 
 use super::fake::{Fake, Mode};
+use super::small_disk::SmallDisk;
 use super::{count, images, wait_no_images};
 
 /// Short, so that tries follow one another.
@@ -122,47 +121,8 @@ pub(super) fn io_uring(node: &Node, _: Runtime) -> Result<()> {
     Ok(())
 }
 
-/// A small file system in memory.
-struct Disk(std::path::PathBuf);
-
-impl Disk {
-    fn mount(&self, options: &str) -> Result<()> {
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(&self.0)
-            .status()
-            .context("run mount")?;
-        ensure!(status.success(), "mount {options}: {status}");
-        Ok(())
-    }
-
-    /// How many files and directories there are.
-    fn files(&self) -> Result<u64> {
-        let disk = rustix::fs::statvfs(&self.0).context("look at the disk")?;
-        Ok(disk.f_files - disk.f_ffree)
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // What cannot be unmounted goes with the test's mount namespace.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
-/// A node whose checkpoints go to a [`Disk`] with these options.
-fn small_disk(node: &Node, options: &str) -> Result<(Disk, Settings)> {
-    let folder = node.folder().join("small");
-    std::fs::create_dir_all(&folder).context("make a mount point")?;
-    let disk = Disk(folder);
-    disk.mount(options)?;
-    let directory = disk.0.display();
-    let settings = node.set(&format!("checkpoint.directory = \"{directory}\"\n{QUICK}"))?;
-    Ok((disk, settings))
-}
-
 pub(super) fn disk_full(node: &Node, _: Runtime) -> Result<()> {
-    let (disk, _settings) = small_disk(node, "size=16m")?;
+    let disk = SmallDisk::new(node, "size=16m", QUICK)?;
     let app = App::counter()
         .mem_mb(40)
         .annotation("scaledown-duration", "100ms");
@@ -173,7 +133,7 @@ pub(super) fn disk_full(node: &Node, _: Runtime) -> Result<()> {
         status.last_error.contains("No space left") && status.state == "running",
         "{status:?}"
     );
-    wait_no_images(&disk.0.join(container.id()))?;
+    wait_no_images(&disk.folder().join(container.id()))?;
     ensure!(count(&container)? == 1);
     disk.mount("remount,size=200m")?;
     container.wait_state("asleep")?;
@@ -184,7 +144,7 @@ pub(super) fn disk_full(node: &Node, _: Runtime) -> Result<()> {
 /// The disk takes all of CRIU's images, but nothing more. CRIU has succeeded by then; the container
 /// must not be gone with a checkpoint that nobody can use.
 pub(super) fn disk_full_at_the_manifest(node: &Node, _: Runtime) -> Result<()> {
-    let (disk, _settings) = small_disk(node, "nr_inodes=100000")?;
+    let disk = SmallDisk::new(node, "nr_inodes=100000", QUICK)?;
     let container = node.run(App::counter())?;
     container.stdout()?.wait_for("listening")?;
     ensure!(count(&container)? == 1);
@@ -192,7 +152,7 @@ pub(super) fn disk_full_at_the_manifest(node: &Node, _: Runtime) -> Result<()> {
     // The manifest is one of these, and CRIU's statistics, which come last, another.
     let room = disk.files()? - 2;
     ensure!(count(&container)? == 2);
-    wait_no_images(&disk.0.join(container.id()))?;
+    wait_no_images(&disk.folder().join(container.id()))?;
     disk.mount(&format!("remount,nr_inodes={room}"))?;
     let Err(refused) = container.sleep() else {
         bail!("it sleeps without a manifest");

@@ -5,12 +5,14 @@ mod fake;
 mod killed;
 mod kills;
 mod restore;
+mod small_disk;
 
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 pub(super) use fake::{Fake, Mode};
+pub(super) use small_disk::SmallDisk;
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{Client, Container, PATIENCE};

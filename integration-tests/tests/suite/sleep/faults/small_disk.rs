@@ -1,0 +1,59 @@
+//! A disk with little room.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use podmotion_integration_tests::{Node, Settings};
+
+/// A small file system in memory, for the checkpoints of containers that start while it lives.
+pub(in crate::sleep) struct SmallDisk {
+    folder: PathBuf,
+    _settings: Settings,
+}
+
+impl SmallDisk {
+    /// With these options of tmpfs, and more in our runtime's configuration.
+    pub(in crate::sleep) fn new(node: &Node, options: &str, settings: &str) -> Result<Self> {
+        let folder = node.folder().join("small");
+        std::fs::create_dir_all(&folder).context("make a mount point")?;
+        let directory = format!("checkpoint.directory = \"{}\"", folder.display());
+        let disk = Self {
+            folder,
+            _settings: node.set(&format!("{directory}\n{settings}"))?,
+        };
+        disk.mount(options)?;
+        Ok(disk)
+    }
+
+    pub(in crate::sleep) fn mount(&self, options: &str) -> Result<()> {
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(&self.folder)
+            .status()
+            .context("run mount")?;
+        ensure!(status.success(), "mount {options}: {status}");
+        Ok(())
+    }
+
+    /// Where it is.
+    pub(in crate::sleep) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// How many files and directories there are.
+    pub(in crate::sleep) fn files(&self) -> Result<u64> {
+        let disk = rustix::fs::statvfs(&self.folder).context("look at the disk")?;
+        Ok(disk.f_files - disk.f_ffree)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // What cannot be unmounted goes with the test's mount namespace.
+        let _ = Command::new("umount")
+            .arg("--lazy")
+            .arg(&self.folder)
+            .status();
+    }
+}
