@@ -8,6 +8,7 @@
 //! - [`App`]: what to run, and [`Container`]: that, running, as `ctr` would run it,
 //! - [`Sleeper`]: what a container's shim says of its sleep, and requests for sleep and wake,
 //! - [`Pod`]: a sandbox with containers, as the kubelet would run it,
+//! - [`Cluster`]: a Kubernetes on such a node, and [`KubePod`]: a pod of it,
 //! - [`Client`]: HTTP over plain sockets, with times and retransmissions,
 //! - [`Census`]: what exists before and after,
 //! - [`Vm`]: a virtual machine, to run all of that in once more.
@@ -34,6 +35,7 @@ mod capture;
 mod census;
 mod cgroup;
 mod client;
+mod cluster;
 mod container;
 mod containerd;
 mod cri;
@@ -60,6 +62,7 @@ pub use capture::Capture;
 pub use census::{Census, Difference, fds, rss_anon_kib};
 pub use cgroup::{CgroupDriver, is_frozen, memory_limit, thaw};
 pub use client::{Client, Response};
+pub use cluster::{Cluster, KubeContainer, KubePod, Kubectl};
 pub use container::{Container, Exit, State};
 pub use cri::{Member, Pod, PodContainer};
 pub use events::{Event, EventLog};

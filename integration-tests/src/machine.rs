@@ -87,7 +87,7 @@ impl Machine {
             MsFlags::empty(),
             Some("mode=700"),
         )?;
-        for top in ["/etc", "/opt", "/var/lib"] {
+        for top in ["/etc", "/opt", "/var/lib", "/var/log"] {
             machine.overlay(top)?;
         }
         let images = machine.work.join("checkpoints");

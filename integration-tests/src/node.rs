@@ -209,6 +209,11 @@ impl Node {
         Ok(())
     }
 
+    /// The daemon's gRPC socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        lock(&self.0.daemon).socket()
+    }
+
     /// The daemon's pid, while it runs.
     pub fn pid(&self) -> Option<u32> {
         lock(&self.0.daemon).pid()

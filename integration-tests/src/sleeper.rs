@@ -94,6 +94,28 @@ impl Sleeper {
         Self::new(id, id)
     }
 
+    /// A container of whatever shim says that it has it.
+    pub(crate) fn find(id: &str) -> Result<Self> {
+        let sockets = std::fs::read_dir(SOCKETS).with_context(|| format!("list {SOCKETS}"))?;
+        for socket in sockets.flatten() {
+            let name = socket.file_name().to_string_lossy().into_owned();
+            let Some(group) = name.strip_suffix(".sock") else {
+                continue;
+            };
+            // A shim that ends meanwhile does not have it.
+            let asked = Connection::open(group).and_then(|shim| shim.watch(0, PATIENCE));
+            if asked.is_ok_and(|answer| answer.containers.iter().any(|one| one.id == id)) {
+                return Ok(Self::new(group, id));
+            }
+        }
+        bail!("no shim has a container {id}")
+    }
+
+    /// Whether a shim with this command line is the one that has it.
+    pub fn is_of(&self, command: &str) -> bool {
+        command.split(' ').any(|word| word == self.group)
+    }
+
     /// What the shim says now.
     pub fn status(&self) -> Result<Status> {
         let connection = Connection::open(&self.group)?;

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod kube;
 mod plain;
 mod pool;
 mod skips;
@@ -35,6 +36,7 @@ fn run() -> Result<ExitCode> {
         CgroupDriver::Cgroupfs => {
             let mut trials = plain::trials();
             trials.extend(sleep::trials());
+            trials.extend(kube::trials());
             trials.push(vm::outside());
             trials
         }

@@ -6,6 +6,7 @@ use super::deny::Deny;
 use super::go::Go;
 use super::host::Packages;
 use super::images::{Apps, Base, Pause};
+use super::kubernetes::Kubernetes;
 use super::python::Python;
 use super::small::Busybox;
 use super::vm::Vm;
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Box<dyn Item>> {
     items.push(Box::new(Busybox));
     items.push(Box::new(Apps));
     items.push(Box::new(Python));
+    items.push(Box::new(Kubernetes));
     items.push(Box::new(Vm));
     items.push(Box::new(Deny));
     items
@@ -40,7 +42,7 @@ const CONTAINERD_PROGRAMS: &[(&str, &str)] = &[
 
 const RUNC_PROGRAMS: &[(&str, &str)] = &[("usr/sbin/runc", "bin/runc")];
 
-fn bundles() -> [Bundle; 9] {
+fn bundles() -> [Bundle; 10] {
     [
         Bundle {
             name: "criu",
@@ -83,6 +85,17 @@ fn bundles() -> [Bundle; 9] {
             data: &[],
             links: &[],
             trial: ("bridge", &[], "\"supportedVersions\""),
+        },
+        Bundle {
+            name: "etcd",
+            why: "keeps what the tests' clusters know",
+            place: "etcd",
+            suite: "trixie",
+            packages: &["etcd-server"],
+            programs: &[("usr/bin/etcd", "bin/etcd")],
+            data: &[],
+            links: &[],
+            trial: ("bin/etcd", &["--version"], "etcd Version: 3."),
         },
         Bundle {
             name: "wrk",

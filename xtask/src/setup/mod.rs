@@ -14,6 +14,7 @@ mod go;
 mod host;
 mod images;
 mod items;
+mod kubernetes;
 mod oci;
 mod python;
 mod rootfs;

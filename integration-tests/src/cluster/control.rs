@@ -1,0 +1,204 @@
+//! The control plane: etcd, API server, controller manager, scheduler.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::daemon::Daemon;
+use super::{ADDRESS, NODE, SERVICES, write};
+use crate::PATIENCE;
+use crate::machine::run;
+use crate::tools::Tools;
+
+const ETCD: &str = "http://127.0.0.1:2379";
+const PORT: u16 = 6443;
+
+/// Who talks to the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Identity {
+    Admin,
+    Controllers,
+    Scheduler,
+    Kubelet,
+}
+
+impl Identity {
+    const ALL: [Self; 4] = [
+        Self::Admin,
+        Self::Controllers,
+        Self::Scheduler,
+        Self::Kubelet,
+    ];
+
+    /// Its name there, and the groups that it is in: the ones of Kubernetes' own default policy.
+    fn user(self) -> (String, &'static str) {
+        match self {
+            Self::Admin => ("admin".into(), "system:masters"),
+            Self::Controllers => ("system:kube-controller-manager".into(), ""),
+            Self::Scheduler => ("system:kube-scheduler".into(), ""),
+            Self::Kubelet => (format!("system:node:{NODE}"), "system:nodes"),
+        }
+    }
+
+    /// A machine of its own, whose network nobody else is on: nothing to keep secret.
+    fn token(self) -> String {
+        format!("token-of-{self:?}").to_lowercase()
+    }
+
+    fn file(self) -> String {
+        format!("{self:?}.kubeconfig").to_lowercase()
+    }
+}
+
+/// The running control plane. Ends in the order in which the programs need one another.
+#[derive(Debug)]
+pub(super) struct Control {
+    daemons: Vec<Daemon>,
+    folder: PathBuf,
+}
+
+impl Control {
+    pub(super) fn start(tools: &Tools, folder: &Path) -> Result<Self> {
+        let bin = tools.cached("kubernetes/bin")?;
+        let mut control = Self {
+            daemons: Vec::new(),
+            folder: folder.to_owned(),
+        };
+        control.daemon(
+            "etcd",
+            Command::new(tools.cached("etcd/bin/etcd")?)
+                .args(["--unsafe-no-fsync", "--data-dir"])
+                .arg(folder.join("etcd"))
+                .args(["--listen-client-urls", ETCD])
+                .args(["--advertise-client-urls", ETCD]),
+        )?;
+        let key = service_account_key(folder)?;
+        let tokens = write(folder.join("tokens.csv"), &tokens())?;
+        control.daemon(
+            "kube-apiserver",
+            Command::new(bin.join("kube-apiserver"))
+                .arg(format!("--etcd-servers={ETCD}"))
+                .arg(format!("--bind-address={ADDRESS}"))
+                .arg(format!("--secure-port={PORT}"))
+                .arg(flag("cert-dir", &folder.join("certificates")))
+                .arg(flag("token-auth-file", &tokens))
+                .arg("--authorization-mode=Node,RBAC")
+                .arg("--allow-privileged=true")
+                .arg(format!("--service-cluster-ip-range={SERVICES}"))
+                .arg("--service-account-issuer=https://kubernetes.default.svc")
+                .arg(flag("service-account-key-file", &key))
+                .arg(flag("service-account-signing-key-file", &key))
+                .arg("--kubelet-preferred-address-types=InternalIP"),
+        )?;
+        for identity in Identity::ALL {
+            let config = control.kubeconfig(identity).to_string();
+            write(folder.join(identity.file()), &config)?;
+        }
+        control.wait_ready(&bin)?;
+        let config = |identity| flag("kubeconfig", &control.config_of(identity));
+        let controllers = config(Identity::Controllers);
+        let scheduler = config(Identity::Scheduler);
+        control.daemon(
+            "kube-controller-manager",
+            Command::new(bin.join("kube-controller-manager"))
+                .args([controllers.as_str(), "--leader-elect=false"])
+                .arg("--use-service-account-credentials=true")
+                .arg(flag("service-account-private-key-file", &key))
+                .arg(flag("root-ca-file", &control.certificate())),
+        )?;
+        control.daemon(
+            "kube-scheduler",
+            Command::new(bin.join("kube-scheduler"))
+                .args([scheduler.as_str(), "--leader-elect=false"]),
+        )?;
+        Ok(control)
+    }
+
+    /// The file with which one talks to the API server.
+    pub(super) fn config_of(&self, identity: Identity) -> PathBuf {
+        self.folder.join(identity.file())
+    }
+
+    pub(super) fn log_tails(&self) -> String {
+        let tails: Vec<_> = self.daemons.iter().map(Daemon::log_tail).collect();
+        tails.join("\n")
+    }
+
+    fn daemon(&mut self, name: &str, command: &mut Command) -> Result<()> {
+        let daemon = Daemon::start(name, &self.folder, command)?;
+        // The newest ends first.
+        self.daemons.insert(0, daemon);
+        Ok(())
+    }
+
+    /// The API server makes it for itself, with its authority's behind it.
+    fn certificate(&self) -> PathBuf {
+        self.folder.join("certificates/apiserver.crt")
+    }
+
+    fn kubeconfig(&self, identity: Identity) -> serde_json::Value {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {
+                "server": format!("https://{ADDRESS}:{PORT}"),
+                "certificate-authority": self.certificate(),
+            }}],
+            "users": [{"name": "test", "user": {"token": identity.token()}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        })
+    }
+
+    /// Asks the API server until it says that it is ready: it has no other way of saying so.
+    fn wait_ready(&mut self, bin: &Path) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let config = flag("kubeconfig", &self.config_of(Identity::Admin));
+        loop {
+            let asked = run(Command::new(bin.join("kubectl"))
+                .args([config.as_str(), "--request-timeout=5s"])
+                .args(["get", "--raw", "/readyz"]));
+            let Err(error) = asked else {
+                return Ok(());
+            };
+            for daemon in &mut self.daemons {
+                daemon.check()?;
+            }
+            if Instant::now() > deadline {
+                bail!("{error:#}\n{}", self.log_tails());
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+fn flag(name: &str, path: &Path) -> String {
+    format!("--{name}={}", path.display())
+}
+
+/// The API server's static tokens: token, user, its id, groups.
+fn tokens() -> String {
+    Identity::ALL
+        .into_iter()
+        .map(|identity| {
+            let (user, groups) = identity.user();
+            format!("{},{user},{user},\"{groups}\"\n", identity.token())
+        })
+        .collect()
+}
+
+fn service_account_key(folder: &Path) -> Result<PathBuf> {
+    let path = folder.join("service-accounts.key");
+    // The form in which Kubernetes reads it, too.
+    run(Command::new("ssh-keygen")
+        .args(["-q", "-t", "rsa", "-m", "PEM", "-N", "", "-f"])
+        .arg(&path))
+    .context("make the key of service accounts")?;
+    fs::remove_file(path.with_extension("key.pub")).context("remove the key's other half")?;
+    Ok(path)
+}

@@ -1,0 +1,68 @@
+//! The kubelet, as its owners run it but for where its files are.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::daemon::Daemon;
+use super::{ADDRESS, NODE, write};
+use crate::machine::Machine;
+use crate::node::Node;
+
+/// A running kubelet.
+#[derive(Debug)]
+pub(super) struct Kubelet(Daemon);
+
+impl Kubelet {
+    pub(super) fn start(node: &Node, folder: &Path, kubeconfig: PathBuf) -> Result<Self> {
+        let root = folder.join("kubelet");
+        fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
+        let config = json!({
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
+            "authorization": {"mode": "AlwaysAllow"},
+            "cgroupDriver": Machine::get()?.cgroup_driver().name(),
+            "cgroupRoot": node.cgroup_parent()?,
+            // The machine's own groups are left alone.
+            "cgroupsPerQOS": false,
+            "enforceNodeAllocatable": [],
+            "failCgroupV1": false,
+            "failSwapOn": false,
+            "containerRuntimeEndpoint": format!("unix://{}", node.socket().display()),
+            "resolvConf": "/etc/resolv.conf",
+            "podLogsDir": folder.join("pods"),
+            "volumePluginDir": folder.join("plugins"),
+            "localStorageCapacityIsolation": false,
+            // Whatever the machine is short of, it is not the tests' pods that go.
+            "evictionHard": {
+                "nodefs.available": "0%", "nodefs.inodesFree": "0%",
+                "imagefs.available": "0%", "imagefs.inodesFree": "0%",
+                "memory.available": "0%",
+            },
+            // Changes reach the tests soon.
+            "syncFrequency": "1s",
+        });
+        let config = write(folder.join("kubelet.json"), &config.to_string())?;
+        let program = node.tools().cached("kubernetes/bin/kubelet")?;
+        let daemon = Daemon::start(
+            "kubelet",
+            folder,
+            Command::new(program)
+                .arg(format!("--config={}", config.display()))
+                .arg(format!("--kubeconfig={}", kubeconfig.display()))
+                .arg(format!("--root-dir={}", root.display()))
+                .arg(format!("--node-ip={ADDRESS}"))
+                .arg(format!("--hostname-override={NODE}"))
+                .env("PATH", node.tools().path()),
+        )?;
+        Ok(Self(daemon))
+    }
+
+    pub(super) fn log_tail(&self) -> String {
+        self.0.log_tail()
+    }
+}

@@ -1,0 +1,62 @@
+//! What tests tell Kubernetes to run.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use podmotion_integration_tests::Image;
+use serde_json::{Value, json};
+
+/// Numbers for pods, so that no name comes twice.
+static PODS: AtomicU32 = AtomicU32::new(0);
+
+/// A pod of our runtime class. Its containers sleep only when they are told to.
+pub(super) fn pod(containers: Vec<Value>) -> Value {
+    let number = PODS.fetch_add(1, Ordering::Relaxed);
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": format!("pod-{number}"),
+            "annotations": {"komodor.com/podmotion-scaledown-duration": "1h"},
+        },
+        "spec": {
+            "runtimeClassName": "podmotion",
+            "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": 30,
+            "containers": containers,
+        },
+    })
+}
+
+/// A container called `name` that counts requests on `port`.
+pub(super) fn counter(name: &str, port: u16) -> Value {
+    container(name, Image::Apps, &["python3", "/apps/counter.py"])
+        .with("env", json!([{"name": "PORT", "value": port.to_string()}]))
+        .with("ports", json!([{"containerPort": port}]))
+}
+
+/// A container called `name` that runs a shell script.
+pub(super) fn script(name: &str, script: &str) -> Value {
+    container(name, Image::Busybox, &["sh", "-c", script])
+}
+
+fn container(name: &str, image: Image, command: &[&str]) -> Value {
+    json!({
+        "name": name,
+        "image": image.reference(),
+        "imagePullPolicy": "Never",
+        "command": command,
+    })
+}
+
+/// Fields set one after the other.
+pub(super) trait With {
+    /// The object with `field` set to `value`.
+    fn with(self, field: &str, value: Value) -> Value;
+}
+
+impl With for Value {
+    fn with(mut self, field: &str, value: Value) -> Value {
+        self[field] = value;
+        self
+    }
+}

@@ -1,0 +1,42 @@
+//! Pods of a real Kubernetes, asleep: what the kubelet, users and other containers do to them.
+
+mod manifest;
+mod reach;
+
+use anyhow::Result;
+use libtest_mimic::{Failed, Trial};
+use podmotion_integration_tests::{Cluster, Depth};
+
+use crate::{pool, skips};
+
+/// A test's body. Containers of the cluster sleep as deep as the trial's name says.
+type Body = fn(&Cluster) -> Result<()>;
+
+const TOPICS: &[&[(&str, Body)]] = &[reach::TESTS];
+
+/// All tests, each in both depths.
+pub(crate) fn trials() -> Vec<Trial> {
+    [Depth::Light, Depth::Deep]
+        .into_iter()
+        .flat_map(|depth| {
+            let tests = TOPICS.iter().copied().flatten();
+            tests.map(move |(name, body)| trial(name, *body, depth))
+        })
+        .collect()
+}
+
+fn trial(name: &str, body: Body, depth: Depth) -> Trial {
+    let full = format!("{name}[{depth}]");
+    let skipped = skips::reason(&full);
+    let trial = Trial::test(full, move || {
+        let to_failure = |error: anyhow::Error| Failed::from(format!("{error:#}"));
+        let cluster = pool::cluster().map_err(to_failure)?;
+        cluster.node().sleep(depth).map_err(to_failure)?;
+        body(&cluster)
+            .map_err(|error| Failed::from(format!("{error:#}\n\nThe logs:\n{}", cluster.logs())))
+    });
+    match skipped {
+        Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
+        None => trial,
+    }
+}

@@ -1,0 +1,315 @@
+//! Everything that can reach a sleeping container.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use podmotion_integration_tests::{Client, Cluster, KubePod, Response, Status};
+use serde_json::{Value, json};
+
+use super::Body;
+use super::manifest::{With, counter, pod, script};
+
+pub(super) const TESTS: &[(&str, Body)] = &[
+    ("kube::reach::a_request_wakes_it", a_request_wakes_it),
+    ("kube::reach::exec_wakes", exec_wakes),
+    ("kube::reach::attach_wakes", attach_wakes),
+    ("kube::reach::copying_wakes", copying_wakes),
+    ("kube::reach::logs_do_not_wake", logs_do_not_wake),
+    ("kube::reach::port_forward_wakes", port_forward_wakes),
+    (
+        "kube::reach::deleting_runs_the_hook_and_delivers_term",
+        deleting_runs_the_hook_and_delivers_term,
+    ),
+    (
+        "kube::reach::a_killed_pod_is_started_again",
+        a_killed_pod_is_started_again,
+    ),
+    (
+        "kube::reach::siblings_wake_one_another",
+        siblings_wake_one_another,
+    ),
+    (
+        "kube::reach::a_debug_container_wakes",
+        a_debug_container_wakes,
+    ),
+];
+
+const PORT: u16 = 8080;
+
+/// A pod with one counter, asked once and asleep.
+fn sleeper(cluster: &Cluster) -> Result<KubePod<'_>> {
+    let pod = cluster.run(&pod(vec![counter("app", PORT)]))?;
+    ensure!(count(&pod)? == 1);
+    pod.container("app")?.sleeper.sleep()?;
+    Ok(pod)
+}
+
+fn get(pod: &KubePod<'_>, port: u16) -> Result<Response> {
+    Client::default().get(pod.address(port)?, "/")
+}
+
+/// The counter's next number.
+fn count(pod: &KubePod<'_>) -> Result<u64> {
+    let answer = get(pod, PORT)?;
+    let body: Value = serde_json::from_str(&answer.body).context("read the answer")?;
+    body["count"].as_u64().context("no count")
+}
+
+fn status(pod: &KubePod<'_>) -> Result<Status> {
+    pod.container("app")?.sleeper.status()
+}
+
+/// That it has been awake once, for `cause`, and goes on where it was.
+fn woken_for(pod: &KubePod<'_>, cause: &str) -> Result<()> {
+    let status = status(pod)?;
+    ensure!(
+        status.counters.wakes == 1 && status.last_wake.cause == cause,
+        "{status:?}"
+    );
+    goes_on(pod)
+}
+
+/// That it is the one that was started first.
+fn goes_on(pod: &KubePod<'_>) -> Result<()> {
+    ensure!(count(pod)? == 2);
+    ensure!(pod.restarts("app")? == 0);
+    Ok(())
+}
+
+fn a_request_wakes_it(cluster: &Cluster) -> Result<()> {
+    let pod = sleeper(cluster)?;
+    let seen = pod.get()?;
+    let ready = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
+    let conditions = seen["status"]["conditions"].as_array();
+    ensure!(
+        seen["status"]["phase"] == "Running" && conditions.into_iter().flatten().any(ready),
+        "{seen:#}"
+    );
+    ensure!(status(&pod)?.state == "asleep");
+    goes_on(&pod)?;
+    ensure!(status(&pod)?.last_wake.cause == "traffic");
+    Ok(())
+}
+
+fn exec_wakes(cluster: &Cluster) -> Result<()> {
+    let pod = sleeper(cluster)?;
+    let said = cluster
+        .kubectl()
+        .run(&["exec", pod.name(), "--", "echo", "hello"])?;
+    ensure!(said == "hello\n", "{said:?}");
+    woken_for(&pod, "exec")
+}
+
+fn attach_wakes(cluster: &Cluster) -> Result<()> {
+    let pod = cluster.run(&pod(vec![
+        script(
+            "app",
+            "read line; echo got $line; while :; do sleep 3600; done",
+        )
+        .with("stdin", json!(true)),
+    ]))?;
+    pod.container("app")?.sleeper.sleep()?;
+    let mut attached = Piped::start(cluster, &["attach", "--stdin", pod.name()])?;
+    attached.write("a line\n")?;
+    let said = attached.read_line()?;
+    ensure!(said == "got a line\n", "{said:?}");
+    let status = status(&pod)?;
+    ensure!(status.counters.wakes == 1, "{status:?}");
+    Ok(())
+}
+
+fn copying_wakes(cluster: &Cluster) -> Result<()> {
+    let pod = sleeper(cluster)?;
+    let file = cluster.node().folder().join("copied.py");
+    let source = format!("{}:/apps/counter.py", pod.name());
+    let target = file.to_str().context("a folder's name is not UTF-8")?;
+    cluster.kubectl().run(&["cp", &source, target])?;
+    let text = std::fs::read_to_string(&file).context("read the copy")?;
+    ensure!(text.contains("A counter over HTTP"), "{text:?}");
+    woken_for(&pod, "exec")
+}
+
+fn logs_do_not_wake(cluster: &Cluster) -> Result<()> {
+    let pod = sleeper(cluster)?;
+    let logs = cluster.kubectl().run(&["logs", pod.name()])?;
+    ensure!(logs.contains("request 1 "), "{logs:?}");
+    let mut following = Piped::start(cluster, &["logs", "--follow", pod.name()])?;
+    following.wait_for("request 1 ")?;
+    ensure!(status(&pod)?.state == "asleep");
+    goes_on(&pod)?;
+    following.wait_for("request 2 ")
+}
+
+fn port_forward_wakes(cluster: &Cluster) -> Result<()> {
+    let pod = sleeper(cluster)?;
+    let target = format!("pod/{}", pod.name());
+    let mut forward = Piped::start(cluster, &["port-forward", &target, ":8080"])?;
+    // Forwarding from 127.0.0.1:41234 -> 8080
+    let said = forward.read_line()?;
+    let address = said
+        .split_ascii_whitespace()
+        .find_map(|word| word.parse().ok())
+        .with_context(|| format!("no address in {said:?}"))?;
+    let answer = Client::default().get(address, "/")?;
+    ensure!(answer.body.contains("\"count\": 2"), "{answer:?}");
+    ensure!(status(&pod)?.last_wake.cause == "traffic");
+    Ok(())
+}
+
+fn deleting_runs_the_hook_and_delivers_term(cluster: &Cluster) -> Result<()> {
+    let witness = cluster.node().folder().join("witness");
+    std::fs::create_dir_all(&witness).context("create the witness's folder")?;
+    let app = script(
+        "app",
+        "trap 'echo term >> /witness/log; exit 7' TERM; echo up >> /witness/log; \
+         while :; do sleep 1; done",
+    )
+    .with(
+        "volumeMounts",
+        json!([{"name": "witness", "mountPath": "/witness"}]),
+    )
+    .with(
+        "lifecycle",
+        json!({"preStop": {"exec": {"command": ["sh", "-c", "echo hook >> /witness/log"]}}}),
+    );
+    let mut manifest = pod(vec![app]);
+    manifest["spec"]["volumes"] = json!([{"name": "witness", "hostPath": {"path": witness}}]);
+    let pod = cluster.run(&manifest)?;
+    pod.container("app")?.sleeper.sleep()?;
+    pod.delete()?;
+    let said = std::fs::read_to_string(witness.join("log")).context("read the witness")?;
+    std::fs::remove_dir_all(&witness).context("remove the witness")?;
+    ensure!(said == "up\nhook\nterm\n", "{said:?}");
+    Ok(())
+}
+
+fn a_killed_pod_is_started_again(cluster: &Cluster) -> Result<()> {
+    let pod = sleeper(cluster)?;
+    let before = pod.container("app")?;
+    let shim = cluster.node().shims()?.into_iter().find(|shim| {
+        // Containers of a pod share a shim, which is the sandbox's.
+        before.sleeper.is_of(&shim.command)
+    });
+    let shim = shim.context("no shim")?;
+    let pid = rustix::process::Pid::from_raw(shim.pid).context("no pid")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).context("kill the shim")?;
+    cluster.kubectl().wait(
+        &format!("pod/{}", pod.name()),
+        "jsonpath={.status.containerStatuses[0].restartCount}=1",
+    )?;
+    pod.wait_ready()?;
+    ensure!(pod.container("app")?.id != before.id);
+    ensure!(count(&pod)? == 1);
+    Ok(())
+}
+
+fn siblings_wake_one_another(cluster: &Cluster) -> Result<()> {
+    let pod = cluster.run(&pod(vec![counter("app", PORT), counter("other", 8081)]))?;
+    for (sleeping, awake, port) in [("app", "other", "8080"), ("other", "app", "8081")] {
+        let sleeper = pod.container(sleeping)?.sleeper;
+        sleeper.sleep()?;
+        let fetch = format!(
+            "import urllib.request as r; print(r.urlopen('http://127.0.0.1:{port}').read())"
+        );
+        let said = cluster.kubectl().run(&[
+            "exec",
+            pod.name(),
+            "-c",
+            awake,
+            "--",
+            "python3",
+            "-c",
+            &fetch,
+        ])?;
+        ensure!(said.contains("\"count\": 1"), "{said:?}");
+        let status = sleeper.status()?;
+        ensure!(status.last_wake.cause == "traffic", "{status:?}");
+        let status = pod.container(awake)?.sleeper.status()?;
+        ensure!(status.state == "running", "{status:?}");
+    }
+    Ok(())
+}
+
+fn a_debug_container_wakes(cluster: &Cluster) -> Result<()> {
+    let pod = sleeper(cluster)?;
+    let image = format!(
+        "--image={}",
+        podmotion_integration_tests::Image::Busybox.reference()
+    );
+    let mut debug = Piped::start(
+        cluster,
+        &[
+            "debug",
+            pod.name(),
+            &image,
+            "--image-pull-policy=Never",
+            "--target=app",
+            "--attach",
+            "--quiet",
+            "--",
+            "sh",
+            "-c",
+            "echo processes $(ls -d /proc/[0-9]* | wc -l)",
+        ],
+    )?;
+    let said = debug.read_line()?;
+    ensure!(said.starts_with("processes "), "{said:?}");
+    goes_on(&pod)
+}
+
+/// A `kubectl` that runs beside the test and is ended with this.
+struct Piped {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Piped {
+    fn start(cluster: &Cluster, arguments: &[&str]) -> Result<Self> {
+        let mut child = cluster
+            .kubectl()
+            .command()
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start kubectl {arguments:?}"))?;
+        let output = child.stdout.take().context("no output")?;
+        Ok(Self {
+            child,
+            output: BufReader::new(output),
+        })
+    }
+
+    fn write(&mut self, text: &str) -> Result<()> {
+        use std::io::Write;
+        let input = self.child.stdin.as_mut().context("no input")?;
+        input.write_all(text.as_bytes()).context("write to kubectl")
+    }
+
+    /// Its next line; empty at the end.
+    fn read_line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.output
+            .read_line(&mut line)
+            .context("read kubectl's output")?;
+        Ok(line)
+    }
+
+    fn wait_for(&mut self, text: &str) -> Result<()> {
+        loop {
+            let line = self.read_line()?;
+            ensure!(!line.is_empty(), "the output ended before {text:?}");
+            if line.contains(text) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Drop for Piped {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

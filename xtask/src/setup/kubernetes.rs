@@ -1,0 +1,131 @@
+//! Kubernetes, compiled from its modules: there is nothing to download where only registries of modules are at hand.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
+
+use super::{Cache, Item, Work, files, go};
+use crate::process;
+
+/// Release of Kubernetes; the one that `go.mod` names too.
+const VERSION: &str = "1.34.4";
+
+const PROGRAMS: &[&str] = &[
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-proxy",
+    "kube-scheduler",
+    "kubectl",
+    "kubelet",
+];
+
+/// The programs of a cluster, each one static file.
+pub struct Kubernetes;
+
+impl Item for Kubernetes {
+    fn name(&self) -> &str {
+        "kubernetes"
+    }
+
+    fn why(&self) -> &str {
+        "API server, controllers, scheduler, kubelet and kubectl of the tests' clusters"
+    }
+
+    fn needs(&self) -> &[&str] {
+        &["packages", "go"]
+    }
+
+    fn needs_root(&self) -> bool {
+        false
+    }
+
+    fn place(&self) -> Option<&str> {
+        Some("kubernetes")
+    }
+
+    fn recipe(&self, _cache: &Cache) -> Result<String> {
+        let mut hash = Sha256::new();
+        for name in ["go.mod", "go.sum"] {
+            let path = module().join(name);
+            let text =
+                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            hash.update(text);
+        }
+        let digest: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        Ok(format!("{VERSION} {PROGRAMS:?} {digest}"))
+    }
+
+    fn make(&self, work: &Work<'_>, partial: &Path) -> Result<String> {
+        let bin = partial.join("bin");
+        files::make_dir(&bin)?;
+        // Gigabytes that nothing else has a use for.
+        let build = files::with_suffix(partial, ".build");
+        files::remove(&build)?;
+        let (major, minor) = release(VERSION)?;
+        let version = "k8s.io/component-base/version";
+        let flags = format!(
+            "-s -w -X {version}.gitVersion=v{VERSION} -X {version}.gitMajor={major} -X {version}.gitMinor={minor}"
+        );
+        // One after the other: the linkers of all at once take more memory than small machines have.
+        for (number, program) in PROGRAMS.iter().enumerate() {
+            work.ui.step(&format!(
+                "compiling {program}, {} of {} (seven minutes in all on two cores)",
+                number + 1,
+                PROGRAMS.len()
+            ));
+            process::output(
+                go::command(work.cache)
+                    .current_dir(module())
+                    .env("GOCACHE", build.join("build"))
+                    .env("GOMODCACHE", build.join("modules"))
+                    .args(["build", "-mod=readonly", "-ldflags", &flags, "-o"])
+                    .arg(bin.join(program))
+                    .arg(format!("k8s.io/kubernetes/cmd/{program}")),
+            )?;
+        }
+        files::remove(&build)?;
+        Ok(VERSION.to_owned())
+    }
+
+    fn check(&self, place: &Path) -> Result<()> {
+        let kubelet = place.join("bin/kubelet");
+        let said = process::output(process::command(&kubelet).arg("--version"))?;
+        ensure!(
+            said.contains(VERSION),
+            "{} should be {VERSION} and says: {said}",
+            kubelet.display()
+        );
+        Ok(())
+    }
+}
+
+/// The module that names the programs.
+fn module() -> PathBuf {
+    crate::project_root().join("integration-tests/kubernetes")
+}
+
+/// Major and minor of a version such as `1.34.4`.
+fn release(version: &str) -> Result<(&str, &str)> {
+    let (major, rest) = version.split_once('.').context("a version with no minor")?;
+    let (minor, _) = rest.split_once('.').context("a version with no patch")?;
+    Ok((major, minor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_module_names_the_same_version_and_programs() {
+        let read = |name: &str| fs::read_to_string(module().join(name)).expect("readable");
+        let wanted = format!("k8s.io/kubernetes v{VERSION}");
+        assert!(read("go.mod").lines().any(|line| line.ends_with(&wanted)));
+        let tools = read("tools.go");
+        for program in PROGRAMS {
+            let import = format!("\"k8s.io/kubernetes/cmd/{program}\"");
+            assert!(tools.contains(&import), "{program}");
+        }
+    }
+}
