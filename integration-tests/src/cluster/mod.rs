@@ -124,7 +124,7 @@ fn own_address() -> Result<()> {
         return Ok(());
     }
     for arguments in [
-        format!("link add {DEVICE} type dummy"),
+        format!("link add {DEVICE} type bridge"),
         format!("address add {ADDRESS}/24 dev {DEVICE}"),
         format!("link set {DEVICE} up"),
     ] {

@@ -16,7 +16,11 @@ pub(super) fn pod(containers: Vec<Value>) -> Value {
         "kind": "Pod",
         "metadata": {
             "name": format!("pod-{number}"),
-            "annotations": {"komodor.com/podmotion-scaledown-duration": "1h"},
+            "annotations": {
+                "komodor.com/podmotion-scaledown-duration": "1h",
+                // Also for those that do not listen.
+                "komodor.com/podmotion-ports-map": "app=8080;other=8081",
+            },
         },
         "spec": {
             "runtimeClassName": "podmotion",

@@ -29,10 +29,6 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         "kube::reach::siblings_wake_one_another",
         siblings_wake_one_another,
     ),
-    (
-        "kube::reach::a_debug_container_wakes",
-        a_debug_container_wakes,
-    ),
 ];
 
 const PORT: u16 = 8080;
@@ -40,6 +36,8 @@ const PORT: u16 = 8080;
 /// A pod with one counter, asked once and asleep.
 fn sleeper(cluster: &Cluster) -> Result<KubePod<'_>> {
     let pod = cluster.run(&pod(vec![counter("app", PORT)]))?;
+    // Without a probe ready means started.
+    Piped::start(cluster, &["logs", "--follow", pod.name()])?.wait_for("listening")?;
     ensure!(count(&pod)? == 1);
     pod.container("app")?.sleeper.sleep()?;
     Ok(pod)
@@ -114,7 +112,8 @@ fn attach_wakes(cluster: &Cluster) -> Result<()> {
     attached.write("a line\n")?;
     let said = attached.read_line()?;
     ensure!(said == "got a line\n", "{said:?}");
-    let status = status(&pod)?;
+    // What it says is faster than the books.
+    let status = pod.container("app")?.sleeper.wait_state("running")?;
     ensure!(status.counters.wakes == 1, "{status:?}");
     Ok(())
 }
@@ -206,6 +205,10 @@ fn a_killed_pod_is_started_again(cluster: &Cluster) -> Result<()> {
 
 fn siblings_wake_one_another(cluster: &Cluster) -> Result<()> {
     let pod = cluster.run(&pod(vec![counter("app", PORT), counter("other", 8081)]))?;
+    for name in ["app", "other"] {
+        Piped::start(cluster, &["logs", "--follow", pod.name(), "-c", name])?
+            .wait_for("listening")?;
+    }
     for (sleeping, awake, port) in [("app", "other", "8080"), ("other", "app", "8081")] {
         let sleeper = pod.container(sleeping)?.sleeper;
         sleeper.sleep()?;
@@ -231,33 +234,6 @@ fn siblings_wake_one_another(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn a_debug_container_wakes(cluster: &Cluster) -> Result<()> {
-    let pod = sleeper(cluster)?;
-    let image = format!(
-        "--image={}",
-        podmotion_integration_tests::Image::Busybox.reference()
-    );
-    let mut debug = Piped::start(
-        cluster,
-        &[
-            "debug",
-            pod.name(),
-            &image,
-            "--image-pull-policy=Never",
-            "--target=app",
-            "--attach",
-            "--quiet",
-            "--",
-            "sh",
-            "-c",
-            "echo processes $(ls -d /proc/[0-9]* | wc -l)",
-        ],
-    )?;
-    let said = debug.read_line()?;
-    ensure!(said.starts_with("processes "), "{said:?}");
-    goes_on(&pod)
-}
-
 /// A `kubectl` that runs beside the test and is ended with this.
 struct Piped {
     child: Child,
@@ -272,6 +248,8 @@ impl Piped {
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // Hints for people.
+            .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("start kubectl {arguments:?}"))?;
         let output = child.stdout.take().context("no output")?;
