@@ -318,7 +318,10 @@ fn kill_some(
         };
         (0..cycles).try_for_each(|_| witness.cycle())
     })?;
-    let halted = (round % 2 == 0).then(|| Halted::new(node)).transpose()?;
+    let halted = round
+        .is_multiple_of(2)
+        .then(|| Halted::new(node))
+        .transpose()?;
     each(&all, |n, witness| {
         let mut random = random.apart(!numbers[n]);
         let (moment, exact) = witness
