@@ -213,6 +213,8 @@ impl Containerd {
                 "restrict_oom_score_adj = true\n",
             ),
         };
+        // Of its own accord containerd kills a runtime that has not cleaned up after a dead shim within five
+        // seconds, and then reports another exit status. Several at once need longer on a loaded machine.
         let mut text = format!(
             "version = {version}\nroot = \"{folder}/root\"\nstate = \"{run}/state\"\n\
              disabled_plugins = [\"io.containerd.snapshotter.v1.aufs\", \
@@ -222,6 +224,7 @@ impl Containerd {
              [grpc]\naddress = \"{run}/containerd.sock\"\n\
              [ttrpc]\naddress = \"{run}/containerd.sock.ttrpc\"\n\
              [debug]\nlevel = \"debug\"\n\
+             [timeouts]\n\"io.containerd.timeout.shim.cleanup\" = \"60s\"\n\
              [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{folder}/opt\"\n\
              [plugins.\"{cri}\"]\n{cri_options}\
              [plugins.\"{cri}\".cni]\n{cni_section}\

@@ -223,16 +223,18 @@ impl Witness {
         let before = self.passes()?;
         let mut waits = false;
         moment::wait("progress", || {
-            waits = moment::waits_for_a_page(self.pid);
+            // For a page that is missing, and not for one of its program's file.
+            waits = moment::waits_for_a_page(self.pid)
+                && moment::memory(self.pid).is_ok_and(|memory| memory.out);
             Ok(waits || moment::has_ended(self.pid) || self.passes()? > before + 2)
         })?;
+        // Whether a moment that was seen in passing was over, nobody knows.
         if moment::has_ended(self.pid) {
-            // Whether a moment that was seen in passing was over, nobody knows.
             ensure!(moment.is_traced() || !exact, "it has ended by itself");
         } else if waits {
             ensure!(
-                !(exact && moment.is_whole()) && moment::memory(self.pid)?.out,
-                "it waits, and nothing of it is missing"
+                !(exact && moment.is_whole()),
+                "it waits, and nothing of it was missing"
             );
         }
         self.passes().map(drop)
