@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use indicatif::HumanBytes;
@@ -9,7 +10,7 @@ use indicatif::HumanBytes;
 use crate::{elf, process};
 
 /// (package, program) of everything that goes to a node.
-const PROGRAMS: &[(&str, &str)] = &[
+const PROGRAMS: [(&str, &str); 2] = [
     ("podmotion-shim", "containerd-shim-podmotion-v1"),
     ("podmotion-installer", "podmotion-installer"),
 ];
@@ -19,30 +20,13 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// # Errors
 /// When they do not compile or turn out to need a loader of the node.
 pub fn run() -> Result<PathBuf> {
-    let host = host_triple()?;
-    // Named with --target, so that the flags stay away from build scripts and procedural macros, which cannot be static.
-    let flags = format!(
-        "target.{host}.rustflags=[\"-Ctarget-feature=+crt-static\",\"-Crelocation-model=static\"]"
-    );
-    let mut build = process::command(process::cargo());
-    build.current_dir(crate::project_root()).args([
-        "build",
-        "--release",
-        "--target",
-        &host,
-        "--config",
-        &flags,
-    ]);
-    for (package, _) in PROGRAMS {
-        build.args(["--package", package]);
-    }
-    process::passthrough(&mut build)?;
-
-    let target = target_dir()?;
-    let dist = target.join("dist");
+    let packages = PROGRAMS.map(|(package, _)| package);
+    process::passthrough(&mut static_build(&packages)?)?;
+    let release = release_dir()?;
+    let dist = target_dir()?.join("dist");
     fs::create_dir_all(&dist).with_context(|| format!("cannot create {}", dist.display()))?;
     for (_, program) in PROGRAMS {
-        let built = target.join(&host).join("release").join(program);
+        let built = release.join(program);
         let copy = dist.join(program);
         // Renamed into place: a running program's file cannot be written to.
         let partial = dist.join(format!("{program}.partial"));
@@ -61,6 +45,39 @@ pub fn run() -> Result<PathBuf> {
         println!("{} {}", HumanBytes(size), copy.display());
     }
     Ok(dist)
+}
+
+/// The command that builds `packages` as static programs, in [`release_dir`].
+///
+/// # Errors
+/// When the compiler does not say what it builds for.
+pub fn static_build(packages: &[&str]) -> Result<Command> {
+    let host = host_triple()?;
+    // Named with --target, so that the flags stay away from build scripts and procedural macros, which cannot be static.
+    let flags = format!(
+        "target.{host}.rustflags=[\"-Ctarget-feature=+crt-static\",\"-Crelocation-model=static\"]"
+    );
+    let mut build = process::command(process::cargo());
+    build.current_dir(crate::project_root()).args([
+        "build",
+        "--release",
+        "--target",
+        &host,
+        "--config",
+        &flags,
+    ]);
+    for package in packages {
+        build.args(["--package", package]);
+    }
+    Ok(build)
+}
+
+/// Where [`static_build`] puts programs.
+///
+/// # Errors
+/// When the compiler or cargo does not answer.
+pub fn release_dir() -> Result<PathBuf> {
+    Ok(target_dir()?.join(host_triple()?).join("release"))
 }
 
 fn host_triple() -> Result<String> {

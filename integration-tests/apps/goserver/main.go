@@ -1,7 +1,9 @@
 // A counter over HTTP in Go: HTTP/1.1 and HTTP/2 in clear text on PORT (8080), both over TLS on TLS_PORT (8443)
 // with a throw-away certificate.
 //
-// GET / answers {"count", "client", "boot", "pid", "proto", "mem_ok"}. MEM_MB: megabytes to hold (16).
+// GET / answers {"count", "client", "boot", "pid", "proto", "mem_ok", "procs", "collections"}, the last being how often
+// the garbage collector has run. MEM_MB: megabytes to hold (16). GARBAGE_MB: megabytes that each request allocates in
+// small linked pieces and drops (0); the collector then also runs over and over by itself.
 package main
 
 import (
@@ -21,6 +23,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -32,6 +35,37 @@ func env(name, fallback string) string {
 		return value
 	}
 	return fallback
+}
+
+// A piece of garbage that the collector has to follow.
+type link struct {
+	next    *link
+	content [240]byte
+}
+
+// Allocates that many megabytes in a list, and says whether it can be walked from end to end.
+func litter(megabytes int) bool {
+	count := megabytes << 12
+	var list *link
+	for number := range count {
+		list = &link{next: list}
+		list.content[0] = byte(number)
+	}
+	for ; list != nil; list = list.next {
+		count--
+		if list.content[0] != byte(count) {
+			return false
+		}
+	}
+	return count == 0
+}
+
+func number(name, fallback string) int {
+	value, err := strconv.Atoi(env(name, fallback))
+	if err != nil {
+		log.Fatalf("%s: %v", name, err)
+	}
+	return value
 }
 
 func certificate() (tls.Certificate, error) {
@@ -53,11 +87,16 @@ func certificate() (tls.Certificate, error) {
 }
 
 func main() {
-	megabytes, err := strconv.Atoi(env("MEM_MB", "16"))
-	if err != nil {
-		log.Fatalf("MEM_MB: %v", err)
+	memory := make([]byte, number("MEM_MB", "16")<<20)
+	garbage := number("GARBAGE_MB", "0")
+	if garbage > 0 {
+		go func() {
+			for {
+				runtime.GC()
+				time.Sleep(5 * time.Millisecond)
+			}
+		}()
 	}
-	memory := make([]byte, megabytes<<20)
 	rand.Read(memory)
 	sum := sha256.Sum256(memory)
 	id := make([]byte, 8)
@@ -68,15 +107,20 @@ func main() {
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		number := count.Add(1)
 		fmt.Printf("request %d %s\n", number, r.RemoteAddr)
+		whole := litter(garbage)
 		now := sha256.Sum256(memory)
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(map[string]any{
-			"count":  number,
-			"client": r.RemoteAddr,
-			"boot":   boot,
-			"pid":    os.Getpid(),
-			"proto":  r.Proto,
-			"mem_ok": bytes.Equal(sum[:], now[:]),
+			"count":       number,
+			"client":      r.RemoteAddr,
+			"boot":        boot,
+			"pid":         os.Getpid(),
+			"proto":       r.Proto,
+			"mem_ok":      whole && bytes.Equal(sum[:], now[:]),
+			"procs":       runtime.GOMAXPROCS(0),
+			"collections": stats.NumGC,
 		})
 	})
 

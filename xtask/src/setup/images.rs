@@ -9,7 +9,7 @@ use walkdir::WalkDir;
 
 use super::oci::{self, Image};
 use super::rootfs::{self, RootFs};
-use super::{Cache, Item, Work, files, go};
+use super::{Cache, Item, Work, files, programs};
 use crate::process;
 
 /// Counts up whenever images are made in another way.
@@ -20,10 +20,12 @@ pub(super) const BASE_PLACE: &str = "rootfs/apps";
 const BASE_SUITE: &str = "bookworm";
 const BASE_PACKAGES: &[&str] = &[
     "busybox",
+    "erlang-base",
     "iproute2",
     "nginx-light",
     "nodejs",
     "openjdk-17-jdk-headless",
+    "postgresql-15",
     "procps",
     "python3",
     "redis-server",
@@ -31,8 +33,14 @@ const BASE_PACKAGES: &[&str] = &[
 ];
 
 /// Not unpacked: nobody reads it in a test. The folders of the manual must stay, Java's packages link into them.
+/// PostgreSQL compiles nothing where it cannot load LLVM, which is larger than all the rest of it.
 const LEFT_OUT: &[&str] = &[
+    "/usr/lib/*/libLLVM*",
+    "/usr/lib/*/libz3.so*",
     "/usr/lib/jvm/*/jmods/*",
+    "/usr/lib/llvm-*",
+    "/usr/lib/postgresql/*/lib/bitcode/*",
+    "/usr/lib/postgresql/*/lib/llvmjit*",
     "/usr/share/doc/*",
     "/usr/share/info/*",
     "/usr/share/locale/*",
@@ -45,7 +53,10 @@ const SOURCES: &[&str] = &[
     "Server.java",
     "goserver",
     "iouring.c",
+    "notroot.c",
     "pause.c",
+    "server.erl",
+    "tokioserver",
 ];
 
 /// The root file system below the test applications: `layer.tar`, and the same unpacked in `root`.
@@ -63,7 +74,7 @@ impl Item for Base {
     }
 
     fn why(&self) -> &str {
-        "Debian with Python, nginx, redis, Node.js and Java, for the test image"
+        "Debian with Python, nginx, redis, PostgreSQL, Node.js, Java and Erlang, for the test image"
     }
 
     fn needs(&self) -> &[&str] {
@@ -101,15 +112,17 @@ impl Item for Base {
     }
 
     fn check(&self, place: &Path) -> Result<()> {
-        for program in ["python3", "nginx", "redis-server", "node", "java"] {
-            let said = process::answer(rootfs::inside(&place.join("root")).args([
-                program,
-                if program == "nginx" {
-                    "-v"
-                } else {
-                    "--version"
-                },
-            ]))?;
+        for [program, version] in [
+            ["python3", "--version"],
+            ["nginx", "-v"],
+            ["redis-server", "--version"],
+            ["node", "--version"],
+            ["java", "--version"],
+            ["erl", "-version"],
+            ["/usr/lib/postgresql/15/bin/postgres", "--version"],
+        ] {
+            let said =
+                process::answer(rootfs::inside(&place.join("root")).args([program, version]))?;
             ensure!(
                 said.contains(char::is_numeric),
                 "{program} in the test image says: {said}"
@@ -150,7 +163,7 @@ impl Item for Apps {
         let build = files::with_suffix(partial, ".build");
         files::remove(&build)?;
         files::make_dir(&build)?;
-        compile_apps(work, &build)?;
+        programs::compile(work, &build)?;
         work.ui.step("packing");
         let mut content = Vec::new();
         for dir in [sources(), build.clone()] {
@@ -205,7 +218,7 @@ impl Item for Pause {
 
     fn make(&self, _work: &Work<'_>, partial: &Path) -> Result<String> {
         let program = files::with_suffix(partial, ".program");
-        compile_static(&sources().join("pause.c"), &program)?;
+        programs::compile_static(&sources().join("pause.c"), &program)?;
         let layer = files::with_suffix(partial, ".layer");
         oci::write_layer(&layer, &[("pause".to_owned(), program.clone())])?;
         let image = Image {
@@ -231,46 +244,6 @@ pub(super) fn sources() -> PathBuf {
     crate::project_root().join("integration-tests/apps")
 }
 
-fn compile_apps(work: &Work<'_>, build: &Path) -> Result<()> {
-    let sources = sources();
-    work.ui.step("compiling the Go server");
-    process::output(
-        go::command(work.cache)
-            .current_dir(sources.join("goserver"))
-            .args(["build", "-ldflags", "-s -w", "-o"])
-            .arg(build.join("goserver"))
-            .arg("."),
-    )?;
-    work.ui.step("compiling the io_uring server");
-    compile_static(&sources.join("iouring.c"), &build.join("iouring"))?;
-    work.ui.step("compiling the Java server");
-    // With the image's own compiler, in a folder of its root that is gone afterwards.
-    let root = work.cache.path(BASE_PLACE).join("root");
-    let inside = root.join("tmp/build");
-    files::remove(&inside)?;
-    files::copy(&sources.join("Server.java"), &inside.join("Server.java"))?;
-    process::output(rootfs::inside(&root).args([
-        "javac",
-        "-d",
-        "/tmp/build/out",
-        "/tmp/build/Server.java",
-    ]))?;
-    for (name, path) in files_below(&inside.join("out"))? {
-        files::copy(&path, &build.join(name))?;
-    }
-    files::remove(&inside)
-}
-
-fn compile_static(source: &Path, program: &Path) -> Result<()> {
-    process::output(
-        process::command("gcc")
-            .args(["-O2", "-static", "-s", "-o"])
-            .arg(program)
-            .arg(source),
-    )
-    .map(drop)
-}
-
 /// What goes to `/apps` of what is in `dir`, as (path in the image, file).
 pub(super) fn packed(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     let built = dir != sources();
@@ -285,7 +258,7 @@ pub(super) fn packed(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// All regular files below `dir`, sorted, as (relative path, file). What Python leaves behind is no source.
-fn files_below(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+pub(super) fn files_below(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     for entry in WalkDir::new(dir).sort_by_file_name() {
         let entry = entry.with_context(|| format!("cannot list {}", dir.display()))?;
@@ -358,10 +331,8 @@ mod tests {
             .collect();
         assert!(names.contains(&"apps/counter.py".to_owned()));
         assert!(names.contains(&"apps/www/page.html".to_owned()));
-        assert!(
-            !names
-                .iter()
-                .any(|name| name.ends_with(".c") || name.contains("goserver"))
-        );
+        assert!(!names.iter().any(|name| name.ends_with(".c")
+            || name.ends_with(".rs")
+            || name.contains("goserver")));
     }
 }

@@ -16,6 +16,7 @@ mod images;
 mod items;
 mod kubernetes;
 mod oci;
+mod programs;
 mod python;
 mod rootfs;
 mod small;

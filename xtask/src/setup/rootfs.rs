@@ -67,11 +67,14 @@ pub fn unpack(tar: &Path, root: &Path) -> Result<()> {
     .map(drop)
 }
 
-/// A command that runs in the root file system at `root`, with a `/proc` of its own: Java finds itself through it.
+/// A command that runs in the root file system at `root`, with a `/proc` of its own and the machine's `/dev`: Java finds
+/// itself through the first, Erlang never begins without the second.
 pub fn inside(root: &Path) -> Command {
+    const ENTER: &str = r#"mkdir -p "$0/dev" && mount --rbind /dev "$0/dev" && mount -t proc proc "$0/proc" &&
+        exec chroot "$0" "$@""#;
     let mut command = process::command("unshare");
     command
-        .args(["--mount", "--pid", "--fork", "--mount-proc", "--root"])
+        .args(["--mount", "--pid", "--fork", "sh", "-c", ENTER])
         .arg(root);
     command
 }

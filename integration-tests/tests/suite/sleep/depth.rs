@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{
-    App, Container, Depth, Exec, Node, PATIENCE, Runtime, State, Status, rss_anon_kib, wait_gone,
+    App, Container, Depth, Exec, Network, Node, PATIENCE, Runtime, State, Status, rss_anon_kib,
+    wait_gone,
 };
 
 use super::faults::{Fake, Mode, wait_no_images};
@@ -26,6 +27,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
     (
         "sleep::depth::what_cannot_be_checkpointed_stays_light",
         what_cannot_be_checkpointed_stays_light,
+    ),
+    (
+        "sleep::depth::another_users_processes_sleep_as_deep_as_the_node_may_look",
+        another_users_processes_sleep_as_deep_as_the_node_may_look,
     ),
     ("sleep::depth::every_page_comes_back", every_page_comes_back),
     (
@@ -197,6 +202,46 @@ fn what_cannot_be_checkpointed_stays_light(node: &Node, _: Runtime) -> Result<()
         "{again:?}"
     );
     ensure!(visit(address)? == 3);
+    Ok(())
+}
+
+/// CRIU asks for the limits of each process. Those of another user's are told to CAP_SYS_RESOURCE alone, which the node
+/// may not have.
+fn another_users_processes_sleep_as_deep_as_the_node_may_look(
+    node: &Node,
+    _: Runtime,
+) -> Result<()> {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let own = std::fs::read_to_string("/proc/self/status").context("read our capabilities")?;
+    let capabilities = own.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let capabilities = u64::from_str_radix(capabilities.context("no CapEff")?.trim(), 16)?;
+    let may_look = capabilities & (1 << CAP_SYS_RESOURCE) != 0;
+
+    let args = "setpriv --reuid=nobody --regid=nogroup --clear-groups python3 /apps/counter.py";
+    let app = App::new(args.split(' '))
+        .network(Network::Own)
+        .mem_mb(20)
+        .annotation("scaledown-duration", "500ms")
+        .annotation("deep-sleep-after", "500ms");
+    let container = node.run(app)?;
+    container.stdout()?.wait_for("listening")?;
+    let address = container.address(8080)?;
+    ensure!(visit(address)? == 1);
+    let tried = container.sleeper().wait_until("a checkpoint", |status| {
+        status.state == "asleep" && (status.depth == "deep" || status.counters.sleeps_failed > 0)
+    })?;
+    if may_look {
+        ensure!(tried.depth == "deep", "{tried:?}");
+    } else {
+        ensure!(
+            tried.depth == "light"
+                && tried
+                    .last_error
+                    .contains("Can't get rlimit 0: Operation not permitted"),
+            "{tried:?}"
+        );
+    }
+    ensure!(visit(address)? == 2);
     Ok(())
 }
 

@@ -1,81 +1,73 @@
-//! A client that speaks redis' protocol, RESP2.
+//! redis with more keys than can be looked at each time.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context, Result, bail, ensure};
-use podmotion_integration_tests::Client;
+use anyhow::{Result, ensure};
+use podmotion_integration_tests::{Node, Runtime};
 
-/// A connection to a redis server.
-pub(super) struct Redis {
-    stream: BufReader<TcpStream>,
-}
+use super::resp::Redis;
+use super::{VISITS, cycles, server};
 
-impl Redis {
-    pub(super) fn connect(address: SocketAddr) -> Result<Self> {
-        let stream = Client::default().connect(address)?;
-        Ok(Self {
-            stream: BufReader::new(stream),
-        })
-    }
+const KEYS: usize = 1_000_000;
+/// Looked at after each sleep, other ones each time.
+const SAMPLE: usize = 1_000;
 
-    /// The values of the answer; one where it is no list.
-    pub(super) fn command(&mut self, words: &[&str]) -> Result<Vec<String>> {
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request += &format!("${}\r\n{word}\r\n", word.len());
-        }
-        self.stream
-            .get_mut()
-            .write_all(request.as_bytes())
-            .with_context(|| format!("send {}", words[0]))?;
-        self.answer()
-            .with_context(|| format!("answer to {}", words[0]))
-    }
+/// The keys are in one database, what the clients count in another.
+pub(super) fn million_keys(node: &Node, runtime: Runtime) -> Result<()> {
+    let container = node.run(server(runtime, ["redis-server", "/apps/redis.conf"]))?;
+    container
+        .stdout()?
+        .wait_for("Ready to accept connections")?;
+    let address = container.address(6379)?;
+    let mut kept = Redis::connect(address)?;
+    let mut listener = Redis::connect(address)?;
+    listener.command(&["SUBSCRIBE", "news"])?;
 
-    /// The next thing that the server says.
-    pub(super) fn answer(&mut self) -> Result<Vec<String>> {
-        let line = self.line()?;
-        match line.strip_prefix('*') {
-            Some(count) => {
-                let count: usize = count.parse().context("parse a list's length")?;
-                (0..count)
-                    .map(|_| {
-                        let line = self.line()?;
-                        self.value(&line)
-                    })
-                    .collect()
-            }
-            None => Ok(vec![self.value(&line)?]),
-        }
-    }
+    kept.command(&["DEBUG", "POPULATE", &KEYS.to_string()])?;
+    let digest = kept.command(&["DEBUG", "DIGEST"])?;
+    let run = kept.run_id()?;
 
-    /// What the server drew when it started.
-    pub(super) fn run_id(&mut self) -> Result<String> {
-        let info = self.command(&["INFO", "server"])?.concat();
-        let id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
-        Ok(id.context("no run_id")?.to_owned())
-    }
-
-    fn value(&mut self, line: &str) -> Result<String> {
-        let (kind, rest) = line.split_at_checked(1).context("an empty answer")?;
-        match kind {
-            "+" | ":" => Ok(rest.to_owned()),
-            "$" => {
-                let length: usize = rest.parse().context("parse a value's length")?;
-                let mut bytes = vec![0; length + 2];
-                self.stream.read_exact(&mut bytes).context("read a value")?;
-                bytes.truncate(length);
-                Ok(String::from_utf8_lossy(&bytes).into_owned())
-            }
-            _ => bail!("the server says {line:?}"),
-        }
-    }
-
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        let count = self.stream.read_line(&mut line).context("wait for redis")?;
-        ensure!(count > 0, "redis closed the connection");
-        Ok(line.trim_end().to_owned())
-    }
+    let visits = AtomicU64::new(0);
+    let mut rounds = 0;
+    cycles(
+        &container,
+        || {
+            (0..VISITS).try_for_each(|_| {
+                let mut client = Redis::connect(address)?;
+                client.command(&["SELECT", "1"])?;
+                client.command(&["INCR", "visits"])?;
+                visits.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            })
+        },
+        || {
+            rounds += 1;
+            ensure!(kept.command(&["DBSIZE"])? == [KEYS.to_string()]);
+            let numbers = (rounds % 97..KEYS).step_by(KEYS / SAMPLE);
+            let keys: Vec<_> = numbers.clone().map(|n| format!("key:{n}")).collect();
+            let get = ["MGET"].into_iter().chain(keys.iter().map(String::as_str));
+            let values: Vec<_> = numbers.map(|n| format!("value:{n}")).collect();
+            ensure!(
+                kept.command(&get.collect::<Vec<_>>())? == values,
+                "values changed"
+            );
+            let news = format!("round {rounds}");
+            kept.command(&["PUBLISH", "news", &news])?;
+            ensure!(listener.answer()? == ["message", "news", &news]);
+            Ok(())
+        },
+    )?;
+    kept.command(&["SELECT", "1"])?;
+    let counted = kept.command(&["GET", "visits"])?;
+    ensure!(
+        counted == [visits.into_inner().to_string()],
+        "{counted:?} visits"
+    );
+    kept.command(&["DEL", "visits"])?;
+    ensure!(
+        kept.command(&["DEBUG", "DIGEST"])? == digest,
+        "keys changed"
+    );
+    ensure!(kept.run_id()? == run, "it was started anew");
+    Ok(())
 }
