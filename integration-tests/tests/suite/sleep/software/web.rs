@@ -134,9 +134,11 @@ pub(super) fn rust_tokio(node: &Node, runtime: Runtime) -> Result<()> {
     web(node, app, "ticks", anything)
 }
 
-/// Its scheduler has a process of its own for each connection.
+/// Its scheduler has a process of its own for each connection, and does not spin where the machine has other work.
 pub(super) fn erlang(node: &Node, runtime: Runtime) -> Result<()> {
-    let args = ["erl", "-noshell", "-pa", "/apps", "-run", "server"];
+    let args = [
+        "erl", "+sbwt", "none", "-noshell", "-pa", "/apps", "-run", "server",
+    ];
     web(node, server(runtime, args), "ticks", anything)
 }
 
