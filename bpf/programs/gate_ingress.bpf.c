@@ -315,10 +315,50 @@ static __always_inline void note(__u64 *last)
 		*last = now;
 }
 
+/*
+ * Nearly every packet: TCP over IPv4, no options, headers in one piece, to a port of a container that
+ * is awake. Does for it what the parser and gate_ingress() do for all, in half of the instructions;
+ * whatever is different is left to them. Returns whether the packet has been seen to.
+ */
+static __always_inline int is_usual(struct __sk_buff *ctx, __u64 cookie)
+{
+	const struct iphdr *ip = (void *)(long)ctx->data + ETH_HLEN;
+	const struct tcphdr *tcp = (const void *)(ip + 1);
+	/* Version and length of the header. */
+	const __u8 plain = 0x45;
+
+	if ((void *)(tcp + 1) > (void *)(long)ctx->data_end || ctx->protocol != bpf_htons(ETH_P_IP) ||
+	    *(const __u8 *)ip != plain || ip->protocol != IPPROTO_TCP || !ip->tot_len ||
+	    ip->frag_off & bpf_htons(IP_OFFSET_MASK))
+		return 0;
+
+	/* The key's second half in one store: it is read in one piece, which must not wait for two. */
+	struct port_key key = { .netns = cookie };
+	__u64 half = bpf_ntohs(tcp->dest) | IPPROTO_TCP << 16;
+
+	_Static_assert(offsetof(struct port_key, port) == 8 && offsetof(struct port_key, proto) == 10 &&
+			       sizeof(key) == 16,
+		       "layout");
+	__builtin_memcpy(&key.port, &half, sizeof(half));
+
+	struct port_value *port = bpf_map_lookup_elem(&ports, &key);
+
+	if (!port || port->mode != MODE_AWAKE)
+		return 0;
+	if (tcp->syn || tcp->fin || tcp->rst ||
+	    bpf_ntohs(ip->tot_len) > sizeof(*ip) + (tcp->doff << 2))
+		note(&port->activity);
+	return 1;
+}
+
 SEC("classifier")
 int gate_ingress(struct __sk_buff *ctx)
 {
 	__u64 cookie = netns_cookie(ctx);
+
+	if (is_usual(ctx, cookie))
+		return GATE_PASS;
+
 	struct packet p = {};
 	int unknown = -1;
 
@@ -335,7 +375,6 @@ int gate_ingress(struct __sk_buff *ctx)
 	struct port_key key = { .netns = cookie, .port = p.local_port, .proto = p.proto };
 	struct port_value *port = bpf_map_lookup_elem(&ports, &key);
 
-	/* Nearly every packet, so it takes no more than this. */
 	if (port && port->mode == MODE_AWAKE) {
 		if (used)
 			note(&port->activity);
