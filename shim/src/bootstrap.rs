@@ -122,6 +122,7 @@ fn spawn_server(flags: &Flags, address: &str, listener: &UnixListener) -> Result
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     sys::pass_fds(&mut command, &[listener.as_fd()]).context("pass the socket")?;
+    command.env(sys::TUNABLES, sys::NO_STORES);
     let mut server = command.spawn().context("start the server")?;
     let result = place_server(server.id());
     if result.is_err() {

@@ -230,11 +230,20 @@ pub fn shared_event_source(
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
-/// Keeps the allocator to one heap: a shim lives as long as its pod and does next to nothing.
+/// Where the allocator is told what only a program's start can tell it.
+pub const TUNABLES: &str = "GLIBC_TUNABLES";
+/// No store of free memory in each thread: nothing gives it back, and the threads of a shim that had slept
+/// a thousand times held 1 MB there.
+pub const NO_STORES: &str = "glibc.malloc.tcache_count=0";
+
+/// Keeps the allocator to one heap: a shim lives as long as its pod and does next to nothing. The programs
+/// that it runs have their allocators as ever.
 #[cfg(target_env = "gnu")]
 pub fn use_one_heap() {
     // SAFETY: mallopt takes integers and is called before there is a second thread.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    // SAFETY: there is no second thread that could read the environment meanwhile.
+    unsafe { std::env::remove_var(TUNABLES) };
 }
 
 /// Keeps the allocator to one heap: a shim lives as long as its pod and does next to nothing.
