@@ -224,13 +224,18 @@ pub fn fds(pid: i32) -> Result<BTreeMap<String, usize>> {
 
 /// A process's private memory, in KiB (`RssAnon`).
 pub fn rss_anon_kib(pid: i32) -> Result<u64> {
+    status_number(pid, "RssAnon")
+}
+
+/// A number in `/proc/PID/status` (proc_pid_status(5)), such as `Threads`, or `VmPTE` in KiB.
+pub fn status_number(pid: i32, field: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     status
         .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"))
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
         .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
-        .with_context(|| format!("no RssAnon in {path}"))
+        .with_context(|| format!("no {field} in {path}"))
 }
 
 /// A file's path; without the number where the file is replaced by the next one again and again.

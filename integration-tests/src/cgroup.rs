@@ -192,6 +192,22 @@ pub fn thaw(group: &str) -> Result<()> {
     fs::write(&path, value).with_context(|| format!("write {value} to {path}"))
 }
 
+/// Where a group is in each hierarchy that has it; the group is given as [`crate::Container::cgroup`]
+/// does.
+pub fn cgroup_folders(group: &str) -> Result<Vec<PathBuf>> {
+    let mut folders: Vec<_> = hierarchies()?
+        .into_iter()
+        .map(|root| root.join(group.trim_start_matches('/')))
+        .filter(|folder| folder.is_dir())
+        .collect();
+    // Two controllers may be one hierarchy with two names.
+    folders.dedup();
+    if folders.is_empty() {
+        bail!("no group {group} in any hierarchy");
+    }
+    Ok(folders)
+}
+
 /// Mount points of all hierarchies, version 1 and 2.
 fn hierarchies() -> Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;

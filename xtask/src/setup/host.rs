@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
         "keys for, and commands in, the virtual machine",
     ),
     ("patchelf", "gives programs their own libraries"),
+    ("procps", "`ps`, which the tests run"),
     ("xz-utils", "unpacks packages"),
     ("zstd", "unpacks packages"),
 ];

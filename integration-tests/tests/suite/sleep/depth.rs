@@ -44,7 +44,7 @@ pub(super) const TESTS: &[(&str, Body)] = &[
 ];
 
 /// A counter that sleeps when it is told to, light at first and deep after `after`.
-fn counter(node: &Node, after: &str, megabytes: u32) -> Result<Container> {
+pub(super) fn counter(node: &Node, after: &str, megabytes: u32) -> Result<Container> {
     ensure!(node.depth() == Depth::Light);
     let app = App::counter()
         .mem_mb(megabytes)
@@ -55,7 +55,7 @@ fn counter(node: &Node, after: &str, megabytes: u32) -> Result<Container> {
     Ok(container)
 }
 
-fn memory_images(container: &Container) -> PathBuf {
+pub(super) fn memory_images(container: &Container) -> PathBuf {
     let name = format!("{}.memory", container.id());
     Path::new("/var/lib/podmotion/checkpoints").join(name)
 }
@@ -67,7 +67,7 @@ fn wait_depth(container: &Container, depth: &str) -> Result<Status> {
 }
 
 /// Waits until all of its memory is back after a wake.
-fn wait_whole(container: &Container) -> Result<Status> {
+pub(super) fn wait_whole(container: &Container) -> Result<Status> {
     container
         .sleeper()
         .wait_until("all of its memory", |status| {

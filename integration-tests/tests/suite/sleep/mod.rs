@@ -4,13 +4,16 @@ mod byhand;
 mod cgroup;
 mod connections;
 mod core;
+mod crowd;
 mod damage;
 mod depth;
 mod ends;
 mod faults;
 mod idle;
 mod keepalive;
+mod longlife;
 mod pressure;
+mod readers;
 mod record;
 mod refused;
 mod software;
@@ -48,6 +51,7 @@ const TOPICS: &[Topic] = &[
 const LIGHT: &[Topic] = &[
     connections::TESTS,
     core::TESTS,
+    crowd::TESTS,
     damage::TESTS,
     depth::TESTS,
     ends::TESTS,
@@ -55,7 +59,9 @@ const LIGHT: &[Topic] = &[
     faults::LIGHT,
     idle::TESTS,
     keepalive::TESTS,
+    longlife::TESTS,
     pressure::TESTS,
+    readers::TESTS,
     refused::TESTS,
     software::TESTS,
     stdio::TESTS,
