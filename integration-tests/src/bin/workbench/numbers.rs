@@ -29,6 +29,17 @@ impl Samples {
         (upper + lower.copied().unwrap_or_default()) / 2.0
     }
 
+    /// The one that 99 of 100 do not exceed; of less than a hundred, the largest. 0 without any.
+    pub fn p99(&self) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let rank = (sorted.len() * 99).div_ceil(100);
+        sorted
+            .get(rank.saturating_sub(1))
+            .copied()
+            .unwrap_or_default()
+    }
+
     pub fn max(&self) -> f64 {
         self.0.iter().copied().fold(0.0, f64::max)
     }
@@ -94,6 +105,14 @@ mod tests {
         assert_eq!(samples(&[3.0, 1.0, 2.0]).p50(), 2.0);
         assert_eq!(samples(&[4.0, 1.0, 2.0, 3.0]).p50(), 2.5);
         assert_eq!(samples(&[]).p50(), 0.0);
+    }
+
+    #[test]
+    fn all_but_one_of_a_hundred() {
+        let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!(samples(&hundred).p99(), 99.0);
+        assert_eq!(samples(&[3.0, 7.5, 2.0]).p99(), 7.5);
+        assert_eq!(samples(&[]).p99(), 0.0);
     }
 
     #[test]

@@ -10,8 +10,12 @@ use crate::report;
 pub enum Target {
     /// At most this, in the figure's unit.
     AtMost(f64),
+    /// Of the middle one and of 99 of 100, at most this, in the figure's unit.
+    Both(f64, f64),
     /// At most this share of what it is compared with.
     Share(f64),
+    /// At least this share of what it is compared with: the larger the better.
+    Keeps(f64),
 }
 
 /// A figure. The smaller the better, unless it has no target.
@@ -68,7 +72,11 @@ impl Figure {
     pub fn met(&self) -> Option<bool> {
         match self.target? {
             Target::AtMost(limit) => Some(self.samples.p50() <= limit),
+            Target::Both(middle, most) => {
+                Some(self.samples.p50() <= middle && self.samples.p99() <= most)
+            }
             Target::Share(limit) => Some(self.share()? <= limit),
+            Target::Keeps(limit) => Some(self.share()? >= limit),
         }
     }
 
@@ -76,7 +84,11 @@ impl Figure {
         match self.target {
             None => String::new(),
             Some(Target::AtMost(limit)) => format!("≤ {}", plain(limit)),
+            Some(Target::Both(middle, most)) => {
+                format!("≤ {} / {}", plain(middle), plain(most))
+            }
             Some(Target::Share(limit)) => format!("≤ {:.0} %", limit * 100.0),
+            Some(Target::Keeps(limit)) => format!("≥ {:.0} %", limit * 100.0),
         }
     }
 
@@ -85,7 +97,11 @@ impl Figure {
             Some((what, samples)) => ((*what).to_owned(), both(samples)),
             None => Default::default(),
         };
-        let share = self.share().map(|share| format!("{:.0} %", share * 100.0));
+        // Near the same, a tenth of a percent matters.
+        let decimals = usize::from(matches!(self.target, Some(Target::Keeps(_))));
+        let share = self
+            .share()
+            .map(|share| format!("{:.decimals$} %", share * 100.0));
         let met = match self.met() {
             None => "",
             Some(true) => "met",
@@ -109,6 +125,7 @@ impl Figure {
         let samples = |samples: &Samples| {
             json!({
                 "p50": samples.p50(),
+                "p99": samples.p99(),
                 "max": samples.max(),
                 "count": samples.count(),
             })
@@ -133,7 +150,7 @@ fn both(samples: &Samples) -> String {
     if samples.count() == 1 {
         return plain(samples.p50());
     }
-    format!("{} / {}", plain(samples.p50()), plain(samples.max()))
+    format!("{} / {}", plain(samples.p50()), plain(samples.p99()))
 }
 
 /// All of them.
@@ -141,7 +158,7 @@ pub fn table(figures: &[Figure]) -> String {
     let header = [
         "figure",
         "unit",
-        "p50 / max",
+        "p50 / p99",
         "beside it",
         "share",
         "target",
@@ -170,6 +187,22 @@ mod tests {
         assert_eq!(figure.met(), Some(true));
         let stricter = figure.target(Target::Share(0.24));
         assert_eq!(stricter.met(), Some(false));
+    }
+
+    #[test]
+    fn what_keeps_its_share_is_not_below_it() {
+        let figure = Figure::new("a", "1/s", 99.5).beside("b", samples(&[100.0]));
+        assert_eq!(figure.clone().target(Target::Keeps(0.99)).met(), Some(true));
+        assert_eq!(figure.target(Target::Keeps(0.996)).met(), Some(false));
+    }
+
+    #[test]
+    fn a_limit_of_both_is_of_the_last_one_too() {
+        let figure = Figure::new("a", "ms", samples(&[3.0, 4.0, 12.0]));
+        let met = |middle, most| figure.clone().target(Target::Both(middle, most)).met();
+        assert_eq!(met(4.0, 12.0), Some(true));
+        assert_eq!(met(4.0, 11.0), Some(false));
+        assert_eq!(met(3.0, 12.0), Some(false));
     }
 
     #[test]

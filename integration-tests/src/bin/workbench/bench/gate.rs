@@ -69,7 +69,7 @@ pub fn measure(node: &Node, plan: &Plan, progress: &Progress) -> Result<Vec<Figu
 }
 
 /// nginx, without anything that its runtime would have to carry to a log.
-fn server(node: &Node, runtime: Runtime) -> Result<Container> {
+pub fn server(node: &Node, runtime: Runtime) -> Result<Container> {
     let app = App::new(["nginx", "-c", "/apps/nginx.conf"])
         .network(Network::Own)
         .stdout(Stdout::Null)

@@ -1,9 +1,14 @@
 //! Sleep and wake of applications that hold memory, and the same by plain runc, in turns.
 
+use std::fs::File;
+use std::io::IoSliceMut;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{App, Client, Container, Depth, Node};
+use rustix::fs::{Advice, fadvise};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::figure::{Figure, Target};
 use super::plain::Plain;
@@ -19,8 +24,8 @@ struct Size {
     mb: u32,
     /// Largest share of the time that plain runc takes to restore, for a wake from deep sleep.
     wake: f64,
-    /// Most milliseconds for a wake from light sleep.
-    light_wake_ms: f64,
+    /// Most milliseconds for a wake from light sleep, of the middle one and of 99 of 100.
+    light_wake_ms: (f64, f64),
     peer_wake_ms: f64,
     peer_sleep_ms: f64,
 }
@@ -29,21 +34,21 @@ const SIZES: &[Size] = &[
     Size {
         mb: 50,
         wake: 0.5,
-        light_wake_ms: 4.0,
+        light_wake_ms: (4.0, 10.0),
         peer_wake_ms: 176.0,
         peer_sleep_ms: 262.0,
     },
     Size {
         mb: 500,
         wake: 0.25,
-        light_wake_ms: 5.0,
+        light_wake_ms: (5.0, 12.0),
         peer_wake_ms: 588.0,
         peer_sleep_ms: 675.0,
     },
     Size {
         mb: 2000,
         wake: 0.25,
-        light_wake_ms: 8.0,
+        light_wake_ms: (8.0, 20.0),
         peer_wake_ms: 1958.0,
         peer_sleep_ms: 1700.0,
     },
@@ -51,6 +56,29 @@ const SIZES: &[Size] = &[
 
 /// Largest share of the time that plain runc takes for a checkpoint.
 const SLEEP: f64 = 0.5;
+/// Most milliseconds for a light sleep that is not the first, of the smallest size.
+const SECOND_SLEEP_MS: f64 = 10.0;
+/// From so many MiB on an application reads some of them for each request.
+const LARGE_MB: u32 = 500;
+/// That many MiB.
+const WORKING_SET_MB: &str = "5";
+
+/// How much is measured of one size.
+pub struct Scale {
+    /// Memory of the application, in MiB.
+    pub mb: u32,
+    /// Sleeps and wakes of each: light, deep, plain runc, light from disk.
+    pub rounds: u64,
+    /// Wakes from light sleep in all.
+    pub wakes: u64,
+}
+
+/// Where an image is when its container wakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Images {
+    Cached,
+    OnDisk,
+}
 
 #[derive(Default)]
 struct Ours {
@@ -71,17 +99,24 @@ struct Theirs {
 #[derive(Default)]
 struct Measured {
     light: Ours,
+    /// The same, with an image that is not in the page cache.
+    disk: Ours,
     deep: Ours,
     plain: Theirs,
 }
 
-/// Measures with that many MiB.
-pub fn measure(node: &Node, mb: u32, rounds: usize, progress: &Progress) -> Result<Vec<Figure>> {
+/// Measures with an application of some size.
+pub fn measure(node: &Node, scale: &Scale, progress: &Progress) -> Result<Vec<Figure>> {
+    let Scale { mb, rounds, wakes } = *scale;
     progress.begin(&format!("{mb} MB: start"));
     let started = Instant::now();
     let start = |depth| -> Result<Container> {
         node.sleep(depth)?;
-        let container = node.run(counter(mb))?;
+        let mut app = counter(mb);
+        if mb >= LARGE_MB {
+            app = app.env("TOUCH_MB", WORKING_SET_MB);
+        }
+        let container = node.run(app)?;
         container.stdout()?.wait_for("listening")?;
         Ok(container)
     };
@@ -93,11 +128,22 @@ pub fn measure(node: &Node, mb: u32, rounds: usize, progress: &Progress) -> Resu
     let first = std::mem::take(&mut measured).light.sleep;
     for number in 0..rounds {
         progress.detail(&format!("{mb} MB: round {} of {rounds}", number + 1));
-        let count = u64::try_from(number)? + 2;
-        round(&ours, &theirs, count, &mut measured)?;
+        round(&ours, &theirs, number + 2, &mut measured)?;
+    }
+    let [light, deep] = ours;
+    // What they hold is not needed any more.
+    drop((deep, theirs));
+    for number in rounds..wakes {
+        progress.detail(&format!("{mb} MB: light wake {} of {wakes}", number + 1));
+        measured.light.round(&light, number + 2, Images::Cached)?;
+    }
+    for number in 0..rounds {
+        progress.detail(&format!("{mb} MB: from disk, {} of {rounds}", number + 1));
+        let count = rounds.max(wakes) + number + 2;
+        measured.disk.round(&light, count, Images::OnDisk)?;
     }
     progress.end(&format!(
-        "{mb} MB: {rounds} sleeps and wakes of each in {:.0} s",
+        "{mb} MB: {rounds} sleeps and wakes of each, {wakes} from light sleep, in {:.0} s",
         started.elapsed().as_secs_f64()
     ));
     Ok(figures(mb, measured, first))
@@ -119,22 +165,25 @@ fn round(
     count: u64,
     measured: &mut Measured,
 ) -> Result<()> {
-    measured.light.round(light, count)?;
+    measured.light.round(light, count, Images::Cached)?;
     if count.is_multiple_of(2) {
-        measured.deep.round(deep, count)?;
+        measured.deep.round(deep, count, Images::Cached)?;
         measured.plain.round(theirs, count)
     } else {
         measured.plain.round(theirs, count)?;
-        measured.deep.round(deep, count)
+        measured.deep.round(deep, count, Images::Cached)
     }
 }
 
 impl Ours {
-    fn round(&mut self, container: &Container, count: u64) -> Result<()> {
+    fn round(&mut self, container: &Container, count: u64, images: Images) -> Result<()> {
         container.sleep().context("sleep")?;
         let slept = container.wait_state("asleep")?.last_sleep;
         self.sleep.add_time(Duration::from_micros(slept.took_us));
         self.frozen.add_time(Duration::from_micros(slept.frozen_us));
+        if images == Images::OnDisk {
+            evict(container)?;
+        }
 
         let began = Instant::now();
         let response = Client::default().get(container.address(PORT)?, "/")?;
@@ -162,6 +211,36 @@ impl Theirs {
     }
 }
 
+/// Has the page cache let go of the pages of a container in light sleep. The other files of its image are
+/// small, and not read when it wakes.
+fn evict(container: &Container) -> Result<()> {
+    let name = format!("{}.memory/pages.img", container.id());
+    let path = Path::new("/var/lib/podmotion/checkpoints").join(name);
+    let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+    // What is not on disk yet stays.
+    file.sync_all()
+        .with_context(|| format!("write {} to disk", path.display()))?;
+    fadvise(&file, 0, None, Advice::DontNeed)
+        .with_context(|| format!("let go of {}", path.display()))?;
+    ensure!(
+        !is_cached(&file).with_context(|| format!("look at {}", path.display()))?,
+        "{} stays in the page cache",
+        path.display()
+    );
+    Ok(())
+}
+
+/// Whether the first page of a file can be read without its disk.
+fn is_cached(file: &File) -> rustix::io::Result<bool> {
+    let mut byte = [0];
+    let buffers = &mut [IoSliceMut::new(&mut byte)];
+    match preadv2(file, buffers, 0, ReadWriteFlags::NOWAIT) {
+        Ok(read) => Ok(read > 0),
+        Err(Errno::AGAIN) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether the answer is of the process that was put away, with its memory.
 fn check(body: &str, count: u64) -> Result<()> {
     let answer: serde_json::Value = serde_json::from_str(body).context("parse the answer")?;
@@ -173,35 +252,47 @@ fn check(body: &str, count: u64) -> Result<()> {
 }
 
 fn figures(mb: u32, measured: Measured, first: Samples) -> Vec<Figure> {
-    let Measured { light, deep, plain } = measured;
+    let Measured {
+        light,
+        disk,
+        deep,
+        plain,
+    } = measured;
     let size = SIZES.iter().find(|size| size.mb == mb);
     let named = |what: &str, samples| Figure::new(format!("{mb} MB, {what}"), "ms", samples);
     let detail = |what: &str, samples| Figure::new(format!("  {mb} MB, {what}"), "ms", samples);
-    let mut fast = named("light wake, SYN to first byte", light.wake)
-        .beside("runc restore to first byte", plain.restore.clone())
-        .peer(size.map(|size| size.peer_wake_ms));
-    let mut wake = named("deep wake, SYN to first byte", deep.wake)
-        .beside("runc restore to first byte", plain.restore)
-        .peer(size.map(|size| size.peer_wake_ms));
-    if let Some(size) = size {
-        fast = fast.target(Target::AtMost(size.light_wake_ms));
-        wake = wake.target(Target::Share(size.wake));
-    }
+    let wake = |what: &str, samples| {
+        named(what, samples)
+            .beside("runc restore to first byte", plain.restore.clone())
+            .peer(size.map(|size| size.peer_wake_ms))
+    };
     let sleep = |what: &str, samples| {
         named(what, samples)
             .beside("runc checkpoint", plain.checkpoint.clone())
             .target(Target::Share(SLEEP))
             .peer(size.map(|size| size.peer_sleep_ms))
     };
-    let mut figures = vec![fast, detail("to running again", light.restore)];
+    let mut light_wake = wake("light wake, SYN to first byte", light.wake);
+    let mut deep_wake = wake("deep wake, SYN to first byte", deep.wake);
+    if let Some(size) = size {
+        let (middle, most) = size.light_wake_ms;
+        light_wake = light_wake.target(Target::Both(middle, most));
+        deep_wake = deep_wake.target(Target::Share(size.wake));
+    }
+    let mut light_sleep = sleep("light sleep, decision to memory free", light.sleep);
+    if SIZES.first().is_some_and(|size| size.mb == mb) {
+        light_sleep = light_sleep.target(Target::AtMost(SECOND_SLEEP_MS));
+    }
+    let mut figures = vec![light_wake, detail("to running again", light.restore)];
     if light.whole.count() > 0 {
         figures.push(detail("SYN to all memory back", light.whole));
     }
     figures.extend([
-        sleep("light sleep, decision to memory free", light.sleep),
+        wake("light wake from disk", disk.wake),
+        light_sleep,
         detail("the first light sleep", first),
         detail("stood still", light.frozen),
-        wake,
+        deep_wake,
         detail("restore alone", deep.restore),
     ]);
     if deep.whole.count() > 0 {

@@ -1,5 +1,7 @@
 //! Figures: ours beside plain runc with the same CRIU, and beside containerd's own runtime.
 
+mod awake;
+mod crowd;
 mod figure;
 mod gate;
 mod load;
@@ -14,13 +16,16 @@ use serde_json::{Value, json};
 
 use crate::report::Progress;
 use figure::Figure;
+use memory::Scale;
 
 /// How much is measured.
 pub struct Plan {
-    /// Memory of the applications, in MiB.
-    sizes: &'static [u32],
-    /// Sleeps and wakes of each.
-    rounds: usize,
+    /// Applications that sleep and wake.
+    sizes: &'static [Scale],
+    /// Sleeps of a container whose throughput is compared with that of one that never slept.
+    sleeps: u64,
+    /// Containers that are woken at once.
+    crowd: usize,
     /// Runs of the load generator for each kind of load and runtime.
     loads: usize,
     /// Length of one, in seconds.
@@ -28,15 +33,45 @@ pub struct Plan {
 }
 
 const FULL: Plan = Plan {
-    sizes: &[50, 500, 2000],
-    rounds: 10,
-    loads: 5,
-    load_seconds: 3,
+    sizes: &[
+        Scale {
+            mb: 50,
+            rounds: 10,
+            wakes: 100,
+        },
+        Scale {
+            mb: 500,
+            rounds: 10,
+            wakes: 100,
+        },
+        // A cycle takes two seconds, since all of it comes back before the next sleep.
+        Scale {
+            mb: 2000,
+            rounds: 5,
+            wakes: 40,
+        },
+    ],
+    sleeps: 100,
+    crowd: 100,
+    loads: 4,
+    load_seconds: 2,
 };
 
 const QUICK: Plan = Plan {
-    sizes: &[50, 500],
-    rounds: 3,
+    sizes: &[
+        Scale {
+            mb: 50,
+            rounds: 3,
+            wakes: 20,
+        },
+        Scale {
+            mb: 500,
+            rounds: 3,
+            wakes: 5,
+        },
+    ],
+    sleeps: 10,
+    crowd: 10,
     loads: 2,
     load_seconds: 1,
 };
@@ -52,10 +87,12 @@ pub fn run(quick: bool) -> Result<(bool, Value)> {
     progress.end(&before.to_string());
 
     let mut figures = Vec::new();
-    for &size in plan.sizes {
-        figures.extend(memory::measure(&node, size, plan.rounds, &progress)?);
+    for scale in plan.sizes {
+        figures.extend(memory::measure(&node, scale, &progress)?);
     }
     figures.extend(shim::measure(&node, &progress)?);
+    figures.extend(crowd::measure(&node, plan.crowd, &progress)?);
+    figures.extend(awake::measure(&node, plan, &progress)?);
     figures.extend(gate::measure(&node, plan, &progress)?);
 
     let load = machine::load()?;
