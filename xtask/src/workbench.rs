@@ -45,6 +45,9 @@ pub struct BenchArgs {
     /// Fewer rounds, less memory.
     #[arg(long)]
     quick: bool,
+    /// Draw the figures, and put them into the project's pages.
+    #[arg(long)]
+    plot: bool,
 }
 
 /// Runs the demo in place of this program.
@@ -52,8 +55,8 @@ pub struct BenchArgs {
 /// # Errors
 /// When it cannot be prepared or started.
 pub fn demo(args: &DemoArgs) -> Result<Infallible> {
-    let flag = args.keep.then_some("--keep");
-    run("demo", NEEDS, args.json.as_ref(), flag)
+    let flags: Vec<_> = args.keep.then_some("--keep").into_iter().collect();
+    run("demo", NEEDS, args.json.as_ref(), &flags, &[])
 }
 
 /// Runs the benchmarks in place of this program.
@@ -62,15 +65,23 @@ pub fn demo(args: &DemoArgs) -> Result<Infallible> {
 /// When they cannot be prepared or started.
 pub fn bench(args: &BenchArgs) -> Result<Infallible> {
     let needs: Vec<&str> = NEEDS.iter().copied().chain([LOAD]).collect();
-    let flag = args.quick.then_some("--quick");
-    run("bench", &needs, args.json.as_ref(), flag)
+    let quick = args.quick.then_some("--quick");
+    let plot = args.plot.then_some("--plot");
+    let flags: Vec<_> = quick.into_iter().chain(plot).collect();
+    let features: &[_] = if args.plot {
+        &["--features", "plot"]
+    } else {
+        &[]
+    };
+    run("bench", &needs, args.json.as_ref(), &flags, features)
 }
 
 fn run(
     verb: &str,
     needs: &[&str],
     json: Option<&PathBuf>,
-    flag: Option<&str>,
+    flags: &[&str],
+    features: &[&str],
 ) -> Result<Infallible> {
     ensure!(
         nix::unistd::geteuid().is_root(),
@@ -83,13 +94,15 @@ fn run(
         .args(["run", "--quiet", "--manifest-path"])
         .arg(crate::project_root().join("Cargo.toml"))
         .args(["--package", "podmotion-integration-tests"])
-        .args(["--bin", "workbench", "--", verb])
+        .args(["--bin", "workbench"])
+        .args(features)
+        .args(["--", verb])
         .env("PODMOTION_CACHE", Cache::from_env()?.root())
         .env("PODMOTION_BIN", programs);
     if let Some(file) = json {
         command.arg("--json").arg(file);
     }
-    command.args(flag);
+    command.args(flags);
     let line = process::describe(&command);
     println!("{verb}: {line}");
     // In its place: Ctrl-C is then its own, and it can clean up.

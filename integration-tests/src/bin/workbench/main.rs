@@ -6,6 +6,8 @@ mod bench;
 mod demo;
 mod listener;
 mod numbers;
+#[cfg(feature = "plot")]
+mod plot;
 mod report;
 mod stage;
 
@@ -41,7 +43,14 @@ enum Command {
         /// Fewer rounds, less memory.
         #[arg(long)]
         quick: bool,
+        /// Draw the figures, and put them into the project's pages.
+        #[cfg(feature = "plot")]
+        #[arg(long)]
+        plot: bool,
     },
+    /// Draws what an earlier run has written with `--json`, and puts it into the project's pages.
+    #[cfg(feature = "plot")]
+    Plot { file: PathBuf },
 }
 
 #[derive(Args)]
@@ -74,17 +83,51 @@ fn main() -> ExitCode {
 
 /// Says whether everything was as it has to be.
 fn run(command: &Command) -> Result<bool> {
-    let (Command::Demo { output, .. } | Command::Bench { output, .. }) = command;
+    match command {
+        Command::Demo { output, keep } => {
+            on_stage(output, |stage| demo::run(stage, *keep)).map(|(good, _)| good)
+        }
+        #[cfg(not(feature = "plot"))]
+        Command::Bench { output, quick } => {
+            on_stage(output, |_| bench::run(*quick)).map(|(good, _)| good)
+        }
+        #[cfg(feature = "plot")]
+        Command::Bench {
+            output,
+            quick,
+            plot,
+        } => {
+            let pages = plot.then(plot::Pages::open).transpose()?;
+            let (good, figures) = on_stage(output, |_| bench::run(*quick))?;
+            if let Some(pages) = pages {
+                pages.show(&figures)?;
+            }
+            Ok(good)
+        }
+        #[cfg(feature = "plot")]
+        Command::Plot { file } => {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read {}", file.display()))?;
+            let figures = serde_json::from_str(&text)
+                .with_context(|| format!("cannot parse {}", file.display()))?;
+            plot::Pages::open()?.show(&figures)?;
+            Ok(true)
+        }
+    }
+}
+
+/// Runs something on a machine of its own and writes its figures.
+fn on_stage(
+    output: &Output,
+    work: impl FnOnce(&stage::Stage) -> Result<(bool, Value)>,
+) -> Result<(bool, Value)> {
     let mut file = output.open()?;
     let stage = stage::enter()?;
-    let outcome = match command {
-        Command::Demo { keep, .. } => demo::run(&stage, *keep),
-        Command::Bench { quick, .. } => bench::run(*quick),
-    };
+    let outcome = work(&stage);
     stage.leave()?;
     let (good, figures) = outcome?;
     write(file.as_mut(), &figures)?;
-    Ok(good)
+    Ok((good, figures))
 }
 
 fn write(file: Option<&mut File>, figures: &Value) -> Result<()> {
