@@ -14,6 +14,7 @@
 //! Point of no return is the `Ok` of [`Criu::dump`]'s `commit`. Before it the tasks can always
 //! resume; after it the driver goes on to the end even when CRIU dies.
 
+mod merge;
 mod outcome;
 mod request;
 mod undo;
@@ -41,7 +42,7 @@ use crate::subject::Subject;
 use crate::timers;
 
 pub use outcome::{DumpFailure, DumpReport, Tasks, Written};
-pub use request::{DumpControl, DumpRequest, Veto};
+pub use request::{Absent, DumpControl, DumpRequest, Veto};
 
 /// Name of CRIU's log in the work directory.
 pub const DUMP_LOG: &str = "dump.log";
@@ -210,7 +211,7 @@ impl Dump<'_> {
                     let go_on = match script.as_str() {
                         "post-dump" => {
                             if go_on {
-                                match self.complete() {
+                                match self.complete(deadline) {
                                     Ok(written) => self.committed = Some(written),
                                     Err(e) => given_up = Some(e),
                                 }
@@ -265,7 +266,7 @@ impl Dump<'_> {
     }
 
     /// The images are written. What cannot be restored from them must not be dumped.
-    fn complete(&self) -> Result<Written, Error> {
+    fn complete(&self, deadline: Instant) -> Result<Written, Error> {
         if timers::mend(self.request.images_dir)?.is_some() {
             return Err(Error::Unsupported {
                 what: "a timer descriptor of a clock that is neither real time nor monotonic time",
@@ -273,9 +274,30 @@ impl Dump<'_> {
                 log: LogErrors::default(),
             });
         }
+        if let Some(absent) = self.request.absent {
+            self.add(absent, deadline)?;
+        }
         let written = Written::look(self.request.images_dir)?;
         (self.commit)(written).map_err(Error::Vetoed)?;
         Ok(written)
+    }
+
+    fn add(&self, absent: &dyn Absent, deadline: Instant) -> Result<(), Error> {
+        let pids = match &self.freezer {
+            Some(freezer) => freezer.processes()?,
+            None => vec![self.request.pid],
+        };
+        let go_on = || {
+            if self.control.aborted() {
+                return Err(Error::Aborted);
+            }
+            if Instant::now() > deadline {
+                let (after, log) = (self.request.timeout, LogErrors::default());
+                return Err(Error::TimedOut { after, log });
+            }
+            Ok(())
+        };
+        merge::merge(self.request.images_dir, &pids, absent, &go_on)
     }
 
     /// Makes CRIU's next write to an image fail. It then takes the way out that it takes on a full

@@ -65,6 +65,23 @@ pub enum Error {
         #[source]
         source: protobuf::Error,
     },
+    /// The images do not go together with what the processes miss.
+    #[error("add what process {pid} misses to the images: {reason}")]
+    Absent {
+        /// The process, on the host.
+        pid: i32,
+        /// How it shows.
+        reason: &'static str,
+    },
+    /// What the processes miss cannot be had.
+    #[error("read what process {pid} misses")]
+    AbsentContent {
+        /// The process, on the host.
+        pid: i32,
+        /// Why.
+        #[source]
+        source: crate::dump::Veto,
+    },
     /// CRIU answered with another kind of message than asked for.
     #[error("CRIU answered with message type {got}")]
     UnexpectedAnswer {

@@ -14,6 +14,7 @@ use podmotion_inject::{self as inject, Process, Seized, ThreadState, on_own_thre
 use crate::error::Error;
 use crate::freezer::Freezer;
 use crate::mappings::{self, Change, Mapping};
+use crate::sys;
 
 /// One thread of a process, both as ids on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +96,35 @@ impl Insurance {
     }
 }
 
+/// CRIU reads the threads' `struct rseq` and the code that it writes over with `PTRACE_PEEKDATA`,
+/// which fails where a page is missing that a userfaultfd answers for. Reading them in a way that
+/// waits brings them in.
+fn bring_in_what_is_peeked(process: &mut Process, code: Option<&Mapping>) -> Result<(), Error> {
+    /// `rseq_cs` in `struct rseq`, and what it points to.
+    const SEQUENCE: (usize, usize) = (8, 32);
+    let pid = process.pid();
+    // What cannot be read is CRIU's to complain about.
+    let bring_in = |address, bytes: &mut [u8]| {
+        let _ = sys::read_memory(pid, address, bytes);
+    };
+    if let Some(code) = code {
+        bring_in(code.start, &mut [0; CODE]);
+    }
+    let tids: Vec<_> = process.threads().collect();
+    for tid in tids {
+        let Some(area) = process.restartable_sequence(tid)? else {
+            continue;
+        };
+        let mut name = [0; 8];
+        bring_in(area + SEQUENCE.0 as u64, &mut name);
+        let name = u64::from_ne_bytes(name);
+        if name != 0 {
+            bring_in(name, &mut [0; SEQUENCE.1]);
+        }
+    }
+    Ok(())
+}
+
 impl Insured {
     fn note(process: &mut Process) -> Result<Self, Error> {
         let pid = process.pid();
@@ -102,6 +132,7 @@ impl Insured {
         let threads = tids.into_iter().map(|tid| process.state(tid));
         let threads = threads.collect::<Result<_, _>>()?;
         let mappings = mappings::parse(&read(pid, "maps")?);
+        bring_in_what_is_peeked(process, mappings::first_code(&mappings))?;
         let code = match mappings::first_code(&mappings) {
             Some(mapping) => {
                 let mut bytes = [0; CODE];

@@ -40,7 +40,7 @@ mod sys;
 mod timers;
 
 pub use criu::{Criu, Features, LogLevel, Version};
-pub use dump::{DumpControl, DumpFailure, DumpReport, DumpRequest, Tasks, Veto, Written};
+pub use dump::{Absent, DumpControl, DumpFailure, DumpReport, DumpRequest, Tasks, Veto, Written};
 pub use error::Error;
 pub use freezer::Freezer;
 pub use lazy::{Fill, FillFailure};

@@ -110,3 +110,20 @@ fn set_option(
         Err(io::Error::last_os_error())
     }
 }
+
+/// Reads memory of another process up to the first page that cannot be read, and waits where a
+/// userfaultfd has to fill a page in first. Returns how many bytes were read.
+pub(crate) fn read_memory(pid: i32, address: u64, into: &mut [u8]) -> io::Result<usize> {
+    let local = libc::iovec {
+        iov_base: into.as_mut_ptr().cast(),
+        iov_len: into.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: address as usize as *mut libc::c_void,
+        iov_len: into.len(),
+    };
+    // SAFETY: `local` is a writable buffer of that length; `remote` is of the other process, where
+    // the kernel checks it.
+    let read = unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
+    usize::try_from(read).map_err(|_| io::Error::last_os_error())
+}

@@ -146,6 +146,16 @@ impl Process {
         self.thread(tid)?.registers()
     }
 
+    /// Address of the `struct rseq` that a stopped thread has registered, where it has one.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] when it has ended.
+    pub fn restartable_sequence(&mut self, tid: i32) -> Result<Option<u64>, Error> {
+        let area = sys::rseq_area(tid);
+        self.thread(tid)?
+            .value("ask for the restartable sequence of", area)
+    }
+
     /// All that a stopped thread goes on with. Changes nothing.
     ///
     /// # Errors

@@ -208,6 +208,41 @@ pub fn cgroup_folders(group: &str) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
+/// Memory that a group has, in bytes.
+pub fn memory_usage(group: &str) -> Result<u64> {
+    let files = ["memory.usage_in_bytes", "memory.current"];
+    let path = memory_file(group, files)?;
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    text.trim()
+        .parse()
+        .with_context(|| format!("read {}", path.display()))
+}
+
+/// Limits a group's memory past whoever made it, in bytes; or does so no more.
+pub fn set_memory_limit(group: &str, limit: Option<u64>) -> Result<()> {
+    let path = memory_file(group, ["memory.limit_in_bytes", "memory.max"])?;
+    let none = if path.ends_with("memory.max") {
+        "max"
+    } else {
+        "-1"
+    };
+    let text = limit.map_or_else(|| none.to_owned(), |limit| limit.to_string());
+    fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+}
+
+/// A group's file, by its names in version 1 and 2.
+fn memory_file(group: &str, [first, second]: [&str; 2]) -> Result<PathBuf> {
+    let paths = [
+        format!("/sys/fs/cgroup/memory{group}/{first}"),
+        format!("/sys/fs/cgroup{group}/{second}"),
+    ];
+    paths
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|path| path.exists())
+        .with_context(|| format!("no {first} of {group}"))
+}
+
 /// Mount points of all hierarchies, version 1 and 2.
 fn hierarchies() -> Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;

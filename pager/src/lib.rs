@@ -56,6 +56,7 @@
 //! - `MADV_GUARD_INSTALL` on a missing page and its removal before the fill is complete bring the
 //!   old content back (the kernel reports no event).
 
+mod absent;
 mod copy;
 mod descriptor;
 mod image;
@@ -72,6 +73,7 @@ mod stats;
 mod sys;
 mod working_set;
 
+pub use absent::{Absent, AbsentError};
 pub use image::{INDEX, ImageError, PAGES};
 pub use out::{GivenUp, OutError};
 pub use pager::{FillFailed, Filling, Moved, NotMoved, Pager, Resumed};

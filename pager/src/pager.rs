@@ -240,6 +240,17 @@ impl Moved {
         }
     }
 
+    pub(crate) fn parts(&self) -> (&Pager, &Server) {
+        (&self.pager, &self.server)
+    }
+
+    /// Gives the pager back for another move, as [`Filling::pause`] does: what is missing need not be
+    /// moved again, and faults are answered.
+    pub fn again(mut self) -> Pager {
+        self.pager.server = Some(self.server);
+        self.pager
+    }
+
     /// What moving out did.
     pub fn stats(&self) -> &OutStats {
         &self.stats

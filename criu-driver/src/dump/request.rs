@@ -1,6 +1,8 @@
 //! What to dump, and whether to go on with it.
 
+use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +23,8 @@ pub struct DumpRequest<'a> {
     pub tcp_established: bool,
     /// Deleted files that are still open are copied into the images up to this many bytes each.
     pub ghost_limit: u32,
+    /// Memory that the processes miss and CRIU does not see: it is added to the images.
+    pub absent: Option<&'a dyn Absent>,
     /// Time to freeze the cgroup.
     pub freeze_timeout: Duration,
     /// Time for CRIU. When it is over the dump is aborted, as [`DumpControl::abort`] does.
@@ -37,10 +41,25 @@ impl<'a> DumpRequest<'a> {
             work_dir,
             tcp_established: true,
             ghost_limit: 64 << 20,
+            absent: None,
             freeze_timeout: Duration::from_secs(10),
             timeout: Duration::from_secs(120),
         }
     }
+}
+
+/// Memory of processes that is not in them: pages that are missing under a userfaultfd, and whose
+/// content somebody has elsewhere.
+pub trait Absent: fmt::Debug {
+    /// Addresses of the pages that process `pid` missed before the dump began, in order and apart.
+    /// Those that it has got since count too.
+    fn ranges(&self, pid: i32) -> Vec<Range<u64>>;
+
+    /// Reads the content of such pages from `address` on.
+    ///
+    /// # Errors
+    /// When it is not there, or not what it was.
+    fn read(&self, pid: i32, address: u64, into: &mut [u8]) -> Result<(), Veto>;
 }
 
 /// Why a dump must not be committed.

@@ -227,6 +227,14 @@ impl Reader {
         Ok(reader)
     }
 
+    /// The error for content that the file does not have.
+    pub(crate) fn without(&self, what: String) -> ImageError {
+        ImageError::Short {
+            path: self.path.clone(),
+            what,
+        }
+    }
+
     /// Another index is in force.
     pub(crate) fn set_sums(&mut self, sums: Arc<Vec<u64>>) {
         self.sums = sums;

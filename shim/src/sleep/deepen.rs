@@ -1,19 +1,20 @@
-//! From light sleep to deep: the memory goes back in, CRIU dumps the container, the processes go.
+//! From light sleep to deep: CRIU dumps what is in the processes, what they miss is added from the
+//! image of their memory, the processes go.
 //!
 //! ```text
-//!   light ---- room for it? ---- memory in ---- dump ----> deep
-//!     ^            | no                           | failed
-//!     +------------+------ memory out again <-----+
+//!   light ---- room on the disk? ---- dump, add what is missing ----> deep
+//!     ^              | no                     | failed
+//!     +--------------+---- memory out again <-+
 //! ```
 //!
-//! The container stands still all the time, but for a moment when CRIU gives a dump up.
+//! The container stands still all the time, but for a moment when CRIU gives a dump up: then it runs
+//! with what it misses being filled in, as after a wake.
 
-use std::{os::fd::AsFd as _, path::Path, time::Instant};
+use std::{ops::Range, path::Path, time::Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use podmotion_criu_driver::{DumpControl, Tasks};
+use podmotion_criu_driver::{Tasks, Veto};
 use podmotion_model::{idle::Disk, value::Share};
-use podmotion_pager::{FillFailed, FillPolicy, Pager};
+use podmotion_pager::{Absent, FillPolicy, Moved, Pager, Resumed};
 
 use super::{
     fall::{self, Fallen},
@@ -28,7 +29,7 @@ pub struct Attempt<'a> {
     /// The checkpoint.
     pub dump: fall::Attempt<'a>,
     /// The memory.
-    pub memory: Memory,
+    pub moved: Moved,
     /// What the checkpoint must leave of the disk.
     pub min_disk: Share,
 }
@@ -48,41 +49,45 @@ impl Stays {
     }
 }
 
-/// Memory that is left free beside what a checkpoint needs, in bytes.
-const SPARE: u64 = 64 << 20;
+/// What the processes miss, as CRIU's driver asks for it.
+#[derive(Debug)]
+struct Missing(Absent);
+
+impl podmotion_criu_driver::Absent for Missing {
+    fn ranges(&self, pid: i32) -> Vec<Range<u64>> {
+        self.0.ranges(pid)
+    }
+
+    fn read(&self, pid: i32, address: u64, into: &mut [u8]) -> Result<(), Veto> {
+        self.0.read(pid, address, into).map_err(Veto::from)
+    }
+}
 
 impl Attempt<'_> {
     /// Blocks until the container sleeps deep, or light again.
     pub fn run(self) -> Result<Fallen, Box<Stays>> {
         let Self {
             dump,
-            memory,
+            moved,
             min_disk,
         } = self;
-        if let Memory::Out(moved) = &memory
-            && let Err(trouble) = room_for(light::bytes_out(moved.stats()), dump.images, min_disk)
-        {
-            return Err(Stays::new(Some(memory), trouble));
-        }
-        let pager = bring_in(memory, dump.control)?;
+        let missing = room_for(light::bytes_out(moved.stats()), dump.images, min_disk)
+            .and_then(|()| missing(&dump, &moved));
+        let missing = match missing {
+            Ok(missing) => missing,
+            Err(trouble) => return Err(Stays::new(Some(Memory::Out(moved)), trouble)),
+        };
         let started = Instant::now();
         let dumped = dump
             .target
             .hold_connections(Ends::Gone)
-            .and_then(|ports| dump.dump(started, ports));
-        let trouble = match dumped {
-            Ok(fallen) => return Ok(fallen),
-            Err(trouble) => trouble,
-        };
-        if trouble.tasks() != Tasks::Running {
-            let memory = None;
-            return Err(Stays::new(memory, trouble));
+            .and_then(|ports| dump.dump(started, ports, Some(&missing)));
+        match dumped {
+            Ok(fallen) => Ok(fallen),
+            Err(trouble) if trouble.tasks() != Tasks::Running => Err(Stays::new(None, trouble)),
+            Err(trouble) if dump.control.aborted() => Err(run_on(moved.again(), trouble)),
+            Err(trouble) => Err(out_again(&dump, moved.again(), trouble)),
         }
-        if dump.control.aborted() {
-            let memory = Some(Memory::In(pager));
-            return Err(Stays::new(memory, trouble));
-        }
-        Err(Box::new(out_again(&dump, pager, trouble)))
     }
 }
 
@@ -100,45 +105,13 @@ fn room_for(needed: u64, images: &Path, least: Share) -> Result<(), Trouble> {
     }
 }
 
-fn bring_in(memory: Memory, control: &DumpControl) -> Result<Pager, Box<Stays>> {
-    let lost = |lost: FillFailed| Stays::new(None, lost.into());
-    let moved = match memory {
-        Memory::In(pager) => return Ok(pager),
-        Memory::ComingIn(filling) => return Ok(filling.wait().map_err(lost)?.0),
-        Memory::Out(moved) => moved,
-    };
-    let needed = light::bytes_out(moved.stats());
-    let available = match room::memory() {
-        Ok(room) => room.free,
-        Err(cause) => return Err(Stays::new(Some(Memory::Out(moved)), cause.into())),
-    };
-    if available < needed.saturating_add(SPARE) {
-        let trouble = Trouble::NoRoom { needed, available };
-        return Err(Stays::new(Some(Memory::Out(moved)), trouble));
-    }
-    let filling = moved.serve(FillPolicy::at_once()).map_err(lost)?;
-    // Whoever wants the container does not wait for memory that it may not need.
-    let mut either = [
-        PollFd::new(filling.as_fd(), PollFlags::POLLIN),
-        PollFd::new(control.as_fd(), PollFlags::POLLIN),
-    ];
-    let waited = loop {
-        match poll(&mut either, PollTimeout::NONE) {
-            Err(nix::errno::Errno::EINTR) => {}
-            waited => break waited,
-        }
-    };
-    if waited.is_ok() && control.aborted() {
-        return Err(Stays::new(
-            Some(Memory::ComingIn(filling)),
-            Trouble::Aborted,
-        ));
-    }
-    Ok(filling.wait().map_err(lost)?.0)
+fn missing(dump: &fall::Attempt<'_>, moved: &Moved) -> Result<Missing, Trouble> {
+    let pids = dump.target.freezer()?.processes()?;
+    Ok(Missing(moved.absent(&pids)?))
 }
 
 /// What keeps the container from a checkpoint need not keep it awake.
-fn out_again(dump: &fall::Attempt<'_>, pager: Pager, trouble: Trouble) -> Stays {
+fn out_again(dump: &fall::Attempt<'_>, pager: Pager, trouble: Trouble) -> Box<Stays> {
     let mut kept = Some(pager);
     let moved = dump.target.stand_still(Ends::Alive, |freezer, _| {
         let Some(pager) = kept.take() else {
@@ -150,18 +123,18 @@ fn out_again(dump: &fall::Attempt<'_>, pager: Pager, trouble: Trouble) -> Stays 
         })
     });
     match (moved, kept) {
-        (Ok(moved), _) => Stays {
-            memory: Some(Memory::Out(moved)),
-            trouble,
-        },
-        (Err(_), Some(pager)) => Stays {
-            memory: Some(Memory::In(pager)),
-            trouble,
-        },
+        (Ok(moved), _) => Stays::new(Some(Memory::Out(moved)), trouble),
+        (Err(_), Some(pager)) => run_on(pager, trouble),
         // Memory is lost, which is worse than what came before it.
-        (Err(lost), None) => Stays {
-            memory: None,
-            trouble: lost,
-        },
+        (Err(lost), None) => Stays::new(None, lost),
+    }
+}
+
+/// It runs already, or is about to.
+fn run_on(pager: Pager, trouble: Trouble) -> Box<Stays> {
+    match pager.resume(FillPolicy::default()) {
+        Ok(Resumed::Filling(filling)) => Stays::new(Some(Memory::ComingIn(filling)), trouble),
+        Ok(Resumed::Complete(pager)) => Stays::new(Some(Memory::In(pager)), trouble),
+        Err(lost) => Stays::new(None, lost.into()),
     }
 }

@@ -7,7 +7,8 @@ use std::{
 };
 
 use podmotion_criu_driver::{
-    Criu, DumpControl, DumpReport, DumpRequest, ExternalMount, Veto, Written, connections, images,
+    Absent, Criu, DumpControl, DumpReport, DumpRequest, ExternalMount, Veto, Written, connections,
+    images,
 };
 use podmotion_model::manifest::Platform;
 
@@ -62,11 +63,17 @@ impl Attempt<'_> {
     pub fn run(&self) -> Result<Fallen, Trouble> {
         let started = Instant::now();
         self.target
-            .stand_still(Ends::Gone, |_, ports| self.dump(started, ports))
+            .stand_still(Ends::Gone, |_, ports| self.dump(started, ports, None))
     }
 
-    /// Of a container that stands still, and whose memory is in its processes.
-    pub fn dump(&self, started: Instant, ports: BTreeSet<u16>) -> Result<Fallen, Trouble> {
+    /// Of a container that stands still, and whose memory is in its processes but for what is
+    /// `absent`.
+    pub fn dump(
+        &self,
+        started: Instant,
+        ports: BTreeSet<u16>,
+        absent: Option<&dyn Absent>,
+    ) -> Result<Fallen, Trouble> {
         if self.control.aborted() {
             return Err(Trouble::Aborted);
         }
@@ -75,6 +82,7 @@ impl Attempt<'_> {
         let subject = self.target.facts.subject(&mounts)?;
         let mut request = DumpRequest::new(self.target.pid, self.images, self.images);
         request.timeout = self.timeout;
+        request.absent = absent;
         let lazy = |written: Written| written.memory_bytes >= self.lazy_threshold;
         // While the processes are still there: a checkpoint that has no manifest is none.
         let commit = |written: Written| {

@@ -2,7 +2,7 @@
 
 use podmotion_criu_driver::{DumpFailure, Tasks, freezer::FreezerError, images::ImagesError};
 use podmotion_model::idle::Disk;
-use podmotion_pager::{FillFailed, ImageError, OutError};
+use podmotion_pager::{AbsentError, FillFailed, ImageError, OutError};
 
 use super::{facts::FactsError, look::LookError, placeholder::PlaceholderError, room::RoomError};
 use crate::gate::GateError;
@@ -64,16 +64,9 @@ pub enum Trouble {
     /// The disk is to keep what it has left.
     #[error("{0}")]
     DiskPressure(Disk),
-    /// There is no room for what a checkpoint needs in memory.
-    #[error(
-        "its memory has to be there for a checkpoint: {needed} bytes, and {available} are available"
-    )]
-    NoRoom {
-        /// Bytes that are out.
-        needed: u64,
-        /// Bytes that the system has left.
-        available: u64,
-    },
+    /// What its processes miss cannot be told.
+    #[error(transparent)]
+    Absent(#[from] AbsentError),
 }
 
 impl Trouble {

@@ -6,6 +6,7 @@ mod connections;
 mod core;
 mod crowd;
 mod damage;
+mod deeper;
 mod depth;
 mod ends;
 mod faults;
@@ -53,6 +54,7 @@ const LIGHT: &[Topic] = &[
     core::TESTS,
     crowd::TESTS,
     damage::TESTS,
+    deeper::TESTS,
     depth::TESTS,
     ends::TESTS,
     faults::ANY_DEPTH,

@@ -48,24 +48,25 @@ impl Sleeper {
     pub(super) fn begin_deepening(&mut self) {
         let notify = self.notify.clone();
         let tell = move |result| drop(notify.send(Notice::Deepened(Box::new(result))));
-        let Some(memory) = self.memory.take() else {
-            return tell(Err(attempt::Stays::new(None, Trouble::NotSettled)));
+        let moved = match self.memory.take() {
+            Some(Memory::Out(moved)) => moved,
+            memory => return tell(Err(attempt::Stays::new(memory, Trouble::NotSettled))),
         };
-        let stays = |memory, trouble| Err(attempt::Stays::new(Some(memory), trouble));
+        let stays = |moved, trouble| Err(attempt::Stays::new(Some(Memory::Out(moved)), trouble));
         let min_disk = self.new.node.config.pressure.min_disk;
         match self.dump_work() {
             Ok(work) => self.after_tail(move || {
                 tell(match work.attempt() {
                     Ok(dump) => attempt::Attempt {
                         dump,
-                        memory,
+                        moved,
                         min_disk,
                     }
                     .run(),
-                    Err(trouble) => stays(memory, trouble),
+                    Err(trouble) => stays(moved, trouble),
                 });
             }),
-            Err(trouble) => tell(stays(memory, trouble)),
+            Err(trouble) => tell(stays(moved, trouble)),
         }
     }
 
