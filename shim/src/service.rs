@@ -137,7 +137,8 @@ impl Task for TaskService {
             },
             options: request.options.into_option(),
         };
-        let (container, pid) = Container::create(new, self.shared.clone())
+        let others = self.containers().values().cloned().collect();
+        let (container, pid) = Container::create(new, others, self.shared.clone())
             .await
             .map_err(status)?;
         self.containers().insert(request.id, container);

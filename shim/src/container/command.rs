@@ -2,6 +2,7 @@
 
 use tokio::sync::{oneshot, watch};
 
+use super::guest::Lease;
 use super::{ContainerError, Exited, ProcessState};
 use crate::stdio::Addresses;
 
@@ -71,6 +72,9 @@ pub enum Command {
         resources: Vec<u8>,
         reply: Reply<()>,
     },
+    /// Let another container join the PID namespace: answers the pid of a process in it, and what keeps
+    /// the container awake.
+    Lend { reply: Reply<(i32, Lease)> },
     /// All processes in the container.
     Pids { reply: Reply<Vec<ListedProcess>> },
     /// How to wait for a process's end.

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::driver::{Driver, Parts, identity};
 use super::process::Process;
-use super::{Container, ContainerError, Shared};
+use super::{Container, ContainerError, Shared, guest};
 use crate::cgroup::Cgroup;
 use crate::runtime::Runtime;
 use crate::runtime::options::Options;
@@ -56,6 +56,7 @@ pub struct NewContainer {
 /// Creates the container; on failure nothing of it is left.
 pub async fn create(
     new: NewContainer,
+    others: &[Container],
     shared: Shared,
 ) -> Result<(Container, Driver), ContainerError> {
     let mut options = new
@@ -69,6 +70,7 @@ pub async fn create(
     let spec = Spec::read(&new.bundle)?;
     let name = identity(&new.id, &shared.namespace, &spec).name;
     let settings = Settings::resolve(&spec.annotations, &name, &shared.node.config)?;
+    let host = guest::join(&new.bundle, &spec, others).await?;
     options.store(&new.bundle)?;
     let rootfs = (!new.rootfs.is_empty()).then(|| new.bundle.join("rootfs"));
     if let Some(rootfs) = &rootfs {
@@ -115,6 +117,7 @@ pub async fn create(
         runtime,
         cgroup,
         settings,
+        host,
         init,
         exit,
     };

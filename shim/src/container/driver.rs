@@ -31,6 +31,7 @@ use tokio::task::JoinHandle;
 
 use super::command::{Command, ExecId, Reply};
 use super::create::{NewContainer, unmount};
+use super::guest::Lease;
 use super::process::{Exec, Process};
 use super::{ContainerError, Exited, Phase, ProcessState, Shared};
 use crate::cgroup::Cgroup;
@@ -77,6 +78,7 @@ pub struct Parts {
     pub runtime: Runtime,
     pub cgroup: Option<Cgroup>,
     pub settings: Settings,
+    pub host: Option<Lease>,
     pub init: Process,
     pub exit: oneshot::Receiver<Exit>,
 }
@@ -106,6 +108,8 @@ pub struct Driver {
     input: Arc<Notify>,
     bundle: PathBuf,
     cgroup: Option<Cgroup>,
+    /// Of the container whose PID namespace it has joined.
+    _host: Option<Lease>,
     deleted: bool,
 }
 
@@ -120,6 +124,7 @@ impl Driver {
             runtime,
             cgroup,
             settings,
+            host,
             init,
             exit,
         } = parts;
@@ -153,6 +158,7 @@ impl Driver {
             input,
             bundle: new.bundle,
             cgroup,
+            _host: host,
             deleted: false,
         };
         driver.watch_init(exit);
@@ -286,6 +292,7 @@ impl Driver {
                 answer(reply, result);
             }
             Command::Update { resources, reply } => answer(reply, self.update(&resources).await),
+            Command::Lend { reply } => answer(reply, Ok((self.init.pid, self.sleeper.lend()))),
             Command::Pids { reply } => answer(reply, self.pids().await),
             Command::Wait { exec_id, reply } => {
                 answer(reply, self.process(&exec_id).map(|process| process.watch()));

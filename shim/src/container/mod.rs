@@ -13,6 +13,7 @@
 pub mod command;
 mod create;
 mod driver;
+pub mod guest;
 mod process;
 
 use std::path::PathBuf;
@@ -255,15 +256,19 @@ pub struct Container {
 }
 
 impl Container {
-    /// Creates a container and starts its driver. A caller that does not wait for the answer leaves
+    /// Creates a container beside `others` and starts its driver. A caller that does not wait for the answer leaves
     /// no half-made container: what was created for it is removed again.
     ///
     /// # Errors
     /// See [`ContainerError`]. Nothing is left behind.
-    pub async fn create(new: NewContainer, shared: Shared) -> Result<(Self, i32), ContainerError> {
+    pub async fn create(
+        new: NewContainer,
+        others: Vec<Self>,
+        shared: Shared,
+    ) -> Result<(Self, i32), ContainerError> {
         let (reply, created) = oneshot::channel();
         tokio::spawn(async move {
-            match create::create(new, shared).await {
+            match create::create(new, &others, shared).await {
                 Ok((container, driver)) => {
                     let pid = driver.pid();
                     match reply.send(Ok((container, pid))) {

@@ -6,12 +6,24 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+/// The configuration, in its bundle.
+const FILE: &str = "config.json";
+
 /// Why a bundle's configuration could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
     /// The file cannot be read.
     #[error("read {}", path.display())]
     Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// The file cannot be written.
+    #[error("write {}", path.display())]
+    Write {
         /// The file.
         path: PathBuf,
         /// The system's error.
@@ -66,12 +78,40 @@ impl Spec {
     /// # Errors
     /// See [`SpecError`].
     pub fn read(bundle: &Path) -> Result<Self, SpecError> {
-        let path = bundle.join("config.json");
-        let json = std::fs::read(&path).map_err(|source| SpecError::Read {
-            path: path.clone(),
-            source,
-        })?;
-        serde_json::from_slice(&json).map_err(|source| SpecError::Parse { path, source })
+        parse(&bundle.join(FILE))
+    }
+
+    /// Has the bundle's container join the namespaces of the process `to` in place of `from`'s.
+    ///
+    /// # Errors
+    /// See [`SpecError`].
+    pub fn move_namespaces(bundle: &Path, from: i32, to: i32) -> Result<(), SpecError> {
+        let path = bundle.join(FILE);
+        let mut json: serde_json::Value = parse(&path)?;
+        let from = format!("/proc/{from}/ns/");
+        let namespaces = json.pointer_mut("/linux/namespaces");
+        for namespace in namespaces
+            .and_then(|list| list.as_array_mut())
+            .into_iter()
+            .flatten()
+        {
+            let joined = namespace.get_mut("path");
+            if let Some(serde_json::Value::String(path)) = joined
+                && let Some(kind) = path.strip_prefix(&from)
+            {
+                *path = format!("/proc/{to}/ns/{kind}");
+            }
+        }
+        std::fs::write(&path, json.to_string()).map_err(|source| SpecError::Write { path, source })
+    }
+
+    /// The process whose pid namespace the container joins.
+    #[must_use]
+    pub fn joined_pid(&self) -> Option<i32> {
+        let namespaces = &self.linux.namespaces;
+        let pid = namespaces.iter().find(|ns| ns.kind == "pid")?;
+        let process = pid.path.strip_prefix("/proc/")?;
+        process.strip_suffix("/ns/pid")?.parse().ok()
     }
 
     /// Whether the container's other processes end by themselves when its first one does: the
@@ -99,6 +139,17 @@ impl Spec {
     }
 }
 
+fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, SpecError> {
+    let json = std::fs::read(path).map_err(|source| SpecError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    serde_json::from_slice(&json).map_err(|source| SpecError::Parse {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +165,24 @@ mod tests {
         let joined = r#"{"linux":{"namespaces":[{"type":"pid","path":"/proc/1/ns/pid"}]}}"#;
         assert!(!spec(joined).has_own_pid_namespace());
         assert!(!spec("{}").has_own_pid_namespace());
+    }
+
+    #[test]
+    fn namespaces_are_joined_where_the_process_is_now() {
+        let bundle = tempfile::tempdir().unwrap();
+        let json = r#"{"hostname":"a","linux":{"namespaces":[{"type":"mount"},
+            {"type":"pid","path":"/proc/12/ns/pid"},{"type":"ipc","path":"/proc/120/ns/ipc"}]}}"#;
+        std::fs::write(bundle.path().join(FILE), json).unwrap();
+        assert_eq!(Spec::read(bundle.path()).unwrap().joined_pid(), Some(12));
+        Spec::move_namespaces(bundle.path(), 12, 34).unwrap();
+        let moved = std::fs::read_to_string(bundle.path().join(FILE)).unwrap();
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&moved).unwrap(),
+            serde_json::from_str::<serde_json::Value>(&json.replace("/12/", "/34/")).unwrap()
+        );
+        assert_eq!(spec("{}").joined_pid(), None);
+        let file = r#"{"linux":{"namespaces":[{"type":"pid","path":"/run/ns/pid"}]}}"#;
+        assert_eq!(spec(file).joined_pid(), None);
     }
 
     #[test]

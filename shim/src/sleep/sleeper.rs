@@ -44,6 +44,7 @@ use super::{
     rise::WorkDirectory,
     status::{Handle, Identity, Status},
 };
+use crate::container::guest::Lease;
 use crate::{
     chain::Chain,
     reaper::{Exit, Reaper},
@@ -107,6 +108,8 @@ pub struct Sleeper {
     facts: Option<Arc<Facts>>,
     seat: Option<Arc<Seat>>,
     unsettled: Option<SettleError>,
+    /// Containers that have joined its PID namespace have a copy each.
+    lent: Lease,
 
     check_at: Option<Instant>,
     looking: bool,
@@ -182,6 +185,7 @@ impl Sleeper {
             facts: None,
             seat: None,
             unsettled: None,
+            lent: Lease::default(),
             check_at: None,
             looking: false,
             outdated: false,
@@ -293,6 +297,12 @@ impl Sleeper {
     pub fn input_arrived(&mut self) -> Outcome {
         self.used();
         self.wake(WakeCause::Attach)
+    }
+
+    /// What keeps it awake for as long as another container is in its PID namespace.
+    pub fn lend(&mut self) -> Lease {
+        self.used();
+        Lease::clone(&self.lent)
     }
 
     /// How many execs there are; the end of one counts as use.

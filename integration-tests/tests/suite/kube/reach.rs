@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{Client, Cluster, KubePod, Response, Status};
+use podmotion_integration_tests::{Client, Cluster, Image, KubePod, Response, Status, refusal};
 use serde_json::{Value, json};
 
 use super::Body;
@@ -28,6 +28,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
     (
         "kube::reach::siblings_wake_one_another",
         siblings_wake_one_another,
+    ),
+    (
+        "kube::reach::a_debug_container_wakes_and_keeps_awake",
+        a_debug_container_wakes_and_keeps_awake,
     ),
 ];
 
@@ -231,6 +235,40 @@ fn siblings_wake_one_another(cluster: &Cluster) -> Result<()> {
         let status = pod.container(awake)?.sleeper.status()?;
         ensure!(status.state == "running", "{status:?}");
     }
+    Ok(())
+}
+
+fn a_debug_container_wakes_and_keeps_awake(cluster: &Cluster) -> Result<()> {
+    let pod = sleeper(cluster)?;
+    let image = format!("--image={}", Image::Busybox.reference());
+    cluster.kubectl().run(&[
+        "debug",
+        pod.name(),
+        &image,
+        "--image-pull-policy=Never",
+        "--profile=general",
+        "--target=app",
+        "--container=debug",
+        "--attach=false",
+        "--",
+        "sh",
+        "-c",
+        "tr '\\0' ' ' < /proc/1/cmdline; echo; sleep 3600",
+    ])?;
+    cluster.kubectl().wait(
+        &format!("pod/{}", pod.name()),
+        "jsonpath={.status.ephemeralContainerStatuses[0].state.running}",
+    )?;
+    Piped::start(
+        cluster,
+        &["logs", "--follow", pod.name(), "--container=debug"],
+    )?
+    .wait_for("python3 /apps/counter.py")?;
+    woken_for(&pod, "exec")?;
+    let refused = pod.container("app")?.sleeper.try_sleep();
+    let told = refused.err().as_ref().and_then(refusal);
+    let told = told.context("it sleeps, or did not answer")?;
+    ensure!(told.contains("shares its PID namespace"), "{told}");
     Ok(())
 }
 

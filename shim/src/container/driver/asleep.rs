@@ -104,7 +104,8 @@ impl Driver {
         let cause = match &command {
             Command::Start {
                 exec_id: Some(_), ..
-            } => WakeCause::Exec,
+            }
+            | Command::Lend { .. } => WakeCause::Exec,
             Command::Kill {
                 exec_id: None,
                 signal,

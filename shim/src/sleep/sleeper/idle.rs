@@ -173,7 +173,7 @@ impl Sleeper {
             sandbox: fixed.sandbox,
             terminal: fixed.terminal,
             host_network: self.uses_host_network(),
-            shared_pid_namespace: fixed.shared_pid_namespace,
+            shared_pid_namespace: fixed.shared_pid_namespace || Lease::strong_count(&self.lent) > 1,
             paused: self.paused,
             execs: self.execs,
             attached: false,
