@@ -132,7 +132,8 @@ node_config! {
     checkpoint: CheckpointConfig {
         /// Checkpoints, one directory below it for each container; only root can read them.
         directory: PathBuf = PathBuf::from("/var/lib/podmotion/checkpoints"),
-        /// Containers with at least this much memory run again before all of it is back.
+        /// Checkpointed containers of one process with at least this much memory run again before
+        /// all of it is back.
         lazy_threshold: ByteSize = ByteSize::mebibytes(64),
         /// A checkpoint that takes longer is given up and the container stays awake.
         dump_timeout: Duration = Duration::from_secs(60),

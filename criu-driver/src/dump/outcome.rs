@@ -28,23 +28,28 @@ pub struct Written {
     pub image_bytes: u64,
     /// Bytes of memory in them.
     pub memory_bytes: u64,
+    /// Address spaces in them: processes, but for those that share one.
+    pub address_spaces: usize,
 }
 
 impl Written {
     pub(super) fn look(images_dir: &Path) -> Result<Self, Error> {
         let failed = |e| Error::io("list", images_dir, e);
-        let (mut image_bytes, mut memory_bytes) = (0, 0);
+        let (mut image_bytes, mut memory_bytes, mut address_spaces) = (0, 0, 0);
         for entry in std::fs::read_dir(images_dir).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let length = entry.metadata().map_err(failed)?.len();
             image_bytes += length;
-            if entry.file_name().as_encoded_bytes().starts_with(b"pages-") {
+            let name = entry.file_name();
+            if name.as_encoded_bytes().starts_with(b"pages-") {
                 memory_bytes += length;
             }
+            address_spaces += usize::from(name.as_encoded_bytes().starts_with(b"mm-"));
         }
         Ok(Self {
             image_bytes,
             memory_bytes,
+            address_spaces,
         })
     }
 }

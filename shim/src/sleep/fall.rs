@@ -49,7 +49,7 @@ pub struct Attempt<'a> {
     pub platform: &'a Platform,
     /// Who the container is, for the manifest.
     pub identity: &'a Identity,
-    /// Bytes of memory from which on the restore is lazy.
+    /// Bytes of memory from which on the restore of a single process is lazy.
     pub lazy_threshold: u64,
     /// Time for CRIU.
     pub timeout: Duration,
@@ -83,7 +83,10 @@ impl Attempt<'_> {
         let mut request = DumpRequest::new(self.target.pid, self.images, self.images);
         request.timeout = self.timeout;
         request.absent = absent;
-        let lazy = |written: Written| written.memory_bytes >= self.lazy_threshold;
+        // CRIU 4.2 loses processes that share memory copy-on-write when they are restored lazily.
+        let lazy = |written: Written| {
+            written.memory_bytes >= self.lazy_threshold && written.address_spaces == 1
+        };
         // While the processes are still there: a checkpoint that has no manifest is none.
         let commit = |written: Written| {
             self.enter_cgroups.map_or(Ok(()), |enter| enter())?;

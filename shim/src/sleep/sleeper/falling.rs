@@ -195,6 +195,7 @@ impl Sleeper {
         let Written {
             memory_bytes,
             image_bytes,
+            ..
         } = report.written;
         let last = LastSleep {
             at: SystemTime::now(),
