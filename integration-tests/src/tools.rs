@@ -237,6 +237,11 @@ impl Tools {
         self.cached("criu/bin/criu")
     }
 
+    /// Our command line.
+    pub fn cli(&self) -> Result<PathBuf> {
+        self.built("podmotion")
+    }
+
     /// Our program that pins the gate's BPF programs.
     pub(crate) fn installer(&self) -> Result<PathBuf> {
         self.built("podmotion-installer")

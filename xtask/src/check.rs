@@ -39,7 +39,14 @@ pub fn run() -> Result<()> {
     );
     check(
         "generated files",
-        cargo().args(["test", "--quiet", "--package", "podmotion-model"]),
+        cargo().args([
+            "test",
+            "--quiet",
+            "--package",
+            "podmotion-model",
+            "--package",
+            "podmotion-cli",
+        ]),
     );
     check(
         "licences, bans, sources",

@@ -1,7 +1,7 @@
 //! `cargo xtask build`: the programs as they go to a node, each one static file.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -10,10 +10,14 @@ use indicatif::HumanBytes;
 use crate::{elf, process};
 
 /// (package, program) of everything that goes to a node.
-const PROGRAMS: [(&str, &str); 2] = [
+const PROGRAMS: [(&str, &str); 3] = [
     ("podmotion-shim", "containerd-shim-podmotion-v1"),
     ("podmotion-installer", "podmotion-installer"),
+    CLI,
 ];
+
+/// The one with manual pages and completions.
+const CLI: (&str, &str) = ("podmotion-cli", "podmotion");
 
 /// Builds the programs and returns the folder that they are in.
 ///
@@ -44,6 +48,7 @@ pub fn run() -> Result<PathBuf> {
             .len();
         println!("{} {}", HumanBytes(size), copy.display());
     }
+    share(&dist)?;
     Ok(dist)
 }
 
@@ -78,6 +83,14 @@ pub fn static_build(packages: &[&str]) -> Result<Command> {
 /// When the compiler or cargo does not answer.
 pub fn release_dir() -> Result<PathBuf> {
     Ok(target_dir()?.join(host_triple()?).join("release"))
+}
+
+/// Has the command line write its manual pages and completions, in folders as below `/usr/share`.
+fn share(dist: &Path) -> Result<()> {
+    let share = dist.join("share");
+    process::output(process::command(dist.join(CLI.1)).arg("share").arg(&share))?;
+    println!("manual pages and completions {}", share.display());
+    Ok(())
 }
 
 fn host_triple() -> Result<String> {

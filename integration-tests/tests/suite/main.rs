@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cli;
 mod kube;
 mod plain;
 mod pool;
@@ -36,6 +37,7 @@ fn run() -> Result<ExitCode> {
         CgroupDriver::Cgroupfs => {
             let mut trials = plain::trials();
             trials.extend(sleep::trials());
+            trials.extend(cli::trials());
             trials.extend(kube::trials());
             trials.push(vm::outside());
             trials

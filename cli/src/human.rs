@@ -1,0 +1,99 @@
+//! Figures for people.
+
+use bytesize::ByteSize;
+use jiff::Timestamp;
+
+/// A size, `62.0 MiB`.
+pub fn bytes(bytes: u64) -> String {
+    ByteSize::b(bytes).display().iec().to_string()
+}
+
+/// How long something took, three digits at most: `0.42 ms`, `60 ms`, `1.3 s`.
+pub fn took(microseconds: u64) -> String {
+    let ms = microseconds as f64 / 1e3;
+    match ms {
+        ..1.0 => format!("{ms:.2} ms"),
+        ..10.0 => format!("{ms:.1} ms"),
+        ..1e3 => format!("{ms:.0} ms"),
+        ..1e4 => format!("{:.1} s", ms / 1e3),
+        _ => format!("{:.0} s", ms / 1e3),
+    }
+}
+
+/// An age as kubectl writes it, two units at most: `85s`, `3m20s`, `5h3m`, `12d`. Clocks that were set
+/// back make it 0.
+pub fn age(seconds: i64) -> String {
+    let seconds = seconds.max(0);
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    let pair = |large: i64, unit: char, rest: i64, small: char| match rest {
+        0 => format!("{large}{unit}"),
+        _ => format!("{large}{unit}{rest}{small}"),
+    };
+    match seconds {
+        ..120 => format!("{seconds}s"),
+        ..600 => pair(minutes, 'm', seconds % 60, 's'),
+        ..10_800 => format!("{minutes}m"),
+        ..28_800 => pair(hours, 'h', minutes % 60, 'm'),
+        ..172_800 => format!("{hours}h"),
+        ..691_200 => pair(days, 'd', hours % 24, 'h'),
+        _ => format!("{days}d"),
+    }
+}
+
+/// The time since `unix_ms` as an [`age`].
+pub fn since(unix_ms: i64, now: Timestamp) -> String {
+    age((now.as_millisecond() - unix_ms) / 1000)
+}
+
+/// A moment in UTC, RFC 3339 with milliseconds. Moments that no calendar has are written as numbers.
+pub fn moment(unix_ms: i64) -> String {
+    Timestamp::from_millisecond(unix_ms)
+        .map_or_else(|_| unix_ms.to_string(), |moment| format!("{moment:.3}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_three_digits_at_most() {
+        let cases = [
+            (0, "0.00 ms"),
+            (420, "0.42 ms"),
+            (5_340, "5.3 ms"),
+            (60_400, "60 ms"),
+            (1_300_000, "1.3 s"),
+            (75_000_000, "75 s"),
+        ];
+        for (microseconds, text) in cases {
+            assert_eq!(took(microseconds), text);
+        }
+    }
+
+    #[test]
+    fn ages_are_those_of_kubectl() {
+        let cases = [
+            (-5, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (200, "3m20s"),
+            (3_600, "60m"),
+            (18_180, "5h3m"),
+            (90_000, "25h"),
+            (176_400, "2d1h"),
+            (864_000, "10d"),
+        ];
+        for (seconds, text) in cases {
+            assert_eq!(age(seconds), text);
+        }
+    }
+
+    #[test]
+    fn sizes_and_moments() {
+        assert_eq!(bytes(62 << 20), "62.0 MiB");
+        assert_eq!(bytes(512), "512 B");
+        assert_eq!(moment(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
+        let now = Timestamp::from_second(100).unwrap();
+        assert_eq!(since(40_000, now), "60s");
+    }
+}
