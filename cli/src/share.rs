@@ -40,3 +40,22 @@ fn write(path: &Path, text: &[u8]) -> Result<()> {
     create(path.parent().unwrap_or(path))?;
     fs::write(path, text).with_context(|| format!("write {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_and_completions_are_where_they_are_looked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().to_owned();
+        run(&ShareArgs { directory }).unwrap();
+        let read = |path: &str| fs::read_to_string(dir.path().join(path)).unwrap();
+        assert!(read("man/man1/podmotion.1").contains("Exit codes"));
+        assert!(read("man/man1/podmotion-ps.1").contains("namespace"));
+        assert!(!dir.path().join("man/man1/podmotion-share.1").exists());
+        for (_, path) in COMPLETIONS {
+            assert!(read(path).contains("self-test"), "{path}");
+        }
+    }
+}

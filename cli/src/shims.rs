@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::select::is_sandbox;
 
 /// A shim that lives answers in milliseconds; on a machine that is overloaded it can take seconds.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// How sockets end.
 const SUFFIX: &str = "sock";

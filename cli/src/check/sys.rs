@@ -7,13 +7,13 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 // From the kernel's include/uapi/linux/userfaultfd.h.
 const UFFD_API: u64 = 0xAA;
-const UFFDIO_API: libc::Ioctl = 0xc018_aa3f_u32 as libc::Ioctl;
-const USERFAULTFD_IOC_NEW: libc::Ioctl = 0xaa00;
+const UFFDIO_API: u64 = 0xc018_aa3f;
+const USERFAULTFD_IOC_NEW: u64 = 0xaa00;
 /// Fork, remap, remove and unmap events: what light sleep asks for.
 const FEATURES: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6;
 
 // From the kernel's include/uapi/linux/fs.h.
-const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610_u32 as libc::Ioctl;
+const PAGEMAP_SCAN: u64 = 0xc060_6610;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 
 #[repr(C)]
@@ -51,7 +51,7 @@ pub fn userfaultfd_of(device: &File) -> io::Result<OwnedFd> {
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
     // SAFETY: the argument is a word of flags.
     owned(i64::from(unsafe {
-        libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW, flags)
+        libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW as _, flags)
     }))
 }
 
@@ -71,7 +71,7 @@ pub fn handshake(uffd: &OwnedFd) -> io::Result<()> {
         ioctls: 0,
     };
     // SAFETY: the request carries the size of `arg`, which lives as long as the call.
-    match unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_API, &raw mut arg) } {
+    match unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_API as _, &raw mut arg) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
@@ -89,7 +89,7 @@ pub fn scan_pages(pagemap: &File) -> io::Result<()> {
     };
     // SAFETY: the request carries the size of `arg`, which lives as long as the call; without a vector the
     // kernel writes nowhere else.
-    match unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) } {
+    match unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN as _, &raw mut arg) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
@@ -101,13 +101,7 @@ mod tests {
 
     #[test]
     fn requests_carry_the_sizes_of_their_arguments() {
-        assert_eq!(
-            (UFFDIO_API as u64 >> 16) & 0x3fff,
-            size_of::<ApiArg>() as u64
-        );
-        assert_eq!(
-            (PAGEMAP_SCAN as u64 >> 16) & 0x3fff,
-            size_of::<ScanArg>() as u64
-        );
+        assert_eq!((UFFDIO_API >> 16) & 0x3fff, size_of::<ApiArg>() as u64);
+        assert_eq!((PAGEMAP_SCAN >> 16) & 0x3fff, size_of::<ScanArg>() as u64);
     }
 }

@@ -64,26 +64,22 @@ impl Candidates {
     }
 
     /// Removes those that nobody owns.
-    ///
-    /// # Errors
-    /// Never: what cannot be removed says so itself.
-    pub fn remove(self, owners: &Owners, plan: Plan) -> Result<Vec<Leftover>> {
+    pub fn remove(self, owners: &Owners, plan: Plan) -> Vec<Leftover> {
         let orphans = self
             .found
             .into_iter()
             .filter(|one| !is_owned(&one.name, owners));
-        Ok(orphans
+        orphans
             .map(|orphan| {
-                let kind = if orphan.name.starts_with(OURS) {
-                    "remains"
-                } else {
-                    "checkpoint"
+                let kind = match orphan.name.starts_with(OURS) {
+                    true => "remains",
+                    false => "checkpoint",
                 };
                 let mut found = Leftover::new(kind, orphan.path.display().to_string());
                 found.bytes = Some(size(&orphan.path));
                 found.with(plan.remove(|| orphan.remove()))
             })
-            .collect())
+            .collect()
     }
 }
 
@@ -181,7 +177,7 @@ mod tests {
     fn what_an_owner_has_stays_in_both_depths() {
         let dir = images(&["a", "a.memory", "b", "b.memory", ".gc-1-x"]);
         let found = Candidates::find(dir.path(), NOW.min_age).unwrap();
-        let removed = found.remove(&Owners::of(&["a"]), NOW).unwrap();
+        let removed = found.remove(&Owners::of(&["a"]), NOW);
         assert_eq!(left(&dir), ["a", "a.memory"]);
         assert_eq!(removed.len(), 3);
         assert!(
@@ -203,8 +199,7 @@ mod tests {
         };
         let listed = Candidates::find(dir.path(), NOW.min_age)
             .unwrap()
-            .remove(&Owners::of(&[]), dry)
-            .unwrap();
+            .remove(&Owners::of(&[]), dry);
         assert_eq!(listed.len(), 1);
         assert!(!listed[0].removed);
         assert_eq!(left(&dir), ["a"]);
@@ -217,7 +212,7 @@ mod tests {
         let path = dir.path().join("a");
         fs::rename(&path, dir.path().join("old")).unwrap();
         fs::create_dir(&path).unwrap();
-        let removed = found.remove(&Owners::of(&[]), NOW).unwrap();
+        let removed = found.remove(&Owners::of(&[]), NOW);
         assert!(
             removed[0]
                 .error

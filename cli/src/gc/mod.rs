@@ -128,7 +128,7 @@ pub fn run(global: &Global, args: &GcArgs) -> Result<Exit> {
     findings.take(sockets::remove(&folder, plan));
     findings.take(sockets::remove_work(&folder, plan));
     match owners {
-        Ok(owners) => findings.take(images.remove(&owners, plan)),
+        Ok(owners) => findings.leftovers.extend(images.remove(&owners, plan)),
         Err(silent) => findings.errors.push(silent),
     }
     findings.take(gate::remove(&config.gate.pins, registered, plan));

@@ -1,5 +1,6 @@
 //! The node's command line, `podmotion`, on real shims.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixListener;
@@ -51,12 +52,15 @@ pub(crate) fn trials() -> Vec<Trial> {
     newest.chain(each).collect()
 }
 
-/// The program, with the node's configuration and its runc.
-fn podmotion(node: &Node) -> Result<Command> {
+/// The program, with the node's configuration and its runc. The first words are what runs it.
+fn podmotion(node: &Node, runner: &[&str]) -> Result<Command> {
     let runc = node.tools().runc()?;
     let folder = runc.parent().context("runc lies nowhere")?;
-    let mut command = Command::new(node.tools().cli()?);
+    let program = node.tools().cli()?.into_os_string();
+    let mut words = runner.iter().map(OsString::from).chain([program]);
+    let mut command = Command::new(words.next().context("no program")?);
     command
+        .args(words)
         .env("PATH", format!("{}:/usr/bin:/bin", folder.display()))
         .env("PODMOTION_CONFIG", node.folder().join("settings.toml"));
     Ok(command)
@@ -95,7 +99,8 @@ impl Said {
 }
 
 fn run(node: &Node, arguments: &[&str]) -> Result<Said> {
-    let output = podmotion(node)?
+    let patience = PATIENCE.as_secs().to_string();
+    let output = podmotion(node, &["/usr/bin/timeout", &patience])?
         .args(arguments)
         .output()
         .context("run podmotion")?;
@@ -311,7 +316,7 @@ struct Watching {
 
 impl Watching {
     fn start(node: &Node) -> Result<Self> {
-        let mut child = podmotion(node)?
+        let mut child = podmotion(node, &[])?
             .args(["watch", "--output", "json"])
             .stdout(Stdio::piped())
             .spawn()
@@ -536,7 +541,7 @@ fn gc_killed(node: &Node, _: Runtime) -> Result<()> {
         said.out
     );
     node.start_again()?;
-    node.events().wait_for_exit(asleep.id())?;
+    // It clears up before it serves.
     ensure!(
         checkpoints(&asleep).is_empty(),
         "containerd has not cleared up"
