@@ -1,5 +1,6 @@
 //! The shims of this node, each by its socket.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -215,6 +216,8 @@ impl Found {
 pub struct Survey {
     /// All containers, by the pods' names.
     pub found: Vec<Found>,
+    /// The sockets of those who have answered.
+    pub answered: BTreeSet<PathBuf>,
     /// What was not to be had of whom.
     pub silent: Vec<ShimError>,
 }
@@ -247,6 +250,7 @@ pub async fn survey(folder: &Path) -> Result<Survey> {
             Ok(containers) => {
                 let found = containers.into_iter().map(|one| Found::new(&socket, one));
                 survey.found.extend(found);
+                survey.answered.insert(socket);
             }
             // It has ended since the sockets were listed.
             Err(ShimError::Connect { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}

@@ -42,14 +42,13 @@ pub fn run(context: &Context<'_>) -> Result<Verdict, Verdict> {
 
 fn sleep_and_wake(config: &NodeConfig, criu: &Criu) -> Result<String> {
     let mut container = Container::start(config)?;
-    container.ask(1).context("before the checkpoint")?;
     let started = Instant::now();
     container.dump(criu)?;
     let dumped = started.elapsed();
     let started = Instant::now();
     container.restore(criu)?;
     let restored = started.elapsed();
-    container.ask(2).context("after the restore")?;
+    container.talk.ask(2).context("after the restore")?;
     let micros = |time: Duration| took(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     Ok(format!(
         "checkpoint in {}, restore in {}, state intact",
@@ -58,96 +57,49 @@ fn sleep_and_wake(config: &NodeConfig, criu: &Criu) -> Result<String> {
     ))
 }
 
-/// The process in its container. Both are gone when it is dropped.
+/// The process in its container, which has answered once. Both are gone when it is dropped.
 struct Container {
-    runc: PathBuf,
-    id: String,
-    dir: TempDir,
     pid: i32,
     subject: Subject,
-    input: File,
-    output: File,
+    talk: Talk,
     restored: bool,
+    // In this order: runc's record is in the directory.
+    _record: Record,
+    dir: TempDir,
 }
 
-/// Ends what is below a control group and removes the container, also when only half of it was made.
-struct Remains<'a> {
-    runc: &'a Path,
-    id: &'a str,
+/// What runc knows of the container; removed when dropped, with its processes.
+struct Record {
+    runc: PathBuf,
     state: PathBuf,
+    id: String,
 }
 
-impl Drop for Remains<'_> {
+impl Record {
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.runc);
+        command.arg("--root").arg(&self.state);
+        command
+    }
+}
+
+impl Drop for Record {
     fn drop(&mut self) {
         // Fails when nothing was made.
-        let _ = runc(self.runc, &self.state)
-            .args(["delete", "--force", self.id])
+        let _ = self
+            .command()
+            .args(["delete", "--force", &self.id])
             .output();
     }
 }
 
-fn runc(binary: &Path, state: &Path) -> Command {
-    let mut command = Command::new(binary);
-    command.arg("--root").arg(state);
-    command
+/// The other ends of the process's pipes.
+struct Talk {
+    input: File,
+    output: File,
 }
 
-impl Container {
-    fn start(config: &NodeConfig) -> Result<Self> {
-        let parent = &config.checkpoint.directory;
-        images::make(parent)?;
-        let dir = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .tempdir_in(parent)
-            .with_context(|| format!("make a directory in {}", parent.display()))?;
-        let id = format!("podmotion-self-test-{}", std::process::id());
-        make_bundle(dir.path(), &id)?;
-        let binary: PathBuf = AsRef::<Path>::as_ref(&config.runc.binary).to_owned();
-        let (output, theirs) = rustix::pipe::pipe().context("make a pipe")?;
-        let (stdin, input) = rustix::pipe::pipe().context("make a pipe")?;
-        let state = dir.path().join("state");
-        let pid_file = dir.path().join("pid");
-        let remains = Remains {
-            runc: &binary,
-            id: &id,
-            state: state.clone(),
-        };
-        let log = dir.path().join("runc.log");
-        let status = runc(&binary, &state)
-            .arg("--log")
-            .arg(&log)
-            .args(["run", "--detach", "--pid-file"])
-            .arg(&pid_file)
-            .arg("--bundle")
-            .arg(dir.path())
-            .arg(&id)
-            .stdin(Stdio::from(copy(&stdin)?))
-            .stdout(Stdio::from(copy(&theirs)?))
-            .stderr(Stdio::from(copy(&theirs)?))
-            .status()
-            .with_context(|| format!("run {}", binary.display()))?;
-        if !status.success() {
-            bail!("{} run: {status}: {}", binary.display(), last_line(&log));
-        }
-        let pid = fs::read_to_string(&pid_file)
-            .with_context(|| format!("read {}", pid_file.display()))?
-            .parse()
-            .context("runc's pid file")?;
-        let subject = subject(dir.path(), pid, [theirs, stdin])?;
-        // From here on the container itself does that.
-        std::mem::forget(remains);
-        Ok(Self {
-            runc: binary,
-            id,
-            dir,
-            pid,
-            subject,
-            input: File::from(input),
-            output: File::from(output),
-            restored: false,
-        })
-    }
-
+impl Talk {
     /// Asks for the `count`-th time.
     fn ask(&mut self, count: usize) -> Result<()> {
         self.input.write_all(b"\n").context("ask the process")?;
@@ -177,6 +129,40 @@ impl Container {
                 _ => line.extend(byte),
             }
         }
+    }
+}
+
+impl Container {
+    fn start(config: &NodeConfig) -> Result<Self> {
+        let parent = &config.checkpoint.directory;
+        images::make(parent)?;
+        let dir = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .tempdir_in(parent)
+            .with_context(|| format!("make a directory in {}", parent.display()))?;
+        let binary: &Path = config.runc.binary.as_ref();
+        let record = Record {
+            runc: binary.to_owned(),
+            state: dir.path().join("state"),
+            id: format!("podmotion-self-test-{}", std::process::id()),
+        };
+        make_bundle(dir.path(), &record.id)?;
+        let (output, theirs) = rustix::pipe::pipe().context("make a pipe")?;
+        let (stdin, input) = rustix::pipe::pipe().context("make a pipe")?;
+        let pid = run_detached(&record, dir.path(), &stdin, &theirs)?;
+        let mut talk = Talk {
+            input: File::from(input),
+            output: File::from(output),
+        };
+        talk.ask(1).context("before the checkpoint")?;
+        Ok(Self {
+            pid,
+            subject: subject(dir.path(), pid, [theirs, stdin])?,
+            talk,
+            restored: false,
+            _record: record,
+            dir,
+        })
     }
 
     fn dump(&self, criu: &Criu) -> Result<()> {
@@ -209,12 +195,37 @@ impl Drop for Container {
         if self.restored {
             let _ = waitpid(Pid::from_raw(self.pid), WaitOptions::empty());
         }
-        drop(Remains {
-            runc: &self.runc,
-            id: &self.id,
-            state: self.dir.path().join("state"),
-        });
     }
+}
+
+/// Has runc start the process; returns its pid.
+fn run_detached(record: &Record, bundle: &Path, stdin: &OwnedFd, output: &OwnedFd) -> Result<i32> {
+    let (log, pid_file) = (bundle.join("runc.log"), bundle.join("pid"));
+    let status = record
+        .command()
+        .arg("--log")
+        .arg(&log)
+        .args(["run", "--detach", "--pid-file"])
+        .arg(&pid_file)
+        .arg("--bundle")
+        .arg(bundle)
+        .arg(&record.id)
+        .stdin(Stdio::from(copy(stdin)?))
+        .stdout(Stdio::from(copy(output)?))
+        .stderr(Stdio::from(copy(output)?))
+        .status()
+        .with_context(|| format!("run {}", record.runc.display()))?;
+    if !status.success() {
+        bail!(
+            "{} run: {status}: {}",
+            record.runc.display(),
+            last_line(&log)
+        );
+    }
+    let text =
+        fs::read_to_string(&pid_file).with_context(|| format!("read {}", pid_file.display()))?;
+    text.parse()
+        .with_context(|| format!("a pid in {}, not {text:?}", pid_file.display()))
 }
 
 fn copy(fd: &OwnedFd) -> Result<OwnedFd> {

@@ -125,7 +125,7 @@ pub fn run(global: &Global, args: &GcArgs) -> Result<Exit> {
     let owners = Owners::find(&survey, args)
         .context("who may own checkpoints cannot be told, so all stay")?;
 
-    findings.take(sockets::remove(&folder, plan));
+    findings.take(sockets::remove(&folder, &survey.answered, plan));
     findings.take(sockets::remove_work(&folder, plan));
     match owners {
         Ok(owners) => findings.leftovers.extend(images.remove(&owners, plan)),

@@ -1,5 +1,6 @@
 //! Sockets and work directories of shims that are gone.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -36,13 +37,16 @@ pub fn ensure_same_view(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes the sockets that nobody listens on.
+/// Removes the sockets that nobody listens on. Those of shims that have answered are none.
 ///
 /// # Errors
 /// When they cannot be listed.
-pub fn remove(folder: &Path, plan: Plan) -> Result<Vec<Leftover>> {
+pub fn remove(folder: &Path, answered: &BTreeSet<PathBuf>, plan: Plan) -> Result<Vec<Leftover>> {
     let mut found = Vec::new();
     for socket in shims::sockets(folder)? {
+        if answered.contains(&socket) {
+            continue;
+        }
         let Some(inode) = dead(&socket, plan.min_age) else {
             continue;
         };
@@ -158,8 +162,12 @@ mod tests {
             min_age: Duration::from_secs(3600),
             ..NOW
         };
-        assert!(remove(dir.path(), young).unwrap().is_empty());
-        let removed = remove(dir.path(), NOW).unwrap();
+        assert!(
+            remove(dir.path(), &BTreeSet::new(), young)
+                .unwrap()
+                .is_empty()
+        );
+        let removed = remove(dir.path(), &BTreeSet::new(), NOW).unwrap();
         assert_eq!(removed.len(), 1, "{removed:?}");
         assert!(removed[0].removed && !path("dead.sock").exists());
         assert!(path("lives.sock").exists() && path("file.sock").exists());
