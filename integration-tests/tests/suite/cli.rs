@@ -1,5 +1,7 @@
 //! The node's command line, `podmotion`, on real shims.
 
+mod node;
+
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -11,10 +13,8 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
-use podmotion_bpf::{Counters, DEFAULT_PIN_DIR, Maps, netns};
 use podmotion_integration_tests::{
-    App, Container, ContainerdVersion, Member, Netns, Network, Node, PATIENCE, Runtime, Versions,
-    refusal,
+    App, ContainerdVersion, Member, Network, Node, PATIENCE, Runtime, Versions, refusal,
 };
 use serde_json::Value;
 
@@ -25,20 +25,22 @@ const TESTS: &[(&str, Body)] = &[
     ("cli::inspect_finds_by_every_name", inspect),
     ("cli::sleep_and_wake_say_what_happened", sleep_and_wake),
     ("cli::watch_tells_each_change_and_new_shims", watch),
-    ("cli::check_passes_and_names_what_is_wrong", check),
-    ("cli::gc_removes_only_what_has_no_owner", gc),
+    ("cli::check_passes_and_names_what_is_wrong", node::check),
+    ("cli::gc_removes_only_what_has_no_owner", node::gc),
     (
         "cli::gc_keeps_what_a_killed_shim_has_left_to_containerd",
-        gc_killed,
+        node::gc_killed,
     ),
-    ("cli::a_shim_that_hangs_spoils_nothing", hanging),
+    ("cli::a_shim_that_hangs_spoils_nothing", node::hanging),
 ];
 
 /// With each containerd: its configuration is looked at.
-const EACH_CONTAINERD: (&str, Body) = ("cli::check_knows_containerds_configuration", configuration);
+const EACH_CONTAINERD: (&str, Body) = (
+    "cli::check_knows_containerds_configuration",
+    node::configuration,
+);
 
 const SHIMS: &str = "/run/podmotion/shims";
-const CHECKPOINTS: &str = "/var/lib/podmotion/checkpoints";
 
 pub(crate) fn trials() -> Vec<Trial> {
     let newest = TESTS
@@ -378,203 +380,4 @@ fn watch(node: &Node, _: Runtime) -> Result<()> {
     let id = second.id().to_owned();
     drop(second);
     watching.wait(&id, "gone", |line| line["event"] == "gone")
-}
-
-fn check(node: &Node, _: Runtime) -> Result<()> {
-    let containerd = node.folder().join("config.toml").display().to_string();
-    let all = ["check", "--containerd-config", &containerd];
-    let said = run(node, &all)?.ends_with(0)?;
-    ensure!(said.out.contains("state intact"), "{}", said.out);
-    let left = fs::read_dir(CHECKPOINTS)?
-        .flatten()
-        .find(|entry| entry.file_name().to_string_lossy().starts_with('.'));
-    ensure!(left.is_none(), "{left:?} is left of the self-test");
-
-    let criu = node.tools().cached("criu")?.join("bin/no-criu");
-    let _set = node.set(&format!("criu.binary = \"{}\"", criu.display()))?;
-    let said = run(node, &["check", "criu", "self-test", "-o", "json"])?
-        .ends_with(1)?
-        .json()?;
-    ensure!(said["ok"] == false, "{said}");
-    for one in said["checks"].as_array().context("no checks")? {
-        let what = one["what"].as_str().unwrap_or_default();
-        ensure!(
-            one["result"] == "failed" && what.contains(&criu.display().to_string()),
-            "{said}"
-        );
-        ensure!(one["advice"].is_string(), "{said}");
-    }
-
-    let wrong = node.folder().join("wrong.toml");
-    fs::write(&wrong, "[sleep]\nscaledown_duration = \"soon\"\n")?;
-    let wrong = wrong.display().to_string();
-    let said = run(node, &["check", "--config", &wrong, "configuration"])?.ends_with(1)?;
-    for words in [wrong.as_str(), "line 2", "\"soon\"", "a Go duration"] {
-        ensure!(said.out.contains(words), "no {words:?} in {}", said.out);
-    }
-    let said = run(node, &["check", "moon"])?.ends_with(2)?;
-    ensure!(
-        said.err.contains("'moon'") && said.err.contains("self-test"),
-        "{}",
-        said.err
-    );
-    Ok(())
-}
-
-fn configuration(node: &Node, _: Runtime) -> Result<()> {
-    let path = node.folder().join("config.toml");
-    let check = |path: &Path| {
-        let path = path.display().to_string();
-        run(node, &["check", "containerd", "--containerd-config", &path])
-    };
-    let said = check(&path)?.ends_with(0)?;
-    ensure!(said.out.starts_with("ok "), "{}", said.out);
-    let without = node.folder().join("without.toml");
-    let text =
-        fs::read_to_string(&path)?.replace("io.containerd.podmotion.v1", "io.containerd.other.v1");
-    fs::write(&without, text)?;
-    let said = check(&without)?.ends_with(1)?;
-    ensure!(
-        said.out.contains("io.containerd.podmotion.v1"),
-        "{}",
-        said.out
-    );
-    Ok(())
-}
-
-/// Names in the directory of the checkpoints.
-fn checkpoints(container: &Container) -> Vec<PathBuf> {
-    let id = container.id();
-    let names = [id.to_owned(), format!("{id}.memory")];
-    let paths = names.map(|name| Path::new(CHECKPOINTS).join(name));
-    paths.into_iter().filter(|path| path.exists()).collect()
-}
-
-/// Registers a network namespace that is gone by the time this returns.
-fn dead_namespace() -> Result<u64> {
-    let netns = Netns::new()?;
-    let cookie = netns::cookie(std::os::fd::AsFd::as_fd(&fs::File::open(netns.path())?))?;
-    let mut maps = Maps::open(Path::new(DEFAULT_PIN_DIR))?;
-    maps.counters.insert(&cookie, &Counters::default())?;
-    Ok(cookie)
-}
-
-fn gc(node: &Node, _: Runtime) -> Result<()> {
-    let (awake, asleep) = (node.run(sleeper())?, node.run(sleeper())?);
-    asleep.sleep()?;
-    let owned = checkpoints(&asleep);
-    ensure!(!owned.is_empty(), "it sleeps without images");
-    let orphan = Path::new(CHECKPOINTS).join("orphan.memory");
-    fs::create_dir_all(&orphan)?;
-    fs::write(orphan.join("image"), [1; 10_000])?;
-    let socket = dead_socket("orphan.sock")?;
-    let cookie = dead_namespace()?;
-    let entry = format!("network namespace {cookie}");
-    let all = [
-        orphan.display().to_string(),
-        socket.display().to_string(),
-        entry,
-    ];
-    let everything = ["--min-age", "0s"];
-
-    // All of it is too young.
-    let said = run(node, &["gc", "--dry-run"])?.ends_with(0)?;
-    ensure!(
-        !said.out.contains(&all[0]) && !said.out.contains(&all[1]),
-        "{}",
-        said.out
-    );
-    let said = run(node, &[&["gc", "--dry-run"], &everything[..]].concat())?.ends_with(0)?;
-    for what in &all {
-        ensure!(said.out.contains(what), "no {what} in {}", said.out);
-    }
-    ensure!(orphan.exists() && socket.exists(), "removed all the same");
-
-    let said = run(node, &[&["gc", "-o", "json"], &everything[..]].concat())?
-        .ends_with(0)?
-        .json()?;
-    for what in &all {
-        let mut found = said.as_array().context("no list")?.iter();
-        let found = found.find(|one| one["what"] == what.as_str());
-        ensure!(
-            found.is_some_and(|one| one["removed"] == true),
-            "{what}: {said}"
-        );
-    }
-    ensure!(!orphan.exists() && !socket.exists(), "it is still there");
-    let maps = Maps::open(Path::new(DEFAULT_PIN_DIR))?;
-    ensure!(
-        maps.counters.get(&cookie)?.is_none(),
-        "the entry is still there"
-    );
-    ensure!(
-        checkpoints(&asleep) == owned,
-        "a sleeping container's images are gone"
-    );
-    asleep.wake()?;
-    awake.sleep()?;
-    awake.wake()?;
-    let said = run(node, &[&["gc"], &everything[..]].concat())?.ends_with(0)?;
-    ensure!(said.out == "nothing is left over\n", "{}", said.out);
-    Ok(())
-}
-
-/// containerd is down and will clear up after its shim itself: until then all of it is containerd's.
-fn gc_killed(node: &Node, _: Runtime) -> Result<()> {
-    let asleep = node.run(sleeper())?;
-    asleep.sleep()?;
-    let owned = checkpoints(&asleep);
-    let shim = node.shim_of(asleep.id())?;
-    node.kill9()?;
-    let pid = rustix::process::Pid::from_raw(shim.pid).context("the shim's pid")?;
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
-    podmotion_integration_tests::wait_gone(shim.pid, PATIENCE)?;
-    let said = run(node, &["gc", "--min-age", "0s"])?.ends_with(0)?;
-    ensure!(
-        said.out.contains(&format!("{SHIMS}/{}.sock", asleep.id())),
-        "{}",
-        said.out
-    );
-    ensure!(
-        checkpoints(&asleep) == owned,
-        "its images are gone: {}",
-        said.out
-    );
-    node.start_again()?;
-    // It clears up before it serves.
-    ensure!(
-        checkpoints(&asleep).is_empty(),
-        "containerd has not cleared up"
-    );
-    Ok(())
-}
-
-fn hanging(node: &Node, _: Runtime) -> Result<()> {
-    let container = node.run(sleeper())?;
-    // It lives, says nothing, and may own anything.
-    let path = Path::new(SHIMS).join("hangs.sock");
-    let _hangs = UnixListener::bind(&path)?;
-    let orphan = Path::new(CHECKPOINTS).join("of-whom");
-    fs::create_dir_all(&orphan)?;
-    let (listed, collected) = thread::scope(|scope| {
-        let gc = scope.spawn(|| run(node, &["gc", "--min-age", "0s"]));
-        let ps = run(node, &["ps", "--no-trunc"]);
-        (ps, gc.join())
-    });
-    let kept = orphan.exists();
-    fs::remove_dir(&orphan)?;
-    fs::remove_file(&path)?;
-    let listed = listed?.ends_with(3)?;
-    line(&listed.out, container.id())?;
-    ensure!(listed.err.contains("hangs.sock"), "{}", listed.err);
-    let Ok(collected) = collected else {
-        bail!("a thread has panicked");
-    };
-    let collected = collected?.ends_with(1)?;
-    ensure!(collected.err.contains("hangs.sock"), "{}", collected.err);
-    ensure!(
-        kept,
-        "removed although its owner may be the shim that hangs"
-    );
-    Ok(())
 }
