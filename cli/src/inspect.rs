@@ -31,7 +31,7 @@ pub fn run(global: &Global, args: &InspectArgs) -> Result<Exit> {
         )?,
         Output::Table => {
             for (name, value) in lines(found, Timestamp::now()) {
-                writeln!(out, "{:<17}{value}", format!("{name}:"))?;
+                writeln!(out, "{:<18}{value}", format!("{name}:"))?;
             }
         }
     }
@@ -117,6 +117,12 @@ fn last_sleep(container: &Container, now: Timestamp, lines: &mut Vec<Line>) {
         ("  memory freed", bytes(last.memory_bytes)),
         ("  image", bytes(last.image_bytes)),
     ]);
+    if last.working_set_bytes != 0 {
+        lines.push(("  working set", bytes(last.working_set_bytes)));
+    }
+    if !last.deepened.is_empty() {
+        lines.push(("  deep because of", last.deepened.clone()));
+    }
 }
 
 fn last_wake(container: &Container, now: Timestamp, lines: &mut Vec<Line>) {
@@ -139,6 +145,9 @@ fn last_wake(container: &Container, now: Timestamp, lines: &mut Vec<Line>) {
     if last.prefetch_us != 0 {
         lines.push(("  prefetch", took(last.prefetch_us)));
     }
+    if last.thaw_us != 0 {
+        lines.push(("  thaw", took(last.thaw_us)));
+    }
     if last.lazy {
         lines.push((
             "  lazy",
@@ -149,9 +158,10 @@ fn last_wake(container: &Container, now: Timestamp, lines: &mut Vec<Line>) {
         lines.push((
             "  memory back",
             format!(
-                "{} first, {} pages asked for, {} in the background within {}",
+                "{} first, {} pages asked for in {}, {} in the background within {}",
                 bytes(fill.prefetch_bytes),
                 fill.faults,
+                took(fill.faults_us),
                 bytes(fill.background_bytes),
                 took(fill.took_us)
             ),

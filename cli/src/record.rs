@@ -53,6 +53,10 @@ struct LastSleep {
     frozen_seconds: f64,
     memory_bytes: u64,
     image_bytes: u64,
+    /// Not known where it is missing.
+    working_set_bytes: Option<u64>,
+    /// Why light sleep became deep.
+    deepened: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -63,6 +67,7 @@ struct LastWake {
     cause: String,
     took_seconds: f64,
     prefetch_seconds: f64,
+    thaw_seconds: f64,
     /// None was held where it is missing.
     first_packet_held_seconds: Option<f64>,
     packets: u64,
@@ -75,6 +80,7 @@ struct LastWake {
 struct Fill {
     prefetch_bytes: u64,
     faults: u64,
+    faults_seconds: f64,
     background_bytes: u64,
     took_seconds: f64,
 }
@@ -152,6 +158,8 @@ fn last_sleep(last: proto::LastSleep) -> LastSleep {
         frozen_seconds: seconds(last.frozen_us),
         memory_bytes: last.memory_bytes,
         image_bytes: last.image_bytes,
+        working_set_bytes: Some(last.working_set_bytes).filter(|bytes| *bytes != 0),
+        deepened: some(last.deepened),
     }
 }
 
@@ -162,6 +170,7 @@ fn last_wake(last: proto::LastWake) -> LastWake {
         cause: last.cause,
         took_seconds: seconds(last.took_us),
         prefetch_seconds: seconds(last.prefetch_us),
+        thaw_seconds: seconds(last.thaw_us),
         first_packet_held_seconds: Some(last.first_packet_held_us)
             .filter(|held| *held != 0)
             .map(seconds),
@@ -170,6 +179,7 @@ fn last_wake(last: proto::LastWake) -> LastWake {
         fill: last.fill.into_option().map(|fill| Fill {
             prefetch_bytes: fill.prefetch_bytes,
             faults: fill.faults,
+            faults_seconds: seconds(fill.faults_us),
             background_bytes: fill.background_bytes,
             took_seconds: seconds(fill.took_us),
         }),
