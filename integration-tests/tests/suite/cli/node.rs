@@ -193,7 +193,6 @@ pub(super) fn hanging(node: &Node, _: Runtime) -> Result<()> {
         (ps, gc.join())
     });
     let kept = orphan.exists();
-    fs::remove_dir(&orphan)?;
     fs::remove_file(&path)?;
     let listed = listed?.ends_with(3)?;
     line(&listed.out, container.id())?;
@@ -207,5 +206,5 @@ pub(super) fn hanging(node: &Node, _: Runtime) -> Result<()> {
         kept,
         "removed although its owner may be the shim that hangs"
     );
-    Ok(())
+    fs::remove_dir(&orphan).context("remove the checkpoint")
 }
