@@ -113,6 +113,23 @@ impl Groups {
         Ok(found)
     }
 
+    /// Lets all processes of all of them run.
+    pub(crate) fn thaw_all(&self) -> Result<()> {
+        for directory in self.directories()? {
+            for (file, value) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+                let path = directory.join(file);
+                match fs::write(&path, value) {
+                    // Another hierarchy's, or gone meanwhile.
+                    Err(error) if error.kind() != ErrorKind::NotFound && path.exists() => {
+                        return Err(error).with_context(|| format!("write {}", path.display()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Removes all of them and the run's group. All processes in it must be dead; the kernel takes a moment
     /// to let go of them and has no event for it, so a busy group is tried again for two seconds.
     pub(crate) fn remove(&self) -> Result<()> {

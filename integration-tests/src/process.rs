@@ -118,6 +118,8 @@ pub(crate) fn kill_run(name: &str, groups: &Groups) -> Result<()> {
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
+        // Those that a killed shim has left frozen would not even end.
+        groups.thaw_all()?;
         for process in &alive {
             wait_gone(process.pid, Duration::from_secs(5))?;
         }

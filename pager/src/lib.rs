@@ -45,7 +45,7 @@
 //!   6.17; forks, `mremap`, `munmap` and `madvise` wait a moment for the filler.
 //! - A child that is forked while memory is missing gets copies of its own of that memory, which it
 //!   would share otherwise.
-//! - Pages of huge pages come back as ordinary ones, which the kernel may collapse again.
+//! - Pages of huge pages come back as ordinary ones and are put together again when all memory is back.
 //! - A thread that waits for a page can hold a lock of the kernel, for instance of a pipe it reads
 //!   from into that page. Whoever uses the other end waits too, and cannot even be killed until the
 //!   first is. So who fills or kills must not touch pipes of the processes.
@@ -59,6 +59,7 @@
 mod absent;
 mod copy;
 mod descriptor;
+mod huge;
 mod image;
 mod journal;
 mod maps;

@@ -26,12 +26,14 @@ use take::withdraw;
 
 use crate::copy::{CHUNK, Done, Job, copy};
 use crate::descriptor;
+use crate::huge::HugePages;
 use crate::image::{ImageError, Index, ProcessRecord};
 use crate::pager::{Moved, NotMoved, Pager};
 use crate::pins::pinned;
 use crate::runs::RunMap;
 use crate::server::{Outcome, Server, ServerError};
 use crate::stats::{FillPolicy, OutStats};
+use crate::sys::keep::pidfd_open;
 
 /// Memory could not be moved out.
 #[derive(Debug, thiserror::Error)]
@@ -208,6 +210,7 @@ impl Pager {
         );
         self.commit(&leaving, known)?;
         stats.image_bytes = self.pages.bytes();
+        self.note_huge(&leaving)?;
         let server = self.server.take().ok_or(ServerError::Ended)?;
         for process in &mut leaving {
             let ranges: Vec<_> = process
@@ -280,6 +283,21 @@ impl Pager {
             let pid = process.pid;
             self.working_set
                 .confirm(written.into_iter().map(|address| (pid, address)));
+        }
+        Ok(())
+    }
+
+    /// Notes what is to be put together again when all memory is back.
+    fn note_huge(&mut self, leaving: &[Leaving]) -> Result<(), OutError> {
+        self.huge.clear();
+        for process in leaving {
+            let huge = process.regions.iter().flat_map(|region| &region.huge);
+            let ranges: Vec<_> = huge.cloned().collect();
+            if !ranges.is_empty() {
+                let handle =
+                    pidfd_open(process.pid).map_err(proc("get a handle of", process.pid))?;
+                self.huge.push(HugePages::new(handle, ranges));
+            }
         }
         Ok(())
     }

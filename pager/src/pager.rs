@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use crate::huge::HugePages;
 use crate::image::{INDEX, ImageError, Pages};
 use crate::out::OutError;
 use crate::runs::RunMap;
@@ -40,6 +41,7 @@ pub struct Pager {
     pub(crate) known: HashMap<i32, RunMap>,
     pub(crate) working_set: WorkingSet,
     pub(crate) server: Option<Server>,
+    pub(crate) huge: Vec<HugePages>,
 }
 
 /// Memory is out. Faults are answered, but nothing is filled that nobody asks for.
@@ -129,6 +131,7 @@ impl Pager {
             working_set: WorkingSet::read(directory, page, budget)
                 .unwrap_or_else(|_| WorkingSet::new(page, budget)),
             server: None,
+            huge: Vec::new(),
         }
     }
 
@@ -315,13 +318,15 @@ impl Filling {
             .unwrap_or(0)
     }
 
-    /// Waits until all memory is back. Nothing is registered any more then.
+    /// Waits until all memory is back, in huge pages where it was in such. Nothing is registered any more then.
     ///
     /// # Errors
     /// When the image cannot be used. The processes must be killed.
     pub fn wait(mut self) -> Result<(Pager, FillStats), FillFailed> {
         let outcome = self.server.wait();
-        let stats = self.pager.settle(self.server, outcome)?;
+        let mut stats = self.pager.settle(self.server, outcome)?;
+        // Nothing of it is registered any more, which the kernel asks for.
+        stats.huge_bytes = self.pager.huge.drain(..).map(|huge| huge.restore()).sum();
         Ok((self.pager, stats))
     }
 

@@ -54,6 +54,8 @@ pub struct FillStats {
     pub background_bytes: u64,
     /// Time from the beginning of the fill to the last of them.
     pub background_time: Duration,
+    /// Bytes that were put together to huge pages afterwards.
+    pub huge_bytes: u64,
     /// Forks, moves, removals and ends of mappings that were followed.
     pub events: u64,
 }

@@ -1,6 +1,7 @@
 //! The system calls that no crate wraps. All `unsafe` of this crate is here, in the modules below
 //! and in nothing else.
 
+pub(crate) mod huge;
 pub(crate) mod keep;
 pub(crate) mod kinship;
 pub(crate) mod memory;

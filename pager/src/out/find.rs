@@ -36,6 +36,8 @@ pub(super) struct Region {
     pub(super) populated: Vec<Range<u64>>,
     /// Pages with content that stay, in order.
     pub(super) staying: Vec<Range<u64>>,
+    /// What is in huge pages.
+    pub(super) huge: Vec<Range<u64>>,
 }
 
 impl Leaving {
@@ -169,10 +171,14 @@ pub(super) fn regions(
         stats.scanned_bytes += bytes(&populated);
         stats.staying_bytes += bytes(&staying);
         if !populated.is_empty() {
+            let huge = pagemap
+                .huge(&range)
+                .map_err(proc("read the page table of", pid))?;
             regions.push(Region {
                 range,
                 populated,
                 staying,
+                huge,
             });
         }
     }
@@ -222,6 +228,7 @@ mod tests {
             range: 0..100,
             populated: populated.to_vec(),
             staying: staying.to_vec(),
+            huge: Vec::new(),
         }
     }
 
@@ -249,6 +256,7 @@ mod tests {
             range: 0..20_000,
             populated,
             staying,
+            huge: Vec::new(),
         };
         assert_eq!(region.pieces().len(), MOST_PIECES);
     }

@@ -11,6 +11,7 @@ const PAGEMAP_SCAN: u64 = (3 << 30) | ((size_of::<ScanArg>() as u64) << 16) | (0
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
 const PAGE_IS_PFNZERO: u64 = 1 << 5;
+const PAGE_IS_HUGE: u64 = 1 << 6;
 
 const ENTRY_PRESENT: u64 = 1 << 63;
 const ENTRY_SWAPPED: u64 = 1 << 62;
@@ -66,7 +67,7 @@ impl Pagemap {
         range: &Range<u64>,
         exclusive: bool,
     ) -> io::Result<Vec<Range<u64>>> {
-        let runs = match self.scan(range) {
+        let runs = match self.scan(range, PAGE_IS_PRESENT | PAGE_IS_SWAPPED, PAGE_IS_PFNZERO) {
             Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => {
                 if range.end - range.start > SLOW_LIMIT {
                     return Ok(Vec::new());
@@ -85,7 +86,16 @@ impl Pagemap {
         Ok(found)
     }
 
-    fn scan(&self, range: &Range<u64>) -> io::Result<Vec<Range<u64>>> {
+    /// Runs of pages in `range` that are parts of huge pages; none where the kernel does not tell.
+    pub(crate) fn huge(&self, range: &Range<u64>) -> io::Result<Vec<Range<u64>>> {
+        match self.scan(range, PAGE_IS_HUGE, PAGE_IS_PFNZERO) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => Ok(Vec::new()),
+            scanned => scanned,
+        }
+    }
+
+    /// Runs of pages that are `any` of these and `none` of those.
+    fn scan(&self, range: &Range<u64>, any: u64, none: u64) -> io::Result<Vec<Range<u64>>> {
         let mut found: Vec<Range<u64>> = Vec::new();
         let mut regions = [PageRegion::default(); 256];
         let mut start = range.start;
@@ -99,10 +109,10 @@ impl Pagemap {
                 vec: regions.as_mut_ptr() as u64,
                 vec_len: regions.len() as u64,
                 max_pages: 0,
-                category_inverted: PAGE_IS_PFNZERO,
-                category_mask: PAGE_IS_PFNZERO,
-                category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-                return_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+                category_inverted: none,
+                category_mask: none,
+                category_anyof_mask: any,
+                return_mask: any,
             };
             // SAFETY: the structure says where `regions` is and how many it has; both outlive the
             // call.

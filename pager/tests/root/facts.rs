@@ -31,6 +31,7 @@ pub const CASES: &[Case] = &[
         lock_is_passed_on,
     ),
     ("two_hundred_cycles_leave_nothing", two_hundred_cycles),
+    ("huge_pages_come_back_as_such", huge_pages),
 ];
 
 const MEGABYTE: u64 = 1 << 20;
@@ -62,6 +63,24 @@ fn not_written_again() {
     assert!(stats.written_bytes < 300 * page + MEGABYTE / 4, "{stats:?}");
     cage.wake(out).unwrap().wait().unwrap();
     assert_eq!(holder.ask("check"), "good");
+}
+
+fn huge_pages() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 32);
+    assert_eq!(holder.ask("huge"), "done");
+    let before = holder.huge_bytes();
+    assert_eq!(before, 32 * MEGABYTE);
+    let mut pager = Pager::create(directory.path()).unwrap();
+    for _ in 0..2 {
+        let out = moved(cage.sleep(pager));
+        assert_eq!(holder.huge_bytes(), 0);
+        let (whole, stats) = cage.wake(out).unwrap().wait().unwrap();
+        assert_eq!((stats.huge_bytes, holder.huge_bytes()), (before, before));
+        assert_eq!(holder.ask("check"), "good");
+        pager = whole;
+    }
 }
 
 fn not_moved_again() {

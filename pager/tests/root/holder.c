@@ -1,7 +1,8 @@
 /* holder MEGABYTES [USER]: becomes USER, holds so much, and does what it is told in lines:
  *   check      looks at all of it, prints "good" or "bad"
  *   look N     looks at the first N pages, prints "good" or "bad"
- *   touch N    writes to the first N pages, prints "done" */
+ *   touch N    writes to the first N pages, prints "done"
+ *   huge       has all of it in huge pages, prints "done" */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,7 +38,8 @@ int main(int count, char **arguments)
 		return 2;
 	words = sysconf(_SC_PAGESIZE) / 8;
 	pages = (atol(arguments[1]) << 20) / (words * 8);
-	memory = mmap(0, pages * words * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	/* Where huge pages can be. */
+	memory = mmap((void *)(1UL << 40), pages * words * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	versions = calloc(pages, sizeof *versions);
 	for (size_t i = 0; i < pages; i++)
 		versions[i] = 1, fill(i);
@@ -49,6 +51,11 @@ int main(int count, char **arguments)
 			for (size_t i = 0; i < n; i++)
 				versions[i]++, fill(i);
 			printf("done\n");
+		} else if (strcmp(line, "huge\n") == 0) {
+			/* MADV_COLLAPSE, Linux 6.1. */
+			n = pages * words * 8;
+			printf(madvise(memory, n, MADV_HUGEPAGE) || madvise(memory, n, 25) ?
+				       "cannot\n" : "done\n");
 		} else {
 			if (sscanf(line, "look %zu", &n) != 1)
 				n = pages;

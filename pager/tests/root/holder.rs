@@ -44,6 +44,21 @@ impl Holder {
         holder
     }
 
+    /// Bytes of its memory that are in huge pages.
+    pub fn huge_bytes(&self) -> u64 {
+        let smaps = proc(self.child.id(), "smaps_rollup");
+        let huge = smaps
+            .lines()
+            .find_map(|line| line.strip_prefix("AnonHugePages:"));
+        let kib: u64 = huge
+            .unwrap()
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap();
+        kib << 10
+    }
+
     /// Tells it something, without waiting for the answer.
     pub fn order(&mut self, order: &str) {
         writeln!(self.orders, "{order}").unwrap();

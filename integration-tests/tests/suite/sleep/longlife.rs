@@ -73,8 +73,7 @@ fn many_cycles_leave_nothing(node: &Node, _: Runtime) -> Result<()> {
         }
         wait_whole(&container).map(drop)
     };
-    let soak = soak();
-    let more = if soak { MORE_IN_A_SOAK } else { MORE };
+    let more = if soak() { MORE_IN_A_SOAK } else { MORE };
     cycles(AWAKE + 1..=FIRST)?;
     container.sleep()?;
     let before = Holdings::of(&container)?;
@@ -88,9 +87,8 @@ fn many_cycles_leave_nothing(node: &Node, _: Runtime) -> Result<()> {
         young.len(),
         old.len()
     );
-    if soak {
-        wait_huge(&container, huge)?;
-    }
+    let now = huge_kib(&container)?;
+    ensure!(now >= huge, "{now} KiB of {huge} are huge pages");
     container.sleep()?;
     Holdings::wait_as(&container, &before)?;
     ensure!(visit(address)? == FIRST + more + 1);
@@ -106,23 +104,6 @@ fn huge_kib(container: &Container) -> Result<u64> {
         .find_map(|line| line.strip_prefix("AnonHugePages:"))
         .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
         .with_context(|| format!("no AnonHugePages in {path}"))
-}
-
-/// Waits until as much of a container's memory is in huge pages as there was. The kernel's own thread makes
-/// them, some in ten seconds, so this is for a soak.
-fn wait_huge(container: &Container, before: u64) -> Result<()> {
-    let deadline = Instant::now() + 2 * PATIENCE;
-    loop {
-        let now = huge_kib(container)?;
-        if now >= before {
-            return Ok(());
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "{now} KiB of {before} are huge pages"
-        );
-        thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// A mapping of a process, without its addresses and its content.
