@@ -1,7 +1,7 @@
 //! Stopping and letting go.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use podmotion_inject::{Error, Seized, Watch, on_own_thread};
 
@@ -10,7 +10,10 @@ use crate::victim::Victim;
 
 pub const CASES: &[Case] = &[
     ("all_threads_stop_and_go_on", all_threads),
-    ("ten_threads_stop_for_less_than_a_millisecond", quick),
+    (
+        "ten_threads_stop_and_go_on_again_and_again",
+        again_and_again,
+    ),
     ("a_stopped_process_stays_stopped", stopped_by_signal),
     ("a_traced_process_is_refused", traced),
     ("a_32_bit_process_is_refused", foreign),
@@ -54,22 +57,19 @@ fn all_threads() {
     });
 }
 
-fn quick() {
+fn again_and_again() {
     let victim = Victim::start(&["counter", "9"]);
-    let mut times: Vec<_> = (0..50)
-        .map(|_| {
-            let begin = Instant::now();
-            seize(&[victim.pid()]).release().expect("release");
-            begin.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    println!(
-        "ten threads: {:?} at best, {:?} mostly",
-        times[0], times[25]
-    );
-    // The best, since others use the machine too.
-    assert!(times[0] < Duration::from_millis(1), "{times:?}");
+    for _ in 0..50 {
+        let mut seized = seize(&[victim.pid()]);
+        let process = seized.process(victim.pid()).expect("there");
+        assert_eq!(process.threads().count(), 10);
+        let before = counts(&victim, 9);
+        seized.release().expect("release");
+        victim.wait_until("counting", |v| {
+            let now = counts(v, 9);
+            now.iter().zip(&before).all(|(now, then)| now > then)
+        });
+    }
 }
 
 fn stopped_by_signal() {
@@ -199,7 +199,6 @@ fn killed() {
     let victim = Victim::start(&["counter", "3"]);
     let mut seized = seize(&[victim.pid()]);
     victim.signal(libc::SIGKILL);
-    let begin = Instant::now();
     let process = seized.process(victim.pid()).expect("there");
     let error = process
         .syscall(libc::SYS_getpid, [0; 6])
@@ -213,11 +212,6 @@ fn killed() {
     assert_eq!(
         std::os::unix::process::ExitStatusExt::signal(&victim.end()),
         Some(libc::SIGKILL)
-    );
-    assert!(
-        begin.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        begin.elapsed()
     );
 
     // In the middle of a call that does not end.
