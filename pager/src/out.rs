@@ -194,7 +194,12 @@ impl Pager {
         stats.setup_time = started.elapsed();
 
         let started = Instant::now();
-        self.copy(&mut leaving, given_up, stats)?;
+        if let Err(error) = self.copy(&mut leaving, given_up, stats) {
+            // What it has written is nobody's, and on a full disk others need the room. That the copy
+            // failed is the news, whatever becomes of this.
+            let _ = self.pages.keep(self.known.values());
+            return Err(error);
+        }
         stats.copy_time = started.elapsed();
 
         let started = Instant::now();

@@ -1,10 +1,12 @@
 //! What a sleep and a wake leave, and what they do not.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use podmotion_pager::{FillPolicy, Pager, Resumed, WORKING_SET};
+use podmotion_pager::{FillPolicy, ImageError, NotMoved, OutError, Pager, Resumed, WORKING_SET};
 
 use crate::Case;
 use crate::cage::Cage;
@@ -32,6 +34,10 @@ pub const CASES: &[Case] = &[
     ),
     ("two_hundred_cycles_leave_nothing", two_hundred_cycles),
     ("huge_pages_come_back_as_such", huge_pages),
+    (
+        "what_does_not_fit_on_the_disk_leaves_it_as_it_was",
+        full_disk,
+    ),
 ];
 
 const MEGABYTE: u64 = 1 << 20;
@@ -80,6 +86,69 @@ fn huge_pages() {
         assert_eq!((stats.huge_bytes, holder.huge_bytes()), (before, before));
         assert_eq!(holder.ask("check"), "good");
         pager = whole;
+    }
+}
+
+fn full_disk() {
+    let small = SmallDisk::new("size=20m");
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 30);
+    let pager = Pager::create(small.path()).unwrap();
+    let before = small.free();
+    let refused = cage.sleep(pager);
+    let Err(NotMoved::Unchanged { pager, error }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(
+        matches!(&error, OutError::Image(ImageError::Io { source, .. })
+            if source.kind() == std::io::ErrorKind::StorageFull),
+        "{error:?}"
+    );
+    // But for the journal, which is small.
+    assert!(small.free() + MEGABYTE / 2 > before);
+    cage.thaw();
+    assert_eq!(holder.ask("check"), "good");
+    small.resize("size=100m");
+    let out = moved(cage.sleep(*pager));
+    cage.wake(out).unwrap().wait().unwrap();
+    assert_eq!(holder.ask("check"), "good");
+}
+
+/// A file system of its own in memory.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(options: &str) -> Self {
+        let disk = Self(directory());
+        disk.mount(options);
+        disk
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn resize(&self, options: &str) {
+        self.mount(&format!("remount,{options}"));
+    }
+
+    fn mount(&self, options: &str) {
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "small"])
+            .arg(self.path())
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    fn free(&self) -> u64 {
+        let disk = rustix::fs::statvfs(self.path()).unwrap();
+        disk.f_bfree * disk.f_frsize
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
 }
 

@@ -40,7 +40,8 @@ pub(super) fn shims(node: &Node, _: Runtime) -> Result<()> {
     ensure!(node.depth() == Depth::Light);
     let random = Random::of_this_run();
     let kills = if soak() { 300 } else { 40 };
-    let folder = node.folder().join("witness");
+    // In memory: a witness that waits for a disk cannot be frozen.
+    let folder = node.run_folder().join("witness");
     fs::create_dir_all(&folder).context("make a folder")?;
     compile(&folder.join("witness"))?;
     // Makes what a first container makes for good, so that a count before does not miss it.
