@@ -146,8 +146,8 @@ impl Sleeper {
         connection.wait("sleep", call).map(drop)
     }
 
-    /// Puts it to sleep as soon as it can be: once its memory is back, and not in the moment in which
-    /// its last connection ends, for which the shim gives up.
+    /// Puts it to sleep as soon as it can be: once its memory is back, not in the moment in which its
+    /// last connection ends, for which the shim gives up, and when the machine lets it stand still.
     pub fn sleep(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -163,7 +163,11 @@ impl Sleeper {
                 })?;
             }
             let aborted = self.status()?.counters.sleeps_aborted != before;
-            if !(filling || aborted) || Instant::now() > deadline {
+            // Processes that do not get to run cannot stop either: the shim gives up after two seconds.
+            let starved = refusal(&error).is_some_and(|words| {
+                words.contains("did not freeze within") || words.contains("did not stop within")
+            });
+            if !(filling || aborted || starved) || Instant::now() > deadline {
                 return Err(error);
             }
         }
