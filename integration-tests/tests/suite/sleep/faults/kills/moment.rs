@@ -117,9 +117,9 @@ fn proc(pid: i32, name: &str) -> Result<String> {
     fs::read_to_string(&path).with_context(|| format!("read {path}"))
 }
 
-/// Whether its first thread waits for a page: for something, and not in a system call.
+/// Whether its first thread waits for a page, whether it has touched it itself or a system call of its has.
 pub(super) fn waits_for_a_page(pid: i32) -> bool {
-    proc(pid, "syscall").is_ok_and(|call| call.starts_with("-1 "))
+    proc(pid, "stack").is_ok_and(|stack| stack.contains("handle_userfault"))
 }
 
 /// Whether it has ended.
