@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{
     App, Client, Container, Depth, Network, Node, Runtime, Status, memory_usage, set_memory_limit,
 };
 
-use super::visit;
+use super::{compile, visit};
 use crate::Body;
 
 pub(super) const TESTS: &[(&str, Body)] = &[
@@ -41,13 +40,7 @@ const CYCLES: u64 = 5;
 
 fn mosaic(node: &Node) -> Result<PathBuf> {
     let program = node.folder().join("mosaic");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/sleep/mosaic.c");
-    let status = Command::new("cc")
-        .args(["-static", "-O1", "-pthread", "-o"])
-        .args([&program, &source])
-        .status()
-        .context("run cc")?;
-    ensure!(status.success(), "cc: {status}");
+    compile("tests/suite/sleep/mosaic.c", &program)?;
     Ok(program)
 }
 

@@ -21,6 +21,8 @@ mod software;
 mod stdio;
 
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,6 +33,18 @@ use podmotion_integration_tests::{
 };
 
 use crate::{Body, light_trial, trial};
+
+/// Compiles a C program, static, from a file below this package.
+fn compile(source: &str, program: &Path) -> Result<()> {
+    let status = Command::new("cc")
+        .args(["-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-static"])
+        .arg("-o")
+        .args([program, &Path::new(env!("CARGO_MANIFEST_DIR")).join(source)])
+        .status()
+        .context("run cc")?;
+    ensure!(status.success(), "cc: {source}: {status}");
+    Ok(())
+}
 
 /// A file's tests, for the default pair of versions.
 type Topic = &'static [(&'static str, Body)];

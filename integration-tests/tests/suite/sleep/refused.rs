@@ -1,12 +1,11 @@
 //! Programs that light sleep is not for stay awake, where they may not sleep deep, and say why.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{App, Container, Depth, Image, Network, Node, Runtime, Stdin};
 
+use super::compile;
 use crate::Body;
 
 pub(super) const TESTS: &[(&str, Body)] = &[
@@ -22,13 +21,7 @@ fn pinner(node: &Node, kind: &str) -> Result<Container> {
     let program = folder.join("pinner");
     if !program.exists() {
         fs::create_dir_all(&folder).context("make a folder")?;
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pager/tests/root/pinner.c");
-        let status = Command::new("cc")
-            .args(["-O2", "-pthread", "-static", "-o"])
-            .args([&program, &source])
-            .status()
-            .context("run cc")?;
-        ensure!(status.success(), "cc: {status}");
+        compile("../pager/tests/root/pinner.c", &program)?;
     }
     let app = App::new(["/p/pinner", kind])
         .image(Image::Busybox)

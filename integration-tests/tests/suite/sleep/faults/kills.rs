@@ -14,7 +14,6 @@ mod moment;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,6 +26,8 @@ use podmotion_integration_tests::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use moment::{Moment, View};
+
+use crate::sleep::compile;
 
 /// Containers of one round.
 const AT_ONCE: u64 = 5;
@@ -43,7 +44,10 @@ pub(super) fn shims(node: &Node, _: Runtime) -> Result<()> {
     // In memory: a witness that waits for a disk cannot be frozen.
     let folder = node.run_folder().join("witness");
     fs::create_dir_all(&folder).context("make a folder")?;
-    compile(&folder.join("witness"))?;
+    compile(
+        "tests/suite/sleep/faults/kills/witness.c",
+        &folder.join("witness"),
+    )?;
     // Makes what a first container makes for good, so that a count before does not miss it.
     let first = Witness::start(node, &folder)?;
     first.container.sleep()?;
@@ -69,18 +73,6 @@ pub(super) fn shims(node: &Node, _: Runtime) -> Result<()> {
         }
     }
     fs::remove_dir_all(&folder).context("remove a folder")
-}
-
-fn compile(program: &Path) -> Result<()> {
-    let source =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/sleep/faults/kills/witness.c");
-    let status = Command::new("cc")
-        .args(["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o"])
-        .args([program, &source])
-        .status()
-        .context("run cc")?;
-    ensure!(status.success(), "cc: {status}");
-    Ok(())
 }
 
 /// A container that watches its own memory.
