@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +16,11 @@ use crate::PATIENCE;
 use crate::cgroup::CgroupDriver;
 use crate::machine::Machine;
 use crate::process::MARK;
+use crate::room::{Room, spawn_in};
 use crate::tools::{ContainerdVersion, Depth, Runtime, Tools, Versions};
+
+/// Folders of all daemons' sockets and bundles are below it.
+pub(crate) const RUN: &str = "/run/podmotion-test";
 
 /// The node's configuration of our runtime, in the daemon's folder.
 const SETTINGS: &str = "settings.toml";
@@ -28,29 +33,34 @@ pub(crate) struct Containerd {
     tools: Tools,
     folder: PathBuf,
     run: PathBuf,
+    /// Where it runs, if not in the machine's own namespaces.
+    room: Option<Arc<Room>>,
 }
 
 impl Containerd {
-    /// Starts a daemon below the machine's work folder; `name` must be new.
+    /// Starts a daemon below the machine's work folder; `number` must be new.
     /// `settings` are lines for our runtime's configuration, each with its section: `sleep.busy_cpu = 1`.
     pub(crate) fn start(
         tools: Tools,
         versions: Versions,
-        name: &str,
+        number: u32,
         settings: &str,
+        room: Option<Arc<Room>>,
     ) -> Result<Self> {
         let machine = Machine::get()?;
+        let name = format!("node-{number}");
         let mut daemon = Self {
             child: None,
             depth: Depth::Deep,
             tools,
-            folder: machine.work().join(name),
-            run: Path::new("/run/podmotion-test").join(name),
+            folder: machine.work().join(&name),
+            run: Path::new(RUN).join(name),
+            room,
         };
         for folder in [&daemon.folder.join("cni"), &daemon.run] {
             fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         }
-        daemon.write("cni/10-test.conflist", &network(&daemon.folder, name))?;
+        daemon.write("cni/10-test.conflist", &network(&daemon.folder, number))?;
         let configuration = daemon.configuration(versions)?;
         daemon.write("config.toml", &configuration)?;
         daemon.set(settings)?;
@@ -133,7 +143,8 @@ impl Containerd {
                 AddWatchFlags::IN_CREATE | AddWatchFlags::IN_ATTRIB,
             )
             .with_context(|| format!("watch {}", self.run.display()))?;
-        let child = Command::new(self.tools.containerd()?)
+        let mut command = Command::new(self.tools.containerd()?);
+        command
             .arg("--config")
             .arg(self.folder.join("config.toml"))
             .env("PATH", self.tools.path())
@@ -142,9 +153,8 @@ impl Containerd {
             .env("PODMOTION_CONFIG", self.folder.join(SETTINGS))
             .stdin(Stdio::null())
             .stdout(log)
-            .stderr(errors)
-            .spawn()
-            .context("start containerd")?;
+            .stderr(errors);
+        let child = spawn_in(self.room.as_deref(), command)?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         self.child = Some(child);
         let ended = pidfd_open(pid.context("containerd's pid")?, PidfdFlags::empty())
@@ -277,9 +287,13 @@ impl Drop for Containerd {
     }
 }
 
+/// The addresses of a daemon's pods.
+pub(crate) fn pod_network(number: u32) -> String {
+    format!("10.79.{number}.0/24")
+}
+
 /// A bridge per daemon: two daemons then never share an address.
-fn network(folder: &Path, name: &str) -> String {
-    let number = name.rsplit('-').next().unwrap_or("0");
+fn network(folder: &Path, number: u32) -> String {
     serde_json::json!({
         "cniVersion": "0.4.0",
         "name": "podmotion-test",
@@ -291,9 +305,11 @@ fn network(folder: &Path, name: &str) -> String {
                 "type": "host-local",
                 "dataDir": folder.join("ipam"),
                 "ranges": [
-                    [{"subnet": format!("10.79.{number}.0/24")}],
+                    [{"subnet": pod_network(number)}],
                     [{"subnet": format!("fd79:0:0:{number}::/64")}],
                 ],
+                // Pods of other nodes.
+                "routes": [{"dst": "0.0.0.0/0"}],
             },
         }],
     })

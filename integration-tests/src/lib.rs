@@ -46,6 +46,7 @@ mod machine;
 mod netns;
 mod node;
 mod process;
+mod room;
 mod sleeper;
 mod soak;
 mod spec;

@@ -133,7 +133,7 @@ impl Machine {
     pub(crate) fn pin_programs(&self, tools: &Tools) -> Result<()> {
         let mut pinned = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
         if !*pinned {
-            run(Command::new(tools.installer()?).arg("bpf")).context("pin the gate's programs")?;
+            pin_programs(&tools.installer()?)?;
             *pinned = true;
         }
         Ok(())
@@ -208,16 +208,21 @@ impl Machine {
         )
     }
 
-    /// The loopback device up, and addresses usable at once: IPv6's duplicate detection would cost each
-    /// pod a second.
+    /// The loopback device up, and addresses usable at once.
     fn network(&self) -> Result<()> {
-        for which in ["all", "default"] {
-            let path = format!("/proc/sys/net/ipv6/conf/{which}/accept_dad");
-            fs::write(&path, "0").with_context(|| format!("write {path}"))?;
-        }
+        usable_addresses()?;
         run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
         create(Path::new("/run/netns"))
     }
+}
+
+/// Switches IPv6's duplicate detection off in the caller's network namespace: it would cost each pod a second.
+pub(crate) fn usable_addresses() -> Result<()> {
+    for which in ["all", "default"] {
+        let path = format!("/proc/sys/net/ipv6/conf/{which}/accept_dad");
+        fs::write(&path, "0").with_context(|| format!("write {path}"))?;
+    }
+    Ok(())
 }
 
 fn mount_points() -> Result<Vec<String>> {
@@ -239,6 +244,13 @@ fn do_mount(
 ) -> Result<()> {
     mount(Some(source), target, kind, flags, options)
         .with_context(|| format!("mount {source} on {target}"))
+}
+
+/// Pins the gate's BPF programs where the caller is.
+pub(crate) fn pin_programs(installer: &Path) -> Result<()> {
+    run(Command::new(installer).arg("bpf"))
+        .map(drop)
+        .context("pin the gate's programs")
 }
 
 /// Runs a short program; its output is in the error if it fails.

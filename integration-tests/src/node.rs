@@ -19,8 +19,9 @@ use crate::containerd::Containerd;
 use crate::cri::{self, Pod};
 use crate::events::EventLog;
 use crate::image::Image;
-use crate::machine::Machine;
+use crate::machine::{Machine, pin_programs};
 use crate::process::{OwnProcess, own_processes};
+use crate::room::Room;
 use crate::tools::{Depth, Runtime, Tools, Versions};
 
 /// Numbers for daemons, so that none gets another's folder or bridge.
@@ -52,6 +53,8 @@ struct Inner {
     daemon: Mutex<Containerd>,
     connection: Mutex<Connection>,
     images: Mutex<HashSet<Image>>,
+    number: u32,
+    room: Option<Arc<Room>>,
 }
 
 #[derive(Debug)]
@@ -84,10 +87,25 @@ impl Node {
     /// The same, with more in our runtime's configuration: lines that name their section, such as
     /// `checkpoint.on_restore_failure = "cold-start"`.
     pub fn start_with(versions: Versions, settings: &str) -> Result<Self> {
+        Self::start_in(None, versions, settings)
+    }
+
+    /// The same in a room.
+    pub(crate) fn start_in(
+        room: Option<Arc<Room>>,
+        versions: Versions,
+        settings: &str,
+    ) -> Result<Self> {
         let tools = Tools::new(versions)?;
-        Machine::get()?.pin_programs(&tools)?;
-        let name = format!("node-{}", NODES.fetch_add(1, Ordering::Relaxed));
-        let daemon = Containerd::start(tools.clone(), versions, &name, settings)
+        match &room {
+            None => Machine::get()?.pin_programs(&tools)?,
+            Some(room) => {
+                let installer = tools.installer()?;
+                room.within(move || pin_programs(&installer))??;
+            }
+        }
+        let number = NODES.fetch_add(1, Ordering::Relaxed);
+        let daemon = Containerd::start(tools.clone(), versions, number, settings, room.clone())
             .with_context(|| format!("start {versions}"))?;
         let io = daemon.folder().join("io");
         fs::create_dir_all(&io).with_context(|| format!("create {}", io.display()))?;
@@ -100,6 +118,8 @@ impl Node {
             daemon: Mutex::new(daemon),
             connection: Mutex::new(connection),
             images: Mutex::new(HashSet::new()),
+            number,
+            room,
         })))
     }
 
@@ -282,6 +302,16 @@ impl Node {
     /// An id that no other container of the run has.
     pub fn next_id(&self) -> String {
         format!("c{}", CONTAINERS.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The addresses of its pods.
+    pub(crate) fn pod_network(&self) -> String {
+        crate::containerd::pod_network(self.0.number)
+    }
+
+    /// Where it runs, if not in the machine's own namespaces.
+    pub(crate) fn room(&self) -> Option<&Room> {
+        self.0.room.as_deref()
     }
 
     /// The control group that pods are put below.

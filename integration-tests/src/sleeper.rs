@@ -12,16 +12,18 @@ use podmotion_proto::ttrpc;
 
 use crate::PATIENCE;
 use crate::api::runtime;
+use crate::room::socket_folders;
 
 /// What a shim says about one container: the message `Container` of `shim.proto`.
 pub use podmotion_proto::shim::v1::Container as Status;
 
-/// Where shims listen.
+/// Where shims of the machine's own namespaces listen.
 const SOCKETS: &str = "/run/podmotion/shims";
 
 /// The sleep of one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sleeper {
+    socket: PathBuf,
     group: String,
     id: String,
 }
@@ -33,15 +35,14 @@ struct Connection {
 }
 
 impl Connection {
-    fn open(group: &str) -> Result<Self> {
-        let socket = Path::new(SOCKETS).join(format!("{group}.sock"));
+    fn open(socket: &Path) -> Result<Self> {
         let address = format!("unix://{}", socket.display());
         let client = runtime()
             .block_on(ttrpc::r#async::Client::connect(&address))
             .with_context(|| format!("connect to {}", socket.display()))?;
         Ok(Self {
             client: ShimClient::new(client),
-            socket,
+            socket: socket.to_owned(),
         })
     }
 
@@ -83,7 +84,12 @@ pub fn refusal(error: &anyhow::Error) -> Option<String> {
 impl Sleeper {
     /// A container of the shim of `group`: the sandbox, or the container itself where there is none.
     pub(crate) fn new(group: &str, id: &str) -> Self {
+        Self::at(Path::new(SOCKETS), group, id)
+    }
+
+    fn at(folder: &Path, group: &str, id: &str) -> Self {
         Self {
+            socket: folder.join(format!("{group}.sock")),
             group: group.to_owned(),
             id: id.to_owned(),
         }
@@ -94,18 +100,22 @@ impl Sleeper {
         Self::new(id, id)
     }
 
-    /// A container of whatever shim says that it has it.
+    /// A container of whatever shim, in whatever room, says that it has it.
     pub(crate) fn find(id: &str) -> Result<Self> {
-        let sockets = std::fs::read_dir(SOCKETS).with_context(|| format!("list {SOCKETS}"))?;
-        for socket in sockets.flatten() {
-            let name = socket.file_name().to_string_lossy().into_owned();
-            let Some(group) = name.strip_suffix(".sock") else {
-                continue;
-            };
-            // A shim that ends meanwhile does not have it.
-            let asked = Connection::open(group).and_then(|shim| shim.watch(0, PATIENCE));
-            if asked.is_ok_and(|answer| answer.containers.iter().any(|one| one.id == id)) {
-                return Ok(Self::new(group, id));
+        for folder in socket_folders() {
+            let sockets =
+                std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
+            for socket in sockets.flatten() {
+                let name = socket.file_name().to_string_lossy().into_owned();
+                let Some(group) = name.strip_suffix(".sock") else {
+                    continue;
+                };
+                // A shim that ends meanwhile does not have it.
+                let asked =
+                    Connection::open(&socket.path()).and_then(|shim| shim.watch(0, PATIENCE));
+                if asked.is_ok_and(|answer| answer.containers.iter().any(|one| one.id == id)) {
+                    return Ok(Self::at(&folder, group, id));
+                }
             }
         }
         bail!("no shim has a container {id}")
@@ -118,7 +128,7 @@ impl Sleeper {
 
     /// What the shim says now.
     pub fn status(&self) -> Result<Status> {
-        let connection = Connection::open(&self.group)?;
+        let connection = Connection::open(&self.socket)?;
         let request = InspectRequest {
             id: self.id.clone(),
             ..Default::default()
@@ -130,14 +140,14 @@ impl Sleeper {
 
     /// All containers of the same shim.
     pub fn siblings(&self) -> Result<Vec<Status>> {
-        Ok(Connection::open(&self.group)?
+        Ok(Connection::open(&self.socket)?
             .watch(0, PATIENCE)?
             .containers)
     }
 
     /// Asks for sleep, once.
     pub fn try_sleep(&self) -> Result<()> {
-        let connection = Connection::open(&self.group)?;
+        let connection = Connection::open(&self.socket)?;
         let request = SleepRequest {
             id: self.id.clone(),
             ..Default::default()
@@ -175,7 +185,7 @@ impl Sleeper {
 
     /// Wakes it.
     pub fn wake(&self) -> Result<()> {
-        let connection = Connection::open(&self.group)?;
+        let connection = Connection::open(&self.socket)?;
         let request = WakeRequest {
             id: self.id.clone(),
             ..Default::default()
@@ -199,7 +209,7 @@ impl Sleeper {
     /// Waits until `reached` is true of what the shim says; `what` is for the error. States that pass
     /// quickly can be missed.
     pub fn wait_until(&self, what: &str, reached: impl Fn(&Status) -> bool) -> Result<Status> {
-        let connection = Connection::open(&self.group)?;
+        let connection = Connection::open(&self.socket)?;
         let deadline = Instant::now() + PATIENCE;
         let mut revision = 0;
         loop {

@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::daemon::Daemon;
-use super::{ADDRESS, NODE, SERVICES, write};
+use super::network::{ADDRESS, Place, SERVICES};
+use super::write;
 use crate::PATIENCE;
 use crate::machine::run;
 use crate::tools::Tools;
@@ -24,16 +25,15 @@ pub(super) enum Identity {
     Admin,
     Controllers,
     Scheduler,
-    Kubelet,
+    Kubelet(Place),
 }
 
 impl Identity {
-    const ALL: [Self; 4] = [
-        Self::Admin,
-        Self::Controllers,
-        Self::Scheduler,
-        Self::Kubelet,
-    ];
+    fn all() -> impl Iterator<Item = Self> {
+        [Self::Admin, Self::Controllers, Self::Scheduler]
+            .into_iter()
+            .chain(Place::ALL.map(Self::Kubelet))
+    }
 
     /// Its name there, and the groups that it is in: the ones of Kubernetes' own default policy.
     fn user(self) -> (String, &'static str) {
@@ -41,17 +41,27 @@ impl Identity {
             Self::Admin => ("admin".into(), "system:masters"),
             Self::Controllers => ("system:kube-controller-manager".into(), ""),
             Self::Scheduler => ("system:kube-scheduler".into(), ""),
-            Self::Kubelet => (format!("system:node:{NODE}"), "system:nodes"),
+            Self::Kubelet(place) => (format!("system:node:{}", place.name()), "system:nodes"),
+        }
+    }
+
+    /// What it is called in names of files.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Controllers => "controllers",
+            Self::Scheduler => "scheduler",
+            Self::Kubelet(place) => place.name(),
         }
     }
 
     /// A machine of its own, whose network nobody else is on: nothing to keep secret.
     fn token(self) -> String {
-        format!("token-of-{self:?}").to_lowercase()
+        format!("token-of-{}", self.name())
     }
 
     fn file(self) -> String {
-        format!("{self:?}.kubeconfig").to_lowercase()
+        format!("{}.kubeconfig", self.name())
     }
 }
 
@@ -69,33 +79,29 @@ impl Control {
             daemons: Vec::new(),
             folder: folder.to_owned(),
         };
-        control.daemon(
-            "etcd",
-            Command::new(tools.cached("etcd/bin/etcd")?)
-                .args(["--unsafe-no-fsync", "--data-dir"])
-                .arg(folder.join("etcd"))
-                .args(["--listen-client-urls", ETCD])
-                .args(["--advertise-client-urls", ETCD]),
-        )?;
+        let mut etcd = Command::new(tools.cached("etcd/bin/etcd")?);
+        etcd.args(["--unsafe-no-fsync", "--data-dir"])
+            .arg(folder.join("etcd"))
+            .args(["--listen-client-urls", ETCD])
+            .args(["--advertise-client-urls", ETCD]);
+        control.daemon("etcd", etcd)?;
         let key = service_account_key(folder)?;
         let tokens = write(folder.join("tokens.csv"), &tokens())?;
-        control.daemon(
-            "kube-apiserver",
-            Command::new(bin.join("kube-apiserver"))
-                .arg(format!("--etcd-servers={ETCD}"))
-                .arg(format!("--bind-address={ADDRESS}"))
-                .arg(format!("--secure-port={PORT}"))
-                .arg(flag("cert-dir", &folder.join("certificates")))
-                .arg(flag("token-auth-file", &tokens))
-                .arg("--authorization-mode=Node,RBAC")
-                .arg("--allow-privileged=true")
-                .arg(format!("--service-cluster-ip-range={SERVICES}"))
-                .arg("--service-account-issuer=https://kubernetes.default.svc")
-                .arg(flag("service-account-key-file", &key))
-                .arg(flag("service-account-signing-key-file", &key))
-                .arg("--kubelet-preferred-address-types=InternalIP"),
-        )?;
-        for identity in Identity::ALL {
+        let mut api = Command::new(bin.join("kube-apiserver"));
+        api.arg(format!("--etcd-servers={ETCD}"))
+            .arg(format!("--bind-address={ADDRESS}"))
+            .arg(format!("--secure-port={PORT}"))
+            .arg(flag("cert-dir", &folder.join("certificates")))
+            .arg(flag("token-auth-file", &tokens))
+            .arg("--authorization-mode=Node,RBAC")
+            .arg("--allow-privileged=true")
+            .arg(format!("--service-cluster-ip-range={SERVICES}"))
+            .arg("--service-account-issuer=https://kubernetes.default.svc")
+            .arg(flag("service-account-key-file", &key))
+            .arg(flag("service-account-signing-key-file", &key))
+            .arg("--kubelet-preferred-address-types=InternalIP");
+        control.daemon("kube-apiserver", api)?;
+        for identity in Identity::all() {
             let config = control.kubeconfig(identity).to_string();
             write(folder.join(identity.file()), &config)?;
         }
@@ -103,19 +109,16 @@ impl Control {
         let config = |identity| flag("kubeconfig", &control.config_of(identity));
         let controllers = config(Identity::Controllers);
         let scheduler = config(Identity::Scheduler);
-        control.daemon(
-            "kube-controller-manager",
-            Command::new(bin.join("kube-controller-manager"))
-                .args([controllers.as_str(), "--leader-elect=false"])
-                .arg("--use-service-account-credentials=true")
-                .arg(flag("service-account-private-key-file", &key))
-                .arg(flag("root-ca-file", &control.certificate())),
-        )?;
-        control.daemon(
-            "kube-scheduler",
-            Command::new(bin.join("kube-scheduler"))
-                .args([scheduler.as_str(), "--leader-elect=false"]),
-        )?;
+        let mut manager = Command::new(bin.join("kube-controller-manager"));
+        manager
+            .args([controllers.as_str(), "--leader-elect=false"])
+            .arg("--use-service-account-credentials=true")
+            .arg(flag("service-account-private-key-file", &key))
+            .arg(flag("root-ca-file", &control.certificate()));
+        control.daemon("kube-controller-manager", manager)?;
+        let mut schedule = Command::new(bin.join("kube-scheduler"));
+        schedule.args([scheduler.as_str(), "--leader-elect=false"]);
+        control.daemon("kube-scheduler", schedule)?;
         Ok(control)
     }
 
@@ -129,8 +132,8 @@ impl Control {
         tails.join("\n")
     }
 
-    fn daemon(&mut self, name: &str, command: &mut Command) -> Result<()> {
-        let daemon = Daemon::start(name, &self.folder, command)?;
+    fn daemon(&mut self, name: &str, command: Command) -> Result<()> {
+        let daemon = Daemon::start(name, &self.folder, None, command)?;
         // The newest ends first.
         self.daemons.insert(0, daemon);
         Ok(())
@@ -183,8 +186,7 @@ fn flag(name: &str, path: &Path) -> String {
 
 /// The API server's static tokens: token, user, its id, groups.
 fn tokens() -> String {
-    Identity::ALL
-        .into_iter()
+    Identity::all()
         .map(|identity| {
             let (user, groups) = identity.user();
             format!("{},{user},{user},\"{groups}\"\n", identity.token())

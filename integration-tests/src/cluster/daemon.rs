@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machine::Machine;
 use crate::process::MARK;
+use crate::room::{Room, spawn_in};
 
 /// A program whose output goes to a file.
 #[derive(Debug)]
@@ -19,8 +20,13 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `command`; what it says goes to `<folder>/<name>.log`.
-    pub(super) fn start(name: &str, folder: &Path, command: &mut Command) -> Result<Self> {
+    /// Starts `command`, in `room` if there is one; what it says goes to `<folder>/<name>.log`.
+    pub(super) fn start(
+        name: &str,
+        folder: &Path,
+        room: Option<&Room>,
+        mut command: Command,
+    ) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let file = File::options()
             .create(true)
@@ -28,14 +34,13 @@ impl Daemon {
             .open(&log)
             .with_context(|| format!("open {}", log.display()))?;
         let errors = file.try_clone().context("share the log file")?;
-        let child = command
+        command
             .env(MARK, Machine::get()?.name())
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(file)
-            .stderr(errors)
-            .spawn()
-            .with_context(|| format!("start {name}"))?;
+            .stderr(errors);
+        let child = spawn_in(room, command)?;
         Ok(Self {
             name: name.to_owned(),
             log,

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::daemon::Daemon;
-use super::{ADDRESS, NODE, write};
+use super::network::Place;
+use super::write;
 use crate::machine::Machine;
 use crate::node::Node;
 
@@ -17,7 +18,13 @@ use crate::node::Node;
 pub(super) struct Kubelet(Daemon);
 
 impl Kubelet {
-    pub(super) fn start(node: &Node, folder: &Path, kubeconfig: PathBuf) -> Result<Self> {
+    /// Starts that of `node`, with its files in `folder`.
+    pub(super) fn start(
+        place: Place,
+        node: &Node,
+        folder: &Path,
+        kubeconfig: PathBuf,
+    ) -> Result<Self> {
         let root = folder.join("kubelet");
         fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
         let config = json!({
@@ -48,17 +55,15 @@ impl Kubelet {
         });
         let config = write(folder.join("kubelet.json"), &config.to_string())?;
         let program = node.tools().cached("kubernetes/bin/kubelet")?;
-        let daemon = Daemon::start(
-            "kubelet",
-            folder,
-            Command::new(program)
-                .arg(format!("--config={}", config.display()))
-                .arg(format!("--kubeconfig={}", kubeconfig.display()))
-                .arg(format!("--root-dir={}", root.display()))
-                .arg(format!("--node-ip={ADDRESS}"))
-                .arg(format!("--hostname-override={NODE}"))
-                .env("PATH", node.tools().path()),
-        )?;
+        let mut command = Command::new(program);
+        command
+            .arg(format!("--config={}", config.display()))
+            .arg(format!("--kubeconfig={}", kubeconfig.display()))
+            .arg(format!("--root-dir={}", root.display()))
+            .arg(format!("--node-ip={}", place.address()))
+            .arg(format!("--hostname-override={}", place.name()))
+            .env("PATH", node.tools().path());
+        let daemon = Daemon::start("kubelet", folder, node.room(), command)?;
         Ok(Self(daemon))
     }
 

@@ -1,4 +1,4 @@
-//! A Kubernetes of one machine: the real programs, with a [`Node`]'s containerd below the kubelet.
+//! A Kubernetes of one machine: the real programs, with a [`Node`]'s containerd below each kubelet.
 //!
 //! ```text
 //!   kubectl ──> kube-apiserver ──> etcd
@@ -7,65 +7,81 @@
 //! ```
 //!
 //! Everything listens on addresses of the machine's own network namespace and keeps its files in its
-//! folder, so it goes with the machine. Started anew it needs about ten seconds to a ready node.
+//! folder, so it goes with the machine. Started anew it needs about ten seconds to a ready node. A second
+//! node is in a [room](crate::room).
 
 mod control;
 mod daemon;
 mod kubectl;
 mod kubelet;
+mod network;
 mod pod;
 
 use std::fs;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::sync::{Arc, OnceLock};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 pub use self::kubectl::Kubectl;
 pub use self::pod::{KubeContainer, KubePod};
 
 use self::control::{Control, Identity};
 use self::kubelet::Kubelet;
+use self::network::Place;
 use crate::image::Image;
-use crate::machine::{Machine, run};
+use crate::machine::Machine;
 use crate::node::Node;
+use crate::tools::Depth;
 
-/// Where the control plane and the kubelet listen.
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-const DEVICE: &str = "kube0";
-/// Services get their addresses from it.
-const SERVICES: &str = "10.96.0.0/24";
-/// The one node.
-const NODE: &str = "node-1";
-
-/// A control plane and a node. Dropping it ends the programs, kubelet first; pods that still run go
-/// when the machine is left.
+/// A control plane and one or two nodes. Dropping it ends the programs, kubelets first; pods that still run
+/// go when the machine is left.
 #[derive(Debug)]
 pub struct Cluster {
-    kubelet: Kubelet,
+    first: Member,
+    second: OnceLock<Member>,
     control: Control,
     kubectl: Kubectl,
+    folder: PathBuf,
+}
+
+/// One of its nodes.
+#[derive(Debug)]
+struct Member {
+    kubelet: Kubelet,
     node: Node,
 }
 
-impl Cluster {
-    /// Starts one on `node`, which nothing else uses, and returns once pods can be made.
-    pub fn start(node: Node) -> Result<Self> {
-        let folder = Machine::get()?.work().join("cluster");
-        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-        own_address()?;
+impl Member {
+    fn start(place: Place, node: Node, control: &Control, folder: &Path) -> Result<Self> {
         for image in [Image::Apps, Image::Busybox, Image::Pause] {
             node.need_cri_image(image)?;
         }
+        let config = control.config_of(Identity::Kubelet(place));
+        let kubelet = Kubelet::start(place, &node, &folder.join(place.name()), config)?;
+        Ok(Self { kubelet, node })
+    }
+
+    fn log_tails(&self) -> String {
+        let containerd = self.node.log_tail();
+        format!("{}\ncontainerd:\n{containerd}", self.kubelet.log_tail())
+    }
+}
+
+impl Cluster {
+    /// Starts one on `node`, which nothing else uses, and returns once pods can be made. One a machine.
+    pub fn start(node: Node) -> Result<Self> {
+        let folder = Machine::get()?.work().join("cluster");
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        network::own_address()?;
         let control = Control::start(node.tools(), &folder)?;
         let kubectl = Kubectl::new(node.tools(), control.config_of(Identity::Admin))?;
-        let kubelet = Kubelet::start(&node, &folder, control.config_of(Identity::Kubelet))?;
         let cluster = Self {
-            kubelet,
+            first: Member::start(Place::Machine, node, &control, &folder)?,
+            second: OnceLock::new(),
             control,
             kubectl,
-            node,
+            folder,
         };
         cluster.settle().with_context(|| cluster.logs())?;
         Ok(cluster)
@@ -76,9 +92,34 @@ impl Cluster {
         &self.kubectl
     }
 
-    /// The containerd below its kubelet.
+    /// The containerd of its first node, `node-1`.
     pub fn node(&self) -> &Node {
-        &self.node
+        &self.first.node
+    }
+
+    /// Starts the second node, `node-2`, with a containerd of the same versions and these settings, see
+    /// [`Node::start_with`]. Pods of the one reach those of the other.
+    pub fn add_node(&self, settings: &str) -> Result<&Node> {
+        let room = Arc::new(network::room()?);
+        let node = Node::start_in(Some(Arc::clone(&room)), self.node().versions(), settings)?;
+        network::join(&node, &room)?;
+        let member = Member::start(Place::Room, node, &self.control, &self.folder)?;
+        if self.second.set(member).is_err() {
+            bail!("there is a second node");
+        }
+        self.wait_node(Place::Room).with_context(|| self.logs())?;
+        self.second_node().context("no second node")
+    }
+
+    /// The containerd of its second node, if that was added.
+    pub fn second_node(&self) -> Option<&Node> {
+        self.second.get().map(|member| &member.node)
+    }
+
+    /// Has containers that are made later sleep that deep, on each node.
+    pub fn sleep(&self, depth: Depth) -> Result<()> {
+        self.node().sleep(depth)?;
+        self.second_node().map_or(Ok(()), |node| node.sleep(depth))
     }
 
     /// Makes what `manifest` describes, a pod, and returns once it is ready.
@@ -95,19 +136,18 @@ impl Cluster {
 
     /// What its programs said last.
     pub fn logs(&self) -> String {
-        format!(
-            "{}\n{}\ncontainerd:\n{}",
-            self.control.log_tails(),
-            self.kubelet.log_tail(),
-            self.node.log_tail()
-        )
+        let nodes = [Some(&self.first), self.second.get()];
+        let nodes = nodes.into_iter().flatten().map(Member::log_tails);
+        let tails: Vec<_> = [self.control.log_tails()]
+            .into_iter()
+            .chain(nodes)
+            .collect();
+        tails.join("\n")
     }
 
     /// Waits for what a pod needs to be there, and makes the runtime class.
     fn settle(&self) -> Result<()> {
-        let node = format!("node/{NODE}");
-        self.kubectl.wait(&node, "create")?;
-        self.kubectl.wait(&node, "condition=Ready")?;
+        self.wait_node(Place::Machine)?;
         self.kubectl.wait("serviceaccount/default", "create")?;
         self.kubectl.apply(&serde_json::json!({
             "apiVersion": "node.k8s.io/v1",
@@ -116,21 +156,12 @@ impl Cluster {
             "handler": "podmotion",
         }))
     }
-}
 
-/// An address that is not the loopback's, which neither the API server nor the kubelet would take.
-fn own_address() -> Result<()> {
-    if Path::new("/sys/class/net").join(DEVICE).exists() {
-        return Ok(());
+    fn wait_node(&self, place: Place) -> Result<()> {
+        let node = format!("node/{}", place.name());
+        self.kubectl.wait(&node, "create")?;
+        self.kubectl.wait(&node, "condition=Ready")
     }
-    for arguments in [
-        format!("link add {DEVICE} type bridge"),
-        format!("address add {ADDRESS}/24 dev {DEVICE}"),
-        format!("link set {DEVICE} up"),
-    ] {
-        run(Command::new("ip").args(arguments.split(' ')))?;
-    }
-    Ok(())
 }
 
 /// Writes a file of a program, for root alone.

@@ -1,6 +1,9 @@
 //! Pods of a real Kubernetes, asleep: what the kubelet, users and other containers do to them.
 
+mod counter;
 mod manifest;
+mod nodes;
+mod piped;
 mod reach;
 
 use anyhow::Result;
@@ -12,7 +15,7 @@ use crate::{pool, skips};
 /// A test's body. Containers of the cluster sleep as deep as the trial's name says.
 type Body = fn(&Cluster) -> Result<()>;
 
-const TOPICS: &[&[(&str, Body)]] = &[reach::TESTS];
+const TOPICS: &[&[(&str, Body)]] = &[reach::TESTS, nodes::TESTS];
 
 /// All tests, each in both depths.
 pub(crate) fn trials() -> Vec<Trial> {
@@ -31,7 +34,7 @@ fn trial(name: &str, body: Body, depth: Depth) -> Trial {
     let trial = Trial::test(full, move || {
         let to_failure = |error: anyhow::Error| Failed::from(format!("{error:#}"));
         let cluster = pool::cluster().map_err(to_failure)?;
-        cluster.node().sleep(depth).map_err(to_failure)?;
+        cluster.sleep(depth).map_err(to_failure)?;
         body(&cluster)
             .map_err(|error| Failed::from(format!("{error:#}\n\nThe logs:\n{}", cluster.logs())))
     });

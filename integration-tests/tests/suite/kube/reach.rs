@@ -1,14 +1,13 @@
 //! Everything that can reach a sleeping container.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
-
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{Client, Cluster, Image, KubePod, Response, Status, refusal};
+use podmotion_integration_tests::{Client, Cluster, Image, refusal};
 use serde_json::{Value, json};
 
 use super::Body;
+use super::counter::{PORT, count, goes_on, sleeper, status, woken_for};
 use super::manifest::{With, counter, pod, script};
+use super::piped::{Piped, wait_listening};
 
 pub(super) const TESTS: &[(&str, Body)] = &[
     ("kube::reach::a_request_wakes_it", a_request_wakes_it),
@@ -34,50 +33,6 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         a_debug_container_wakes_and_keeps_awake,
     ),
 ];
-
-const PORT: u16 = 8080;
-
-/// A pod with one counter, asked once and asleep.
-fn sleeper(cluster: &Cluster) -> Result<KubePod<'_>> {
-    let pod = cluster.run(&pod(vec![counter("app", PORT)]))?;
-    // Without a probe ready means started.
-    Piped::start(cluster, &["logs", "--follow", pod.name()])?.wait_for("listening")?;
-    ensure!(count(&pod)? == 1);
-    pod.container("app")?.sleeper.sleep()?;
-    Ok(pod)
-}
-
-fn get(pod: &KubePod<'_>, port: u16) -> Result<Response> {
-    Client::default().get(pod.address(port)?, "/")
-}
-
-/// The counter's next number.
-fn count(pod: &KubePod<'_>) -> Result<u64> {
-    let answer = get(pod, PORT)?;
-    let body: Value = serde_json::from_str(&answer.body).context("read the answer")?;
-    body["count"].as_u64().context("no count")
-}
-
-fn status(pod: &KubePod<'_>) -> Result<Status> {
-    pod.container("app")?.sleeper.status()
-}
-
-/// That it has been awake once, for `cause`, and goes on where it was.
-fn woken_for(pod: &KubePod<'_>, cause: &str) -> Result<()> {
-    let status = status(pod)?;
-    ensure!(
-        status.counters.wakes == 1 && status.last_wake.cause == cause,
-        "{status:?}"
-    );
-    goes_on(pod)
-}
-
-/// That it is the one that was started first.
-fn goes_on(pod: &KubePod<'_>) -> Result<()> {
-    ensure!(count(pod)? == 2);
-    ensure!(pod.restarts("app")? == 0);
-    Ok(())
-}
 
 fn a_request_wakes_it(cluster: &Cluster) -> Result<()> {
     let pod = sleeper(cluster)?;
@@ -210,8 +165,7 @@ fn a_killed_pod_is_started_again(cluster: &Cluster) -> Result<()> {
 fn siblings_wake_one_another(cluster: &Cluster) -> Result<()> {
     let pod = cluster.run(&pod(vec![counter("app", PORT), counter("other", 8081)]))?;
     for name in ["app", "other"] {
-        Piped::start(cluster, &["logs", "--follow", pod.name(), "-c", name])?
-            .wait_for("listening")?;
+        wait_listening(cluster, &pod, name)?;
     }
     for (sleeping, awake, port) in [("app", "other", "8080"), ("other", "app", "8081")] {
         let sleeper = pod.container(sleeping)?.sleeper;
@@ -270,62 +224,4 @@ fn a_debug_container_wakes_and_keeps_awake(cluster: &Cluster) -> Result<()> {
     let told = told.context("it sleeps, or did not answer")?;
     ensure!(told.contains("shares its PID namespace"), "{told}");
     Ok(())
-}
-
-/// A `kubectl` that runs beside the test and is ended with this.
-struct Piped {
-    child: Child,
-    output: BufReader<std::process::ChildStdout>,
-}
-
-impl Piped {
-    fn start(cluster: &Cluster, arguments: &[&str]) -> Result<Self> {
-        let mut child = cluster
-            .kubectl()
-            .command()
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            // Hints for people.
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("start kubectl {arguments:?}"))?;
-        let output = child.stdout.take().context("no output")?;
-        Ok(Self {
-            child,
-            output: BufReader::new(output),
-        })
-    }
-
-    fn write(&mut self, text: &str) -> Result<()> {
-        use std::io::Write;
-        let input = self.child.stdin.as_mut().context("no input")?;
-        input.write_all(text.as_bytes()).context("write to kubectl")
-    }
-
-    /// Its next line; empty at the end.
-    fn read_line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        self.output
-            .read_line(&mut line)
-            .context("read kubectl's output")?;
-        Ok(line)
-    }
-
-    fn wait_for(&mut self, text: &str) -> Result<()> {
-        loop {
-            let line = self.read_line()?;
-            ensure!(!line.is_empty(), "the output ended before {text:?}");
-            if line.contains(text) {
-                return Ok(());
-            }
-        }
-    }
-}
-
-impl Drop for Piped {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

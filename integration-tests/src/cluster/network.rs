@@ -1,0 +1,87 @@
+//! Where the parts of a cluster are on the network.
+//!
+//! ```text
+//!   machine: control plane, node-1          room: node-2
+//!   10.77.0.1 on kube0 ─────────────────── 10.77.0.2 on eth0
+//!   10.79.A.0/24 on cniA: its pods          10.79.B.0/24 on cniB: its pods
+//! ```
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::machine::run;
+use crate::node::Node;
+use crate::room::Room;
+
+/// Where the control plane and the first kubelet listen.
+pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// The bridge with that address.
+const DEVICE: &str = "kube0";
+/// Services get their addresses from it.
+pub(super) const SERVICES: &str = "10.96.0.0/24";
+
+/// Where a node can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Beside the control plane, in the machine's own namespaces.
+    Machine,
+    /// In a room.
+    Room,
+}
+
+impl Place {
+    pub(super) const ALL: [Self; 2] = [Self::Machine, Self::Room];
+
+    /// The node's name in Kubernetes.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Machine => "node-1",
+            Self::Room => "node-2",
+        }
+    }
+
+    /// Where its kubelet listens.
+    pub(super) fn address(self) -> Ipv4Addr {
+        match self {
+            Self::Machine => ADDRESS,
+            Self::Room => Ipv4Addr::new(10, 77, 0, 2),
+        }
+    }
+}
+
+/// Makes an address that is not the loopback's, which neither the API server nor the kubelet would take.
+pub(super) fn own_address() -> Result<()> {
+    ip(&format!("link add {DEVICE} type bridge"))?;
+    ip(&format!("address add {ADDRESS}/24 dev {DEVICE}"))?;
+    ip(&format!("link set {DEVICE} up"))
+}
+
+/// A room on the bridge.
+pub(super) fn room() -> Result<Room> {
+    Room::new("room-2", Place::Room.address(), DEVICE, ADDRESS)
+}
+
+/// Lets the pods of a node in `room` and those of the machine reach each other.
+pub(super) fn join(node: &Node, room: &Room) -> Result<()> {
+    // The way back is the room's default route.
+    ip(&format!(
+        "route add {} via {}",
+        node.pod_network(),
+        Place::Room.address()
+    ))?;
+    forward()?;
+    room.within(forward)?
+}
+
+/// Lets packets through the caller's network namespace.
+fn forward() -> Result<()> {
+    let path = "/proc/sys/net/ipv4/ip_forward";
+    fs::write(path, "1").with_context(|| format!("write {path}"))
+}
+
+fn ip(arguments: &str) -> Result<()> {
+    run(Command::new("ip").args(arguments.split(' '))).map(drop)
+}
