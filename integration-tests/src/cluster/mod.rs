@@ -53,9 +53,15 @@ struct Member {
 }
 
 impl Member {
-    fn start(place: Place, node: Node, control: &Control, folder: &Path) -> Result<Self> {
-        for image in [Image::Apps, Image::Busybox, Image::Pause] {
-            node.need_cri_image(image)?;
+    fn start(
+        place: Place,
+        node: Node,
+        images: &[Image],
+        control: &Control,
+        folder: &Path,
+    ) -> Result<Self> {
+        for image in images {
+            node.need_cri_image(*image)?;
         }
         let config = control.config_of(Identity::Kubelet(place));
         let kubelet = Kubelet::start(place, &node, &folder.join(place.name()), config)?;
@@ -76,8 +82,9 @@ impl Cluster {
         network::own_address()?;
         let control = Control::start(node.tools(), &folder)?;
         let kubectl = Kubectl::new(node.tools(), control.config_of(Identity::Admin))?;
+        let images = [Image::Pause, Image::Busybox, Image::Apps];
         let cluster = Self {
-            first: Member::start(Place::Machine, node, &control, &folder)?,
+            first: Member::start(Place::Machine, node, &images, &control, &folder)?,
             second: OnceLock::new(),
             control,
             kubectl,
@@ -98,12 +105,13 @@ impl Cluster {
     }
 
     /// Starts the second node, `node-2`, with a containerd of the same versions and these settings, see
-    /// [`Node::start_with`]. Pods of the one reach those of the other.
-    pub fn add_node(&self, settings: &str) -> Result<&Node> {
+    /// [`Node::start_with`]. Pods of the one reach those of the other. It has `images` besides the pause one.
+    pub fn add_node(&self, settings: &str, images: &[Image]) -> Result<&Node> {
         let room = Arc::new(network::room()?);
         let node = Node::start_in(Some(Arc::clone(&room)), self.node().versions(), settings)?;
         network::join(&node, &room)?;
-        let member = Member::start(Place::Room, node, &self.control, &self.folder)?;
+        let images = [&[Image::Pause], images].concat();
+        let member = Member::start(Place::Room, node, &images, &self.control, &self.folder)?;
         if self.second.set(member).is_err() {
             bail!("there is a second node");
         }

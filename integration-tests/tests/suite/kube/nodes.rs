@@ -1,11 +1,11 @@
 //! Pods of two nodes.
 
 use anyhow::{Result, ensure};
-use podmotion_integration_tests::{Cluster, Node};
+use podmotion_integration_tests::{Cluster, Image, Node, OwnProcess};
 use serde_json::json;
 
 use super::Body;
-use super::manifest::{With, counter, pod};
+use super::manifest::{With, pod, script};
 use super::piped::wait_listening;
 
 pub(super) const TESTS: &[(&str, Body)] = &[(
@@ -19,7 +19,7 @@ fn second(cluster: &Cluster) -> Result<&Node> {
         return Ok(node);
     }
     let depth = cluster.node().depth();
-    let node = cluster.add_node("")?;
+    let node = cluster.add_node("", &[Image::Busybox])?;
     cluster.kubectl().run(&["cordon", "node-2"])?;
     node.sleep(depth)?;
     Ok(node)
@@ -28,7 +28,12 @@ fn second(cluster: &Cluster) -> Result<&Node> {
 fn a_request_from_another_node_wakes(cluster: &Cluster) -> Result<()> {
     let nodes = [cluster.node(), second(cluster)?];
     let on = |node: &str| {
-        let mut manifest = pod(vec![counter("app", 8080)]);
+        let app = script(
+            "app",
+            "mkdir /www; hostname > /www/index.html; httpd -p 8080 -h /www; echo listening; \
+             while :; do sleep 3600; done",
+        );
+        let mut manifest = pod(vec![app]);
         manifest["spec"] = manifest["spec"].take().with("nodeName", json!(node));
         cluster.create(&manifest)
     };
@@ -38,27 +43,19 @@ fn a_request_from_another_node_wakes(cluster: &Cluster) -> Result<()> {
         wait_listening(cluster, pod, "app")?;
         let sleeper = pod.container("app")?.sleeper;
         let shims = node.shims()?;
-        ensure!(
-            shims.iter().any(|shim| sleeper.is_of(&shim.command)),
-            "{shims:?}"
-        );
+        let of_pod = |shim: &OwnProcess| sleeper.is_of(&shim.command);
+        ensure!(shims.iter().any(of_pod), "{shims:?}");
     }
     let [first, second] = &pods;
     for (sleeping, awake) in [(first, second), (second, first)] {
         let sleeper = sleeping.container("app")?.sleeper;
         sleeper.sleep()?;
-        let address = sleeping.address(8080)?;
-        let fetch =
-            format!("import urllib.request as r; print(r.urlopen('http://{address}').read())");
-        let said = cluster
-            .kubectl()
-            .run(&["exec", awake.name(), "--", "python3", "-c", &fetch])?;
-        // The other's own address: nothing on the way has translated it.
-        let client = format!("\"client\": \"{}:", awake.address(8080)?.ip());
-        ensure!(
-            said.contains("\"count\": 1") && said.contains(&client),
-            "{said:?}"
-        );
+        let url = format!("http://{}/", sleeping.address(8080)?);
+        let said =
+            cluster
+                .kubectl()
+                .run(&["exec", awake.name(), "--", "wget", "-q", "-O", "-", &url])?;
+        ensure!(said.trim() == sleeping.name(), "{said:?}");
         let status = sleeper.status()?;
         ensure!(
             status.counters.wakes == 1 && status.last_wake.cause == "traffic",
