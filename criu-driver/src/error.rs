@@ -102,6 +102,14 @@ pub enum Error {
         /// The error lines.
         log: LogErrors,
     },
+    /// CRIU refused, and there is no room for its images, nor for what its log would say.
+    #[error("No space left on the disk of {}{}", directory.display(), log.suffix())]
+    DiskFull {
+        /// Where the images go.
+        directory: PathBuf,
+        /// The error lines.
+        log: LogErrors,
+    },
     /// The container uses something that CRIU cannot dump.
     #[error("process {pid} uses {what}, which CRIU cannot dump{}", log.suffix())]
     Unsupported {
@@ -163,6 +171,7 @@ impl Error {
         match self {
             Self::Exited { log }
             | Self::Refused { log, .. }
+            | Self::DiskFull { log, .. }
             | Self::Unsupported { log, .. }
             | Self::TimedOut { log, .. }
             | Self::LazyPages { log, .. } => log.first.as_deref(),

@@ -30,7 +30,7 @@ impl LogErrors {
     /// Fills in `line` as the cause where the log has none.
     pub(crate) fn or_first(mut self, line: Option<String>) -> Self {
         if self.first.is_none() {
-            self.first = line.filter(|l| !l.trim().is_empty());
+            self.first = line.filter(|l| !l.trim().is_empty() && !is_harmless(l));
         }
         self
     }

@@ -187,6 +187,24 @@ pub fn memory_limit(group: &str) -> Result<u64> {
     bail!("no memory limit of {group}")
 }
 
+/// The group of a pod's container, found by its id, as [`crate::Container::cgroup`] gives others'.
+pub fn cgroup_of(container: &str) -> Result<String> {
+    let groups = crate::Machine::get()?.groups().directories()?;
+    for root in hierarchies()? {
+        let mut inside = groups
+            .iter()
+            .filter_map(|group| group.strip_prefix(&root).ok());
+        let found = inside.find(|group| {
+            let name = group.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.contains(container))
+        });
+        if let Some(group) = found {
+            return Ok(format!("/{}", group.display()));
+        }
+    }
+    bail!("{container} has none of the groups {groups:?}")
+}
+
 /// Whether all processes of a group stand still.
 pub fn is_frozen(group: &str) -> Result<bool> {
     let version1 = format!("/sys/fs/cgroup/freezer{group}/freezer.state");

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -11,6 +12,12 @@ use crate::error::Error;
 use crate::freezer::Freezer;
 use crate::heal;
 use crate::launch;
+
+/// Whether the file system of `directory` has no block left. CRIU's log is on it too, so that its last
+/// line need not be the one about it.
+fn is_full(directory: &Path) -> bool {
+    rustix::fs::statvfs(directory).is_ok_and(|disk| disk.f_bavail == 0)
+}
 
 /// A task that could not be put back dies within this time.
 const CRASH_TIME: Duration = Duration::from_millis(100);
@@ -27,6 +34,10 @@ impl Dump<'_> {
         };
         match heal::unsupported(&pids) {
             Some((pid, what)) => Error::Unsupported { what, pid, log },
+            None if is_full(self.request.images_dir) => Error::DiskFull {
+                directory: self.request.images_dir.to_owned(),
+                log,
+            },
             None => Error::Refused { errno, log },
         }
     }

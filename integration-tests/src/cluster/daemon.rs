@@ -56,6 +56,14 @@ impl Daemon {
         Ok(())
     }
 
+    /// Ends it at once.
+    pub(super) fn kill(&mut self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        // It may have ended by itself.
+        let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
+        let _ = self.child.wait();
+    }
+
     /// What it said last, under its name.
     pub(super) fn log_tail(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
@@ -68,8 +76,6 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         // None of them has anything to bring to an end that would outlive the machine.
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
-        let _ = self.child.wait();
+        self.kill();
     }
 }

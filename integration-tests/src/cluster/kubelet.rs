@@ -1,17 +1,25 @@
 //! The kubelet, as its owners run it but for where its files are.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::daemon::Daemon;
 use super::network::Place;
 use super::write;
+use crate::PATIENCE;
+use crate::client::Client;
 use crate::machine::Machine;
 use crate::node::Node;
+
+/// Where it says how it is.
+const HEALTH: u16 = 10248;
 
 /// A running kubelet.
 #[derive(Debug)]
@@ -50,6 +58,7 @@ impl Kubelet {
                 "imagefs.available": "0%", "imagefs.inodesFree": "0%",
                 "memory.available": "0%",
             },
+            "healthzPort": HEALTH,
             // Changes reach the tests soon.
             "syncFrequency": "1s",
         });
@@ -65,6 +74,26 @@ impl Kubelet {
             .env("PATH", node.tools().path());
         let daemon = Daemon::start("kubelet", folder, node.room(), command)?;
         Ok(Self(daemon))
+    }
+
+    /// Ends it at once, as a crash would.
+    pub(super) fn kill(&mut self) {
+        self.0.kill();
+    }
+
+    /// Asks it until it says that it looks at its pods. It has no other way of saying so.
+    pub(super) fn wait_healthy(&mut self) -> Result<()> {
+        let address = SocketAddr::from(([127, 0, 0, 1], HEALTH));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let asked = Client::default().get(address, "/healthz");
+            if asked.as_ref().is_ok_and(|answer| answer.status == 200) {
+                return Ok(());
+            }
+            self.0.check()?;
+            ensure!(Instant::now() < deadline, "not healthy: {asked:?}");
+            thread::sleep(Duration::from_millis(100));
+        }
     }
 
     pub(super) fn log_tail(&self) -> String {

@@ -19,7 +19,7 @@ mod pod;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -48,7 +48,7 @@ pub struct Cluster {
 /// One of its nodes.
 #[derive(Debug)]
 struct Member {
-    kubelet: Kubelet,
+    kubelet: Mutex<Kubelet>,
     node: Node,
 }
 
@@ -65,12 +65,18 @@ impl Member {
         }
         let config = control.config_of(Identity::Kubelet(place));
         let kubelet = Kubelet::start(place, &node, &folder.join(place.name()), config)?;
+        let kubelet = Mutex::new(kubelet);
         Ok(Self { kubelet, node })
     }
 
     fn log_tails(&self) -> String {
         let containerd = self.node.log_tail();
-        format!("{}\ncontainerd:\n{containerd}", self.kubelet.log_tail())
+        format!("{}\ncontainerd:\n{containerd}", self.kubelet().log_tail())
+    }
+
+    fn kubelet(&self) -> MutexGuard<'_, Kubelet> {
+        // A test that panicked must not take the others with it.
+        self.kubelet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -140,6 +146,16 @@ impl Cluster {
     /// Makes the pod that `manifest` describes; it need not come up.
     pub fn create(&self, manifest: &serde_json::Value) -> Result<KubePod<'_>> {
         KubePod::create(self, manifest)
+    }
+
+    /// Kills the first node's kubelet and starts it again; returns once it is healthy.
+    pub fn restart_kubelet(&self) -> Result<()> {
+        let mut kubelet = self.first.kubelet();
+        kubelet.kill();
+        let config = self.control.config_of(Identity::Kubelet(Place::Machine));
+        let folder = self.folder.join(Place::Machine.name());
+        *kubelet = Kubelet::start(Place::Machine, self.node(), &folder, config)?;
+        kubelet.wait_healthy()
     }
 
     /// What its programs said last.

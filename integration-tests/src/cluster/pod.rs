@@ -32,6 +32,11 @@ impl<'a> KubePod<'a> {
         Ok(Self { cluster, name })
     }
 
+    /// Where it is.
+    pub fn cluster(&self) -> &'a Cluster {
+        self.cluster
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

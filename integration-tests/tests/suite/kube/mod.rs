@@ -1,6 +1,7 @@
 //! Pods of a real Kubernetes, asleep: what the kubelet, users and other containers do to them.
 
 mod counter;
+mod failures;
 mod manifest;
 mod nodes;
 mod piped;
@@ -15,7 +16,7 @@ use crate::{pool, skips};
 /// A test's body. Containers of the cluster sleep as deep as the trial's name says.
 type Body = fn(&Cluster) -> Result<()>;
 
-const TOPICS: &[&[(&str, Body)]] = &[reach::TESTS, nodes::TESTS];
+const TOPICS: &[&[(&str, Body)]] = &[reach::TESTS, nodes::TESTS, failures::TESTS];
 
 /// All tests, each in both depths.
 pub(crate) fn trials() -> Vec<Trial> {

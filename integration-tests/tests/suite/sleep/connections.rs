@@ -176,7 +176,7 @@ fn silent_client(node: &Node, _: Runtime) -> Result<()> {
 }
 
 /// One request on an open connection; returns the body of the answer, whose end is its line's.
-pub(super) fn ask(mut stream: &TcpStream, path: &str) -> Result<String> {
+pub(crate) fn ask(mut stream: &TcpStream, path: &str) -> Result<String> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").context("send the request")?;
     let mut answer = Vec::new();
     while !(answer.ends_with(b"}\n")) {

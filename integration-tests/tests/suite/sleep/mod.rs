@@ -32,6 +32,8 @@ use podmotion_integration_tests::{
     App, Client, ContainerdVersion, PATIENCE, Response, Runtime, Versions,
 };
 
+pub(crate) use self::connections::ask;
+pub(crate) use self::faults::{SmallDisk, kill_criu};
 use crate::{Body, light_trial, trial};
 
 /// Compiles a C program, static, from a file below this package.

@@ -19,7 +19,7 @@ fn counter(node: &Node) -> Result<Container> {
 }
 
 /// Kills every CRIU that the process `shim` has started. Returns how many there were.
-fn kill_criu(shim: i32) -> Result<usize> {
+pub(crate) fn kill_criu(shim: i32) -> Result<usize> {
     let mut killed = 0;
     // A thread that ends while it is looked at has no children.
     for thread in fs::read_dir(format!("/proc/{shim}/task"))?.flatten() {

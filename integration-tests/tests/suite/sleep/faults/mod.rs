@@ -12,7 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(super) use fake::{Fake, Mode};
-pub(super) use small_disk::SmallDisk;
+pub(crate) use killed::kill_criu;
+pub(crate) use small_disk::SmallDisk;
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{Client, Container, PATIENCE};

@@ -7,14 +7,14 @@ use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{Node, Settings};
 
 /// A small file system in memory, for the checkpoints of containers that start while it lives.
-pub(in crate::sleep) struct SmallDisk {
+pub(crate) struct SmallDisk {
     folder: PathBuf,
     _settings: Settings,
 }
 
 impl SmallDisk {
     /// With these options of tmpfs, and more in our runtime's configuration.
-    pub(in crate::sleep) fn new(node: &Node, options: &str, settings: &str) -> Result<Self> {
+    pub(crate) fn new(node: &Node, options: &str, settings: &str) -> Result<Self> {
         let folder = node.folder().join("small");
         std::fs::create_dir_all(&folder).context("make a mount point")?;
         let directory = format!("checkpoint.directory = \"{}\"", folder.display());
@@ -26,7 +26,7 @@ impl SmallDisk {
         Ok(disk)
     }
 
-    pub(in crate::sleep) fn mount(&self, options: &str) -> Result<()> {
+    pub(crate) fn mount(&self, options: &str) -> Result<()> {
         let status = Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "tmpfs"])
             .arg(&self.folder)
@@ -37,12 +37,12 @@ impl SmallDisk {
     }
 
     /// Where it is.
-    pub(in crate::sleep) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// How many files and directories there are.
-    pub(in crate::sleep) fn files(&self) -> Result<u64> {
+    pub(crate) fn files(&self) -> Result<u64> {
         let disk = rustix::fs::statvfs(&self.folder).context("look at the disk")?;
         Ok(disk.f_files - disk.f_ffree)
     }
