@@ -104,6 +104,17 @@ impl Groups {
         }
     }
 
+    /// Makes the run's group in every hierarchy, for who expects it there. systemd makes its own.
+    pub(crate) fn make(&self) -> Result<()> {
+        if self.driver == CgroupDriver::Systemd {
+            return Ok(());
+        }
+        for top in self.tops()? {
+            fs::create_dir_all(&top).with_context(|| format!("create {}", top.display()))?;
+        }
+        Ok(())
+    }
+
     /// Every directory of every hierarchy below the run's group.
     pub(crate) fn directories(&self) -> Result<BTreeSet<PathBuf>> {
         let mut found = BTreeSet::new();

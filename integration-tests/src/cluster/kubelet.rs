@@ -33,6 +33,7 @@ impl Kubelet {
         folder: &Path,
         kubeconfig: PathBuf,
     ) -> Result<Self> {
+        Machine::get()?.groups().make()?;
         let root = folder.join("kubelet");
         fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
         let config = json!({
@@ -42,8 +43,8 @@ impl Kubelet {
             "authorization": {"mode": "AlwaysAllow"},
             "cgroupDriver": Machine::get()?.cgroup_driver().name(),
             "cgroupRoot": node.cgroup_parent()?,
-            // The machine's own groups are left alone.
-            "cgroupsPerQOS": false,
+            // Below the run's own group: the machine's are left alone.
+            "cgroupsPerQOS": true,
             "enforceNodeAllocatable": [],
             "failCgroupV1": false,
             "failSwapOn": false,

@@ -9,11 +9,13 @@ use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
-use podmotion_integration_tests::{CgroupDriver, Disk, Machine, Node, Runtime, Tools, Vm};
+use podmotion_integration_tests::{
+    App, CgroupDriver, Client, Disk, Machine, Node, Runtime, Tools, Vm,
+};
 
 use crate::{Body, light_trial, plain, skips, sleep, to_failure, trial};
 
@@ -50,8 +52,11 @@ const LIGHT: &[&str] = &[
     "sleep::ends::killed_asleep",
 ];
 
-/// The one about the machine itself.
-const MACHINE: (&str, Body) = ("vm::is_what_most_users_have", is_what_most_users_have);
+/// The one about the machine itself, and those that would disturb whoever else is on a machine.
+const OWN: [(&str, Body); 2] = [
+    ("vm::is_what_most_users_have", is_what_most_users_have),
+    ("vm::the_clock_jumps", the_clock_jumps),
+];
 
 /// The tests inside.
 pub(crate) fn inside() -> Result<Vec<Trial>> {
@@ -61,7 +66,7 @@ pub(crate) fn inside() -> Result<Vec<Trial>> {
             .find(|(other, _)| other == name)
             .with_context(|| format!("no test is called {name}"))
     };
-    let mut deep = vec![MACHINE];
+    let mut deep = OWN.to_vec();
     deep.extend(sleep::SHORT);
     for name in CORE {
         deep.push(find(name)?);
@@ -167,4 +172,62 @@ fn is_what_most_users_have(node: &Node, _: Runtime) -> Result<()> {
         ensure!(said.contains(line), "{} is {said}", program.display());
     }
     Ok(())
+}
+
+/// Hours forward and back, by the clock of the whole machine: asleep, and while the idle time passes.
+fn the_clock_jumps(node: &Node, _: Runtime) -> Result<()> {
+    let clock = Clock::take()?;
+    let app = App::counter().annotation("scaledown-duration", "2s");
+    let container = node.run(app)?;
+    container.stdout()?.wait_for("listening")?;
+    let ask = |requests: u64| -> Result<()> {
+        let answer = Client::default().get(container.address(8080)?, "/")?;
+        let body: serde_json::Value = serde_json::from_str(&answer.body)?;
+        ensure!(body["count"] == requests, "not request {requests}: {body}");
+        Ok(())
+    };
+    for (requests, hours) in (1..).zip([26, -26, -300, 300]) {
+        ask(requests)?;
+        clock.jump(hours)?;
+        container.wait_state("asleep")?;
+        clock.jump(-hours)?;
+    }
+    let counters = container.status()?.counters;
+    ensure!(
+        counters.sleeps_failed == 0 && counters.wakes == 3,
+        "{counters:?}"
+    );
+    ask(5)
+}
+
+/// The machine's clock, which is put right in the end.
+struct Clock {
+    wall: Duration,
+    since: Instant,
+}
+
+impl Clock {
+    fn take() -> Result<Self> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        Ok(Self {
+            wall: now,
+            since: Instant::now(),
+        })
+    }
+
+    /// Sets it that many hours off.
+    fn jump(&self, hours: i64) -> Result<()> {
+        let right = i64::try_from((self.wall + self.since.elapsed()).as_secs())?;
+        let time = format!("@{}", right + hours * 3600);
+        let set = Command::new("date").args(["-s", &time]).output();
+        let set = set.context("run date")?;
+        ensure!(set.status.success(), "set the clock to {time}: {set:?}");
+        Ok(())
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        let _ = self.jump(0);
+    }
 }

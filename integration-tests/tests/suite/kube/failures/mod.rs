@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use podmotion_integration_tests::{Client, Cluster, Depth, KubePod, refusal};
+use podmotion_integration_tests::{Client, Cluster, KubePod, refusal};
 use serde_json::Value;
 
 use self::strike::Scene;
@@ -50,11 +50,7 @@ const PORT: u16 = 8080;
 
 /// How far into a sleep or a wake a fault comes. There is no event to wait for: the moment is what is
 /// tried.
-const DELAYS: [Duration; 3] = [
-    Duration::from_millis(1),
-    Duration::from_millis(8),
-    Duration::from_millis(40),
-];
+const DELAYS: [Duration; 2] = [Duration::from_millis(15), Duration::from_millis(1)];
 
 /// Lets one fault happen in each of its moments.
 fn run(cluster: &Cluster, name: &str) -> Result<()> {
@@ -63,11 +59,11 @@ fn run(cluster: &Cluster, name: &str) -> Result<()> {
     let scene = (fault.set)(cluster)?;
     let mut survivor = None;
     for (moment, fate) in fault.fates(cluster.node().depth()) {
-        let rounds: &[Duration] = match (moment, fate) {
-            (Moment::Awake | Moment::Asleep, _) | (_, Fate::Restarted) => &DELAYS[1..2],
-            _ => &DELAYS,
+        let rounds = match moment {
+            Moment::FallingAsleep | Moment::Waking if !fault.takes_long => DELAYS.len(),
+            _ => 1,
         };
-        for delay in rounds {
+        for delay in &DELAYS[..rounds] {
             let pod = match survivor.take() {
                 Some(pod) => pod,
                 None => Subject::start(cluster)?,
@@ -240,9 +236,4 @@ fn beside<T: Send>(
         let first = first.join().map_err(|_| anyhow!("a thread panicked"))?;
         second.map(|()| first)
     })
-}
-
-/// The depths that a fault is about.
-fn deep_only(depth: Depth) -> bool {
-    depth == Depth::Deep
 }

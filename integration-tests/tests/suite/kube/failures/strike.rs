@@ -96,7 +96,7 @@ pub(super) fn kubelet_killed(cluster: &Cluster) -> Result<Scene<'_>> {
 pub(super) fn disk_full(cluster: &Cluster) -> Result<Scene<'_>> {
     let disk = SmallDisk::new(
         cluster.node(),
-        "size=200m",
+        "size=96m",
         "checkpoint.backoff_initial = \"10ms\"",
     )?;
     Ok(Scene {
@@ -141,7 +141,7 @@ const SERVICE: &str = "10.96.0.77";
 
 impl Drop for Rules {
     fn drop(&mut self) {
-        let _ = run(Command::new("ip").args(["route", "del", SERVICE, "dev", "lo"]));
+        let _ = run(Command::new("ip").args(["route", "del", SERVICE, "dev", "kube0"]));
         for chain in ["OUTPUT", "PREROUTING"] {
             let _ = iptables(&["-D", chain, "-j", "KUBE-SERVICES"]);
         }
@@ -172,7 +172,7 @@ fn run(command: &mut Command) -> Result<()> {
 pub(super) fn kube_proxy_rules(cluster: &Cluster) -> Result<Scene<'_>> {
     let rules = Rules;
     // A machine without a default route.
-    run(Command::new("ip").args(["route", "add", SERVICE, "dev", "lo"]))?;
+    run(Command::new("ip").args(["route", "add", SERVICE, "dev", "kube0"]))?;
     for chain in ["KUBE-SERVICES", "KUBE-SEP-TEST", "KUBE-MARK-MASQ"] {
         iptables(&["-N", chain])?;
     }

@@ -6,7 +6,6 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{Cluster, Depth};
 
-use super::deep_only;
 use super::strike::{self, Scene};
 
 /// When a fault comes.
@@ -64,6 +63,8 @@ pub(super) struct Fault {
     /// In which depths.
     in_depth: fn(Depth) -> bool,
     seen: &'static str,
+    /// Once in each moment is enough.
+    pub(super) takes_long: bool,
     /// Prepares it.
     pub(super) set: for<'a> fn(&'a Cluster) -> Result<Scene<'a>>,
 }
@@ -83,6 +84,10 @@ fn any(_: Depth) -> bool {
     true
 }
 
+fn deep_only(depth: Depth) -> bool {
+    depth == Depth::Deep
+}
+
 const GOES_ON: [Option<Fate>; 4] = [Some(Fate::GoesOn); 4];
 
 pub(super) const FAULTS: &[Fault] = &[
@@ -92,8 +97,9 @@ pub(super) const FAULTS: &[Fault] = &[
         fates: [Some(Fate::Restarted); 4],
         in_depth: any,
         seen: "containerd ends what belongs to a shim that is gone, as with every runtime. The kubelet starts the pod's \
-               containers again; exit code 137 is in `lastState`, the event is `SandboxChanged`. Nothing that was \
-               in memory is kept, and none of it is ever read as zeros first.",
+               containers again: the restart count goes up, with the exit code in `lastState` or the event \
+               `SandboxChanged`. What was in memory is lost; nobody ever reads zeros in its place.",
+        takes_long: true,
         set: strike::shim_killed,
     },
     Fault {
@@ -103,6 +109,7 @@ pub(super) const FAULTS: &[Fault] = &[
         in_depth: any,
         seen: "Whoever needs the sleeping container waits until the shim runs again and is then answered. Nothing \
                is refused or reset.",
+        takes_long: true,
         set: strike::shim_stopped,
     },
     Fault {
@@ -117,6 +124,7 @@ pub(super) const FAULTS: &[Fault] = &[
         in_depth: deep_only,
         seen: "A checkpoint is given up, with CRIU's last line in `podmotion inspect`, and tried again later. A \
                restore is tried once more while its client waits.",
+        takes_long: false,
         set: strike::criu_killed,
     },
     Fault {
@@ -125,6 +133,7 @@ pub(super) const FAULTS: &[Fault] = &[
         fates: GOES_ON,
         in_depth: any,
         seen: "Nothing: neither sleep nor wake needs it.",
+        takes_long: false,
         set: strike::containerd_killed,
     },
     Fault {
@@ -133,6 +142,7 @@ pub(super) const FAULTS: &[Fault] = &[
         fates: GOES_ON,
         in_depth: any,
         seen: "Nothing. It finds its containers running, asleep or not.",
+        takes_long: false,
         set: strike::kubelet_killed,
     },
     Fault {
@@ -147,6 +157,7 @@ pub(super) const FAULTS: &[Fault] = &[
         in_depth: any,
         seen: "Nobody falls asleep, and `podmotion ps` says `disk-pressure`, or the failed write. Who sleeps already \
                wakes as ever: a wake writes nothing.",
+        takes_long: false,
         set: strike::disk_full,
     },
     Fault {
@@ -156,6 +167,7 @@ pub(super) const FAULTS: &[Fault] = &[
         in_depth: any,
         seen: "The kernel's OOM killer ends it when it wakes, as it would have ended it awake; reason `OOMKilled` or \
                exit code 137 in `lastState`.",
+        takes_long: false,
         set: strike::memory_limit_too_low,
     },
     Fault {
@@ -164,6 +176,7 @@ pub(super) const FAULTS: &[Fault] = &[
         fates: GOES_ON,
         in_depth: any,
         seen: "Nothing. A packet for the service's address wakes the pod behind it.",
+        takes_long: false,
         set: strike::kube_proxy_rules,
     },
 ];
