@@ -72,6 +72,13 @@ pub enum AttachError {
         #[source]
         source: ProgramError,
     },
+    /// The kernel refused the program for the network namespace.
+    #[error("cannot attach {} to the network namespace", crate::STEER_PROGRAM)]
+    Steer {
+        /// Why.
+        #[source]
+        source: ProgramError,
+    },
     /// The kernel does not tell what is attached.
     #[error("cannot list what is attached to the ingress of {interface}")]
     Query {

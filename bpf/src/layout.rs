@@ -75,22 +75,62 @@ pub enum Mode {
     Shared,
 }
 
-/// Value of `ports`.
+/// What else is true of a port, beside its mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PortFlags(u16);
+
+impl PortFlags {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// Connections of noted probes go to the responder of the network namespace: their packets pass
+    /// whatever the mode. Only where [`Responders`](crate::Responders) has the namespace and the
+    /// program is [attached](crate::attach_steer); without, they go to the application.
+    pub const STEER: Self = Self(1);
+    /// Probes count as use like everything else.
+    pub const COUNT_PROBES: Self = Self(2);
+
+    /// Both.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// These without `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// Whether all of `other` are there.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// Value of `ports`. The times are ns of `CLOCK_MONOTONIC`, 0 if there was none. The programs write
+/// them, and replacing the entry may lose what they write meanwhile.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortValue {
     /// The container, by a number that its shim gave it.
     pub container: u32,
-    mode: u32,
-    /// Time of the last packet that counts, ns of `CLOCK_MONOTONIC`, 0 if there was none. The
-    /// programs write it, and replacing the entry may lose what they write meanwhile.
+    mode: u16,
+    flags: u16,
+    /// Time of the last packet that counts; up to 50 ms behind.
     pub activity: u64,
+    /// Time of the last connection request of a probe.
+    pub probe_last: u64,
+    /// Nanoseconds between two of those: the longest of the recent ones, of which an older one counts
+    /// for three quarters with each that follows. So several probes of one port, which do not come
+    /// evenly, have the longest pause between them. 0 until the second.
+    pub probe_gap: u64,
 }
 
 impl PortValue {
     /// A port of `container`, not used yet.
     #[must_use]
-    pub const fn new(container: u32, mode: Mode) -> Self {
+    pub const fn new(container: u32, mode: Mode, flags: PortFlags) -> Self {
         let mode = match mode {
             Mode::Awake => 0,
             Mode::Hold => 1,
@@ -99,14 +139,19 @@ impl PortValue {
         Self {
             container,
             mode,
+            flags: flags.0,
             activity: 0,
+            probe_last: 0,
+            probe_gap: 0,
         }
     }
 
-    /// The same, last used at `activity`.
+    /// The same with the times of another one.
     #[must_use]
-    pub const fn used_at(mut self, activity: u64) -> Self {
-        self.activity = activity;
+    pub const fn with_times_of(mut self, other: &Self) -> Self {
+        self.activity = other.activity;
+        self.probe_last = other.probe_last;
+        self.probe_gap = other.probe_gap;
         self
     }
 }
@@ -200,6 +245,115 @@ fn v6_octets(ip: IpAddr) -> [u8; 16] {
     }
 }
 
+/// Key of `kubelets`: who opens connections that are probes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KubeletKey {
+    mount_namespace: u32,
+    pid_namespace: u32,
+    name: [u8; TASK_NAME],
+}
+
+/// The longest name that the kernel keeps of a process, and the zero behind it (`TASK_COMM_LEN`).
+const TASK_NAME: usize = 16;
+
+impl KubeletKey {
+    /// Processes called `name` in the namespaces with these inode numbers. `None`: no process has
+    /// such a name, it is empty or has more than 15 bytes or a zero.
+    #[must_use]
+    pub fn new(mount_namespace: u32, pid_namespace: u32, name: &str) -> Option<Self> {
+        let mut bytes = [0; TASK_NAME];
+        if name.is_empty() || name.len() >= TASK_NAME || name.contains('\0') {
+            return None;
+        }
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        Some(Self {
+            mount_namespace,
+            pid_namespace,
+            name: bytes,
+        })
+    }
+}
+
+/// Key of `probes`: the connection of a probe, seen from the pod.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProbeKey {
+    /// For a connection over a loopback interface, whose addresses say nothing by themselves, the
+    /// cookie of its network namespace; else 0.
+    netns: u64,
+    local: [u8; 16],
+    remote: [u8; 16],
+    local_port: u16,
+    remote_port: u16,
+    pad: u32,
+}
+
+impl ProbeKey {
+    /// The connection between `local`, in the pod, and `remote`, outside.
+    #[must_use]
+    pub fn from_outside(local: SocketAddr, remote: SocketAddr) -> Self {
+        Self::over_loopback(0, local, remote)
+    }
+
+    /// Packets from `remote` to `local`, both in the network namespace with the cookie `netns`.
+    #[must_use]
+    pub fn over_loopback(netns: u64, local: SocketAddr, remote: SocketAddr) -> Self {
+        Self {
+            netns,
+            local: v6_octets(local.ip()),
+            remote: v6_octets(remote.ip()),
+            local_port: local.port(),
+            remote_port: remote.port(),
+            pad: 0,
+        }
+    }
+
+    /// Cookie of the network namespace if it is a connection over loopback.
+    #[must_use]
+    pub const fn netns(&self) -> Option<u64> {
+        match self.netns {
+            0 => None,
+            netns => Some(netns),
+        }
+    }
+}
+
+/// Value of `probes`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ProbeValue {
+    /// Cookie of the network namespace whose responder takes the connection; 0: none.
+    pub steered_to: u64,
+    /// When it was opened, ns of `CLOCK_MONOTONIC`.
+    pub time: u64,
+}
+
+/// Key of `ignored_networks`, behind the length of the prefix: an address, IPv4 as `::ffff:1.2.3.4`.
+pub(crate) fn network(address: IpAddr, prefix: u8) -> (u32, [u8; 16]) {
+    let inside = match address {
+        IpAddr::V4(_) => 96,
+        IpAddr::V6(_) => 0,
+    };
+    (inside + u32::from(prefix), v6_octets(address))
+}
+
+/// The most user agents that can be ignored.
+pub const MAX_AGENTS: usize = 8;
+/// The most bytes that the beginning of an ignored user agent can have.
+pub const MAX_AGENT: usize = 32;
+
+/// The only value of `ignored`: what use does not count, and what there is to look for.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ignored {
+    /// How many networks there are in `ignored_networks`.
+    pub networks: u32,
+    pub agents: u32,
+    pub agent_lengths: [u8; MAX_AGENTS],
+    pub agent: [[u8; MAX_AGENT]; MAX_AGENTS],
+}
+
 /// Value of `counters`: packets of one network namespace since it was registered.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -221,11 +375,33 @@ mod tests {
     #[test]
     fn keys_have_the_size_the_programs_expect() {
         assert_eq!(size_of::<PortKey>(), 16);
-        assert_eq!(size_of::<PortValue>(), 16);
+        assert_eq!(size_of::<PortValue>(), 32);
         assert_eq!(size_of::<FlowKey>(), 48);
         assert_eq!(size_of::<NetnsValue>(), 16);
         assert_eq!(size_of::<FlowValue>(), 16);
         assert_eq!(size_of::<Counters>(), 32);
+        assert_eq!(size_of::<KubeletKey>(), 24);
+        assert_eq!(size_of::<ProbeKey>(), 48);
+        assert_eq!(size_of::<ProbeValue>(), 16);
+        assert_eq!(size_of::<Ignored>(), 272);
+    }
+
+    #[test]
+    fn names_that_no_process_has_are_no_kubelets() {
+        assert!(KubeletKey::new(1, 2, "fifteen-bytes-x").is_some());
+        for name in ["", "sixteen-bytes-xy", "kube\0let"] {
+            assert_eq!(KubeletKey::new(1, 2, name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn networks_of_ipv4_are_part_of_those_of_ipv6() {
+        let (prefix, address) = network("10.0.0.0".parse().unwrap(), 8);
+        assert_eq!(
+            (prefix, &address[9..14]),
+            (104, &[0, 0xff, 0xff, 10, 0][..])
+        );
+        assert_eq!(network("fd00::".parse().unwrap(), 8).0, 8);
     }
 
     #[test]

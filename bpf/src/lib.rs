@@ -14,6 +14,7 @@
 //! owner. The layout of the maps is fixed for a pin directory's version (`v1`).
 
 mod attach;
+mod ignored;
 #[cfg(feature = "loader")]
 mod kernel_function;
 mod layout;
@@ -22,13 +23,21 @@ pub mod loader;
 mod maps;
 pub mod netlink;
 pub mod netns;
+mod probes;
 mod sys;
 
 pub use attach::{
     AttachError, GATE_PROGRAM, Link, Method, TAP_PROGRAM, attach, detach_left_over, is_attached,
 };
-pub use layout::{Counters, FlowKey, FlowValue, Mode, NetnsValue, PortKey, PortValue, Protocol};
+pub use ignored::IgnoredTraffic;
+pub use layout::{
+    Counters, FlowKey, FlowValue, KubeletKey, MAX_AGENT, MAX_AGENTS, Mode, NetnsValue, PortFlags,
+    PortKey, PortValue, ProbeKey, ProbeValue, Protocol,
+};
 pub use maps::{MapError, Maps, Table};
+pub use probes::{
+    Kubelets, Responders, SOCKOPS_PROGRAM, STEER_PROGRAM, SteerLink, attach_steer, note_own_probe,
+};
 
 /// Where the programs and maps are pinned unless something else is asked for.
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/podmotion/v1";

@@ -7,7 +7,9 @@ use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
 use thiserror::Error;
 
-use crate::layout::{Counters, FlowKey, FlowValue, NetnsValue, PortKey, PortValue};
+use crate::layout::{
+    Counters, FlowKey, FlowValue, NetnsValue, PortKey, PortValue, ProbeKey, ProbeValue,
+};
 
 /// A map could not be opened, read or changed.
 #[derive(Debug, Error)]
@@ -58,6 +60,23 @@ pub enum MapError {
     },
 }
 
+pub(crate) fn open<M: TryFrom<Map, Error = aya::maps::MapError>>(
+    dir: &Path,
+    name: &str,
+    key: usize,
+    value: usize,
+) -> Result<M, MapError> {
+    let path = dir.join(name);
+    let data = match MapData::from_pin(&path) {
+        Ok(data) => data,
+        Err(source) => return Err(MapError::Open { path, source }),
+    };
+    check_layout(&data, &path, key, value)?;
+    Map::from_map_data(data)
+        .and_then(M::try_from)
+        .map_err(|source| MapError::Open { path, source })
+}
+
 /// One of the gate's hash maps.
 pub struct Table<K: Pod, V: Pod> {
     name: &'static str,
@@ -66,21 +85,12 @@ pub struct Table<K: Pod, V: Pod> {
 }
 
 impl<K: Pod, V: Pod> Table<K, V> {
-    fn open(dir: &Path, name: &'static str) -> Result<Self, MapError> {
-        let path = dir.join(name);
-        let data = match MapData::from_pin(&path) {
-            Ok(data) => data,
-            Err(source) => return Err(MapError::Open { path, source }),
-        };
-        check_layout::<K, V>(&data, &path)?;
-        match Map::from_map_data(data).and_then(HashMap::try_from) {
-            Ok(map) => Ok(Self {
-                name,
-                map,
-                _entry: PhantomData,
-            }),
-            Err(source) => Err(MapError::Open { path, source }),
-        }
+    pub(crate) fn open(dir: &Path, name: &'static str) -> Result<Self, MapError> {
+        Ok(Self {
+            name,
+            map: open(dir, name, size_of::<K>(), size_of::<V>())?,
+            _entry: PhantomData,
+        })
     }
 
     /// The value of `key`, if it has one.
@@ -134,18 +144,18 @@ impl<K: Pod, V: Pod> Table<K, V> {
     }
 }
 
-fn check_layout<K, V>(data: &MapData, path: &Path) -> Result<(), MapError> {
+fn check_layout(data: &MapData, path: &Path, key: usize, value: usize) -> Result<(), MapError> {
     let info = data.info().map_err(|source| MapError::Open {
         path: path.into(),
         source,
     })?;
-    if info.key_size() as usize != size_of::<K>() || info.value_size() as usize != size_of::<V>() {
+    if info.key_size() as usize != key || info.value_size() as usize != value {
         return Err(MapError::Layout {
             path: path.into(),
             found_key: info.key_size(),
             found_value: info.value_size(),
-            key: size_of::<K>(),
-            value: size_of::<V>(),
+            key,
+            value,
         });
     }
     Ok(())
@@ -153,7 +163,15 @@ fn check_layout<K, V>(data: &MapData, path: &Path) -> Result<(), MapError> {
 
 /// Names of all maps, which are also the names of their pins.
 #[cfg(feature = "loader")]
-pub(crate) const NAMES: [&str; 4] = ["netns", "ports", "flows", "counters"];
+pub(crate) const NAMES: [&str; 7] = [
+    "netns",
+    "ports",
+    "flows",
+    "counters",
+    "probes",
+    "ignored",
+    "ignored_networks",
+];
 
 /// All maps of a pin directory. They are shared by the node's shims: touch only the entries of your
 /// own network namespace.
@@ -166,6 +184,10 @@ pub struct Maps {
     pub flows: Table<FlowKey, FlowValue>,
     /// Cookie to what the programs counted.
     pub counters: Table<u64, Counters>,
+    /// Connections that are probes. The only table that the programs fill and clear themselves, with
+    /// the node's oldest entries making room for new ones; see
+    /// [`note_own_probe`](crate::note_own_probe).
+    pub probes: Table<ProbeKey, ProbeValue>,
 }
 
 impl Maps {
@@ -176,6 +198,7 @@ impl Maps {
             ports: Table::open(dir, "ports")?,
             flows: Table::open(dir, "flows")?,
             counters: Table::open(dir, "counters")?,
+            probes: Table::open(dir, "probes")?,
         })
     }
 
@@ -191,6 +214,8 @@ impl Maps {
         let own_port = |key: &PortKey| key.netns() == netns;
         result = result.and(remove_where(&mut self.ports, own_port));
         result = result.and(remove_where(&mut self.flows, |key| key.netns() == netns));
+        let own_probe = |key: &ProbeKey| key.netns() == Some(netns);
+        result = result.and(remove_where(&mut self.probes, own_probe));
         result.and(self.counters.remove(&netns))
     }
 }

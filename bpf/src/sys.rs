@@ -5,7 +5,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use aya::Pod;
 
-use crate::layout::{Counters, FlowKey, FlowValue, NetnsValue, PortKey, PortValue};
+use crate::layout::{
+    Counters, FlowKey, FlowValue, Ignored, KubeletKey, NetnsValue, PortKey, PortValue, ProbeKey,
+    ProbeValue,
+};
 
 // SAFETY: `repr(C)`, integers only, no padding (sizes are tested), every bit pattern valid.
 unsafe impl Pod for NetnsValue {}
@@ -19,6 +22,14 @@ unsafe impl Pod for FlowKey {}
 unsafe impl Pod for FlowValue {}
 // SAFETY: as above.
 unsafe impl Pod for Counters {}
+// SAFETY: as above.
+unsafe impl Pod for KubeletKey {}
+// SAFETY: as above; the tail is the explicit field `pad`.
+unsafe impl Pod for ProbeKey {}
+// SAFETY: as above.
+unsafe impl Pod for ProbeValue {}
+// SAFETY: as above.
+unsafe impl Pod for Ignored {}
 
 /// The cookie of the network namespace that `socket` was made in.
 pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {

@@ -25,6 +25,9 @@
 mod error;
 mod frame;
 mod hold;
+// Until the responder uses it.
+#[allow(dead_code)]
+mod probes;
 mod queue;
 pub mod sockets;
 mod sys;
@@ -37,15 +40,19 @@ use std::time::Duration;
 
 use nix::net::if_::if_nametoindex;
 pub use podmotion_bpf::Counters;
+pub use podmotion_bpf::PortFlags;
 use podmotion_bpf::{
     GATE_PROGRAM, Link, Maps, Method, Mode, NetnsValue, PortKey, PortValue, Protocol, attach,
     detach_left_over, is_attached, netns,
 };
 
 pub use error::GateError;
+#[allow(unused_imports)]
+pub use probes::ProbeTimes;
 pub use queue::Limits;
 pub use sockets::Flow;
 
+use probes::Steering;
 use queue::Queue;
 use tap::Tap;
 
@@ -112,6 +119,8 @@ pub struct Gate {
     containers: BTreeMap<ContainerKey, Container>,
     by_port: HashMap<u16, ContainerKey>,
     by_flow: HashMap<Flow, ContainerKey>,
+    flags: HashMap<u16, PortFlags>,
+    steering: Option<Steering>,
     tap: Option<Tap>,
     queue: Queue,
     registered: bool,
@@ -161,6 +170,8 @@ impl Gate {
             containers: BTreeMap::new(),
             by_port: HashMap::new(),
             by_flow: HashMap::new(),
+            flags: HashMap::new(),
+            steering: None,
             tap: None,
             queue: Queue::new(limits),
             registered: true,
@@ -281,6 +292,7 @@ impl Gate {
         for container in containers {
             failures.extend(self.remove(container).err());
         }
+        failures.extend(self.stop_steering().err());
         if let Some(tap) = self.tap.take() {
             failures.extend(tap.remove(self.netns.as_fd()).err());
         }
@@ -337,13 +349,14 @@ impl Gate {
         } else {
             Mode::Awake
         };
+        let flags = self.flags.get(&port).copied().unwrap_or_default();
         let mut result = Ok(());
         for protocol in PROTOCOLS {
             let key = PortKey::new(self.cookie, port, protocol);
             let before = self.maps.ports.get(&key);
             result = result.and(before.and_then(|before| {
-                let activity = before.map_or(0, |value| value.activity);
-                let value = PortValue::new(owner.0, mode).used_at(activity);
+                let value = PortValue::new(owner.0, mode, flags);
+                let value = before.map_or(value, |before| value.with_times_of(&before));
                 self.maps.ports.insert(&key, &value)
             }));
         }
@@ -357,6 +370,7 @@ impl Gate {
             result = result.and(self.maps.ports.remove(&key));
         }
         self.books(container).ports.remove(&port);
+        self.flags.remove(&port);
         self.by_port.remove(&port);
         Ok(result?)
     }

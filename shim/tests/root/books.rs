@@ -167,7 +167,11 @@ pub fn a_second_gate_is_refused_and_a_dead_ones_entries_removed() {
     drop(gate);
     // As after a kill: entries, but no links.
     for key in &entries {
-        let value = podmotion_bpf::PortValue::new(1, podmotion_bpf::Mode::Hold);
+        let value = podmotion_bpf::PortValue::new(
+            1,
+            podmotion_bpf::Mode::Hold,
+            podmotion_bpf::PortFlags::NONE,
+        );
         maps().ports.insert(key, &value).unwrap();
     }
     maps().netns.insert(&cookie, &Default::default()).unwrap();

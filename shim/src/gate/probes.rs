@@ -1,0 +1,118 @@
+//! The gate's part in probes: when they came, and which of them go to the pod's responder.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use podmotion_bpf::{
+    PortFlags, PortKey, Protocol, Responders, SteerLink, attach_steer, note_own_probe,
+};
+
+use super::{ContainerKey, Gate, GateError, monotonic};
+
+/// When a port was probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProbeTimes {
+    /// The last connection request, as `CLOCK_MONOTONIC`.
+    pub last: Duration,
+    /// The longest of the recent times between two of them; `None` until the second.
+    pub gap: Option<Duration>,
+}
+
+/// The pod has a responder. The program is attached for as long as this lives.
+pub(super) struct Steering {
+    responders: Responders,
+    _link: SteerLink,
+}
+
+impl Gate {
+    /// Leads probes to `listener`, a listening TCP socket of the pod's network namespace, from now on
+    /// for ports with [`PortFlags::STEER`]. Replaces another one.
+    ///
+    /// # Errors
+    ///
+    /// Above all, the kernel has no such programs: then nothing is pinned for them.
+    pub fn start_steering(&mut self, listener: BorrowedFd<'_>) -> Result<(), GateError> {
+        if let Some(steering) = &mut self.steering {
+            return Ok(steering.responders.set(self.cookie, listener)?);
+        }
+        let mut responders = Responders::open(&self.pins)?;
+        responders.set(self.cookie, listener)?;
+        match attach_steer(&self.pins, self.netns.as_fd()) {
+            Ok(link) => {
+                self.steering = Some(Steering {
+                    responders,
+                    _link: link,
+                });
+                Ok(())
+            }
+            Err(error) => {
+                responders.remove(self.cookie)?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Ends that. Ports do not have [`PortFlags::STEER`] any more; what the responder has accepted goes on.
+    pub fn stop_steering(&mut self) -> Result<(), GateError> {
+        let mut result = Ok(());
+        for (port, flags) in self.flags.clone() {
+            result = result.and(self.set_flags(port, flags.without(PortFlags::STEER)));
+        }
+        if let Some(mut steering) = self.steering.take() {
+            let removed = steering.responders.remove(self.cookie);
+            result = result.and(removed.map_err(GateError::from));
+        }
+        result
+    }
+
+    /// Gives `port`, which a container has, these flags in place of those before, until the port is
+    /// taken away. The times noted for it are kept. Without a responder
+    /// ([`start_steering`](Self::start_steering)) nothing is steered, whatever the flags say.
+    pub fn set_flags(&mut self, port: u16, flags: PortFlags) -> Result<(), GateError> {
+        let flags = match &self.steering {
+            Some(_) => flags,
+            None => flags.without(PortFlags::STEER),
+        };
+        if !self.by_port.contains_key(&port) {
+            return Ok(());
+        }
+        if self.flags.insert(port, flags) == Some(flags) {
+            return Ok(());
+        }
+        self.tell_port(port)
+    }
+
+    /// When the ports of `container` were probed; those that never were are not there.
+    pub fn probes(&self, container: ContainerKey) -> Result<BTreeMap<u16, ProbeTimes>, GateError> {
+        let mut probes = BTreeMap::new();
+        let ports = self.containers.get(&container).map(|entry| &entry.ports);
+        for port in ports.into_iter().flatten() {
+            let key = PortKey::new(self.cookie, *port, Protocol::Tcp);
+            let value = self.maps.ports.get(&key)?;
+            if let Some(value) = value
+                && let Some(last) = monotonic(value.probe_last)
+            {
+                let gap = monotonic(value.probe_gap);
+                probes.insert(*port, ProbeTimes { last, gap });
+            }
+        }
+        Ok(probes)
+    }
+
+    /// Has the connection that this process is about to open within the pod, from `client`, which is
+    /// bound, to `server`, taken for a probe: it is not use, and never steered.
+    pub fn note_own_probe(
+        &mut self,
+        client: SocketAddr,
+        server: SocketAddr,
+    ) -> Result<(), GateError> {
+        Ok(note_own_probe(
+            &mut self.maps.probes,
+            self.cookie,
+            client,
+            server,
+        )?)
+    }
+}
