@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Objects, their sources and what is defined for them.
-const PROGRAMS: [(&str, &str, Option<&str>); 3] = [
+const PROGRAMS: [(&str, &str, Option<&str>); 5] = [
     ("gate_ingress", "gate_ingress", None),
     (
         "gate_ingress_kernel_context",
@@ -13,6 +13,8 @@ const PROGRAMS: [(&str, &str, Option<&str>); 3] = [
         Some("-DGATE_KERNEL_CONTEXT"),
     ),
     ("tap_ingress", "tap_ingress", None),
+    ("probe_sockops", "probe_sockops", None),
+    ("probe_steer", "probe_steer", None),
 ];
 
 fn main() {

@@ -3,8 +3,9 @@
  * What the gate's programs share: the maps' layout (mirrored by src/layout.rs), the identity of the
  * network namespace and the parser.
  *
- * The maps belong to user space. A program only looks entries up and changes numbers inside of
- * them, it never creates one: what user space removes stays removed, and no packet can fill a map.
+ * The maps belong to user space, all but that of probes. A program only looks entries up and changes
+ * numbers inside of them, it never creates one: what user space removes stays removed, and no packet
+ * can fill a map.
  */
 #ifndef PODMOTION_GATE_BPF_H
 #define PODMOTION_GATE_BPF_H
@@ -33,6 +34,11 @@
 /* Awake, but a sleeping container of the pod has connections with this port. */
 #define MODE_SHARED 2
 
+/* Probes go to the responder of the network namespace. */
+#define PORT_STEER 1
+/* Probes are use. */
+#define PORT_COUNT_PROBES 2
+
 #define IP_OFFSET_MASK 0x1fff
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
@@ -54,8 +60,11 @@ struct port_key {
 
 struct port_value {
 	__u32 container;
-	__u32 mode;
+	__u16 mode;
+	__u16 flags;
 	__u64 activity; /* last use, ns */
+	__u64 probe_last; /* last connection request of a probe, ns */
+	__u64 probe_gap; /* the longest recent time between two of them, ns */
 };
 
 struct flow_key {

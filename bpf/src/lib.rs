@@ -11,7 +11,9 @@
 //! ```
 //!
 //! Programs never create or remove an entry of a map: each entry has the shim that made it as its
-//! owner. The layout of the maps is fixed for a pin directory's version (`v1`).
+//! owner. The exception is `probes`, which a program on the root of the control groups fills with the
+//! connections that the node's kubelets open ([`Kubelets`]). Where the kernel does not take what
+//! probes need, the gate does without. The layout of the maps is fixed for a pin directory's version (`v1`).
 
 mod attach;
 mod ignored;

@@ -1,12 +1,16 @@
 //! Loads the programs and pins them and their maps.
 
+pub mod cgroup;
+mod probes;
+
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use aya::programs::{ProgramError, ProgramInfo, SchedClassifier};
+use aya::programs::links::LinkError;
+use aya::programs::{Program, ProgramError, ProgramInfo};
 use aya::{BtfError, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -14,7 +18,7 @@ use thiserror::Error;
 
 use crate::attach::{GATE_PROGRAM, TAP_PROGRAM};
 use crate::kernel_function;
-use crate::maps::{MapError, Maps, NAMES};
+use crate::maps::{MapError, Maps, NAMES, NAMES_OF_PROBES};
 
 static GATE_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gate_ingress.o"));
 /// The same program for Linux 6.2 and newer; see [`kernel_function`].
@@ -72,6 +76,12 @@ pub enum LoadError {
         /// Name of the program.
         program: &'static str,
     },
+    /// The link of the program that notes probes could not be made or looked at.
+    #[error("cannot use the link of the BPF program {}", crate::SOCKOPS_PROGRAM)]
+    Link(#[source] LinkError),
+    /// That program has nothing to be attached to.
+    #[error("cannot attach the BPF program {}", crate::SOCKOPS_PROGRAM)]
+    Cgroup(#[source] cgroup::CgroupError),
     /// The program could not be pinned.
     #[error("cannot pin the BPF program {program}")]
     Pin {
@@ -94,6 +104,16 @@ pub enum Outcome {
     Unchanged,
 }
 
+/// What was pinned.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Names of pins.
+    pub pins: Vec<(&'static str, Outcome)>,
+    /// Why probes are not told from other traffic, if they are not: what the kernel lacks. The gate
+    /// does without, and probes wake and keep awake like everything else.
+    pub without_probes: Option<LoadError>,
+}
+
 /// A build of the gate's program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Build {
@@ -103,21 +123,19 @@ pub enum Build {
     Portable,
 }
 
-/// Loads both programs and pins them and their maps in `dir`, which is made (mode 0700) if needed.
+/// Loads the programs and pins them and their maps in `dir`, which is made (mode 0700) if needed. The
+/// one that notes probes is attached to the root of the control groups, by a link that is pinned too.
 ///
 /// Doing it again changes nothing. A pinned program of another build is replaced in one step; maps
 /// that are pinned are kept with all they hold. Callers at the same time wait for one another.
 ///
-/// Mounts nothing: `dir` must be on a BPF file system.
-pub fn load_and_pin(dir: &Path) -> Result<Vec<(&'static str, Outcome)>, LoadError> {
+/// Leaves nothing mounted: `dir` must be on a BPF file system.
+pub fn load_and_pin(dir: &Path) -> Result<Loaded, LoadError> {
     load_and_pin_build(dir, None)
 }
 
 /// [`load_and_pin`], with one build of the gate's program instead of the best that the kernel takes.
-pub fn load_and_pin_build(
-    dir: &Path,
-    build: Option<Build>,
-) -> Result<Vec<(&'static str, Outcome)>, LoadError> {
+pub fn load_and_pin_build(dir: &Path, build: Option<Build>) -> Result<Loaded, LoadError> {
     check_bpffs(dir)?;
     DirBuilder::new()
         .recursive(true)
@@ -128,18 +146,30 @@ pub fn load_and_pin_build(
     if NAMES.iter().all(|name| dir.join(name).exists()) {
         Maps::open(dir).map_err(LoadError::Layout)?;
     }
-    let mut outcomes = Vec::new();
-    for name in NAMES {
-        let outcome = match dir.join(name).exists() {
-            true => Outcome::Unchanged,
-            false => Outcome::Created,
-        };
-        outcomes.push((name, outcome));
-    }
-    outcomes.push((GATE_PROGRAM, pin_gate_program(dir, build)?));
-    outcomes.push((TAP_PROGRAM, pin_program(dir, TAP_PROGRAM, TAP_OBJECT)?));
+    let mut pins = map_outcomes(dir, &NAMES);
+    pins.push((GATE_PROGRAM, pin_gate_program(dir, build)?));
+    pins.push((TAP_PROGRAM, pin_program(dir, TAP_PROGRAM, TAP_OBJECT)?));
     Maps::open(dir).map_err(LoadError::Layout)?;
-    Ok(outcomes)
+    let without_probes = match probes::pin(dir) {
+        Ok(more) => {
+            pins.extend(more);
+            None
+        }
+        Err(error) => Some(error),
+    };
+    Ok(Loaded {
+        pins,
+        without_probes,
+    })
+}
+
+/// What will become of maps when programs that have them are loaded.
+fn map_outcomes(dir: &Path, names: &[&'static str]) -> Vec<(&'static str, Outcome)> {
+    let outcome = |name: &&'static str| match dir.join(name).exists() {
+        true => (*name, Outcome::Unchanged),
+        false => (*name, Outcome::Created),
+    };
+    names.iter().map(outcome).collect()
 }
 
 /// Removes the pins from `dir`, then `dir` and, if nothing else is in it, its parent. Attached
@@ -147,12 +177,12 @@ pub fn load_and_pin_build(
 ///
 /// Returns the names removed; none if there is no such directory.
 pub fn unpin(dir: &Path) -> Result<Vec<&'static str>, LoadError> {
-    let mut removed = Vec::new();
     if !dir.exists() {
-        return Ok(removed);
+        return Ok(Vec::new());
     }
     check_bpffs(dir)?;
     let lock = lock(dir)?;
+    let mut removed = probes::remove(dir)?;
     for name in [GATE_PROGRAM, TAP_PROGRAM].into_iter().chain(NAMES) {
         remove_pin(&staging(dir, name))?;
         if remove_pin(&dir.join(name))? {
@@ -192,12 +222,16 @@ fn pin_program(dir: &Path, name: &'static str, object: &[u8]) -> Result<Outcome,
         source,
     };
     let mut ebpf = load_object(dir, name, object)?;
-    let program: &mut SchedClassifier = ebpf
+    let program = ebpf
         .program_mut(name)
-        .ok_or(LoadError::Missing { program: name })?
-        .try_into()
-        .map_err(program_error)?;
-    program.load().map_err(program_error)?;
+        .ok_or(LoadError::Missing { program: name })?;
+    match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        Program::SkLookup(program) => program.load(),
+        _ => return Err(LoadError::Missing { program: name }),
+    }
+    .map_err(program_error)?;
     let pin = dir.join(name);
     let outcome = match ProgramInfo::from_pin(&pin) {
         Err(_) if !pin.exists() => Outcome::Created,
@@ -222,7 +256,7 @@ fn pin_program(dir: &Path, name: &'static str, object: &[u8]) -> Result<Outcome,
 
 fn load_object(dir: &Path, name: &'static str, object: &[u8]) -> Result<Ebpf, LoadError> {
     let mut loader = EbpfLoader::new();
-    for map in NAMES {
+    for map in NAMES.into_iter().chain(NAMES_OF_PROBES) {
         loader.map_pin_path(map, dir.join(map));
     }
     loader.load(object).map_err(|source| LoadError::Load {

@@ -161,9 +161,9 @@ fn check_layout(data: &MapData, path: &Path, key: usize, value: usize) -> Result
     Ok(())
 }
 
-/// Names of all maps, which are also the names of their pins.
+/// Names of the gate's maps, which are also the names of their pins.
 #[cfg(feature = "loader")]
-pub(crate) const NAMES: [&str; 7] = [
+pub(crate) const NAMES: [&str; 8] = [
     "netns",
     "ports",
     "flows",
@@ -171,7 +171,11 @@ pub(crate) const NAMES: [&str; 7] = [
     "probes",
     "ignored",
     "ignored_networks",
+    "heads",
 ];
+/// Names of those that only tell and steer probes.
+#[cfg(feature = "loader")]
+pub(crate) const NAMES_OF_PROBES: [&str; 2] = ["kubelets", "responders"];
 
 /// All maps of a pin directory. They are shared by the node's shims: touch only the entries of your
 /// own network namespace.

@@ -99,15 +99,15 @@ fn outcome(outcomes: &[(&'static str, Outcome)], name: &str) -> Outcome {
 
 fn loading_again_changes_nothing() {
     let dir = dir("again");
-    let outcomes = load_and_pin(&dir).unwrap();
+    let outcomes = load_and_pin(&dir).unwrap().pins;
     assert!(
         outcomes
             .iter()
             .all(|(_, outcome)| *outcome == Outcome::Created)
     );
-    assert_eq!(outcomes.len(), 6);
+    assert_eq!(outcomes.len(), 15);
     let before = (id(&dir, GATE_PROGRAM), id(&dir, TAP_PROGRAM));
-    let outcomes = load_and_pin(&dir).unwrap();
+    let outcomes = load_and_pin(&dir).unwrap().pins;
     assert!(
         outcomes
             .iter()
@@ -128,7 +128,7 @@ fn a_program_of_another_build_is_replaced() {
     // Another program in its place stands for another build of it.
     fs::remove_file(dir.join(GATE_PROGRAM)).unwrap();
     fs::rename(dir.join(TAP_PROGRAM), dir.join(GATE_PROGRAM)).unwrap();
-    let outcomes = load_and_pin(&dir).unwrap();
+    let outcomes = load_and_pin(&dir).unwrap().pins;
     assert_eq!(outcome(&outcomes, GATE_PROGRAM), Outcome::Replaced);
     assert_eq!(outcome(&outcomes, TAP_PROGRAM), Outcome::Created);
     let info = ProgramInfo::from_pin(dir.join(GATE_PROGRAM)).unwrap();
@@ -144,7 +144,7 @@ fn a_program_on_other_maps_is_replaced() {
     let dir = dir("maps");
     load_and_pin(&dir).unwrap();
     fs::remove_file(dir.join("flows")).unwrap();
-    let outcomes = load_and_pin(&dir).unwrap();
+    let outcomes = load_and_pin(&dir).unwrap().pins;
     assert_eq!(outcome(&outcomes, "flows"), Outcome::Created);
     assert_eq!(outcome(&outcomes, GATE_PROGRAM), Outcome::Replaced);
     assert_eq!(outcome(&outcomes, TAP_PROGRAM), Outcome::Unchanged);
@@ -169,7 +169,7 @@ fn loaders_at_the_same_time_agree() {
     let dir = dir("together");
     let outcomes: Vec<_> = thread::scope(|scope| {
         let loaders: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| load_and_pin(&dir).unwrap()))
+            .map(|_| scope.spawn(|| load_and_pin(&dir).unwrap().pins))
             .collect();
         loaders
             .into_iter()
@@ -187,19 +187,21 @@ fn each_build_loads_and_the_faster_one_is_taken() {
     let dir = dir("builds");
     for build in [Build::Portable, Build::KernelContext] {
         load_and_pin_build(&dir, Some(build)).unwrap();
-        let outcomes = load_and_pin_build(&dir, Some(build)).unwrap();
+        let outcomes = load_and_pin_build(&dir, Some(build)).unwrap().pins;
         assert_eq!(outcome(&outcomes, GATE_PROGRAM), Outcome::Unchanged);
     }
-    let outcomes = load_and_pin(&dir).unwrap();
+    let outcomes = load_and_pin(&dir).unwrap().pins;
     assert_eq!(outcome(&outcomes, GATE_PROGRAM), Outcome::Unchanged);
-    let outcomes = load_and_pin_build(&dir, Some(Build::Portable)).unwrap();
+    let outcomes = load_and_pin_build(&dir, Some(Build::Portable))
+        .unwrap()
+        .pins;
     assert_eq!(outcome(&outcomes, GATE_PROGRAM), Outcome::Replaced);
 }
 
 fn removing_leaves_nothing() {
     let dir = dir("remove");
     load_and_pin(&dir).unwrap();
-    assert_eq!(unpin(&dir).unwrap().len(), 6);
+    assert_eq!(unpin(&dir).unwrap().len(), 15);
     assert!(!dir.parent().unwrap().exists());
     assert!(unpin(&dir).unwrap().is_empty());
 }

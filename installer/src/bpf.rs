@@ -33,13 +33,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.mount {
         mount_bpffs()?;
     }
-    for (name, outcome) in load_and_pin(dir)? {
+    let loaded = load_and_pin(dir)?;
+    for (name, outcome) in loaded.pins {
         let outcome = match outcome {
             Outcome::Created => "pinned",
             Outcome::Replaced => "replaced",
             Outcome::Unchanged => "unchanged",
         };
         println!("{}: {outcome}", dir.join(name).display());
+    }
+    if let Some(reason) = loaded.without_probes {
+        let reason = anyhow::Error::new(reason);
+        println!("probes are not told from other traffic: {reason:#}");
     }
     Ok(())
 }

@@ -8,11 +8,12 @@ use std::thread;
 use anyhow::{Context as _, Result, anyhow};
 use nix::sched::{CloneFlags, unshare};
 use podmotion_bpf::loader::{load_and_pin, unpin};
-use podmotion_bpf::{GATE_PROGRAM, Maps, Method, TAP_PROGRAM};
+use podmotion_bpf::{GATE_PROGRAM, Kubelets, Maps, Method, TAP_PROGRAM};
 
 use super::{Context, Verdict};
 
 const INSTALL: &str = "run `podmotion-installer bpf --mount`";
+const WITHOUT_PROBES: &str = "probes wake containers and keep them awake";
 
 /// Loads the programs of this build, pins them in a directory of their own and removes them.
 pub fn load(context: &Context<'_>) -> Result<Verdict, Verdict> {
@@ -21,8 +22,14 @@ pub fn load(context: &Context<'_>) -> Result<Verdict, Verdict> {
     let loaded = load_and_pin(&trial).context("load");
     // Also after half of it: a pin would keep a program for ever.
     let removed = unpin(&trial).with_context(|| format!("remove {}", trial.display()));
-    Ok(match loaded.and(removed) {
-        Ok(_) => Verdict::ok(format!("the kernel takes {GATE_PROGRAM} and {TAP_PROGRAM}")),
+    Ok(match loaded.and_then(|loaded| removed.map(|_| loaded)) {
+        Ok(loaded) => match loaded.without_probes {
+            None => Verdict::ok("the kernel takes all of them"),
+            Some(reason) => Verdict::warning(
+                format!("{WITHOUT_PROBES}: {:#}", anyhow!(reason)),
+                "use Linux 5.9 or newer with CONFIG_CGROUP_BPF",
+            ),
+        },
         Err(error) => Verdict::failed(
             format!("{error:#}"),
             format!(
@@ -43,6 +50,10 @@ fn beside(pins: &Path) -> PathBuf {
 pub fn pins(context: &Context<'_>) -> Result<Verdict, Verdict> {
     let pins = context.config()?.gate.pins;
     Ok(match look(&pins) {
+        Ok(()) if Kubelets::open(&pins).is_err() => Verdict::warning(
+            format!("{WITHOUT_PROBES}: {} has nothing for them", pins.display()),
+            format!("{INSTALL}, which says why if it cannot be had"),
+        ),
         Ok(()) => Verdict::ok(pins.display().to_string()),
         Err(error) => Verdict::failed(format!("{error:#}"), INSTALL),
     })
