@@ -308,15 +308,6 @@ impl ProbeKey {
             pad: 0,
         }
     }
-
-    /// Cookie of the network namespace if it is a connection over loopback.
-    #[must_use]
-    pub const fn netns(&self) -> Option<u64> {
-        match self.netns {
-            0 => None,
-            netns => Some(netns),
-        }
-    }
 }
 
 /// Value of `probes`.

@@ -218,8 +218,6 @@ impl Maps {
         let own_port = |key: &PortKey| key.netns() == netns;
         result = result.and(remove_where(&mut self.ports, own_port));
         result = result.and(remove_where(&mut self.flows, |key| key.netns() == netns));
-        let own_probe = |key: &ProbeKey| key.netns() == Some(netns);
-        result = result.and(remove_where(&mut self.probes, own_probe));
         result.and(self.counters.remove(&netns))
     }
 }

@@ -8,7 +8,10 @@ mod gate;
 mod books;
 mod cost;
 mod hold;
+mod ignored;
 mod keepalive;
+mod kubelet;
+mod probes;
 mod rig;
 mod sys;
 
@@ -24,6 +27,10 @@ macro_rules! trials {
 }
 
 fn main() {
+    if kubelet::is_wanted() {
+        kubelet::run();
+        return;
+    }
     let arguments = Arguments::from_args();
     if !nix::unistd::geteuid().is_root() {
         if std::env::var_os("PODMOTION_SKIP_ROOT").is_some_and(|value| value == "1") {
@@ -55,6 +62,18 @@ fn main() {
         hold::connection_with_the_program_for_older_kernels,
         keepalive::peers_keep_connections_that_sleep,
         keepalive::two_sleeping_ends_do_not_answer_each_other,
+        probes::connections_of_kubelets_are_noted_and_no_others,
+        probes::programs_of_two_installations_note_beside_each_other,
+        probes::probes_are_not_use,
+        probes::pauses_between_probes_are_told,
+        probes::probes_of_a_sleeping_container_go_to_the_responder,
+        probes::probes_of_an_awake_container_go_to_the_responder_if_told,
+        probes::without_a_responder_probes_wait_like_others,
+        probes::what_the_shim_opens_itself_is_not_use_and_not_steered,
+        probes::a_later_connection_with_the_same_addresses_is_no_probe,
+        ignored::networks_that_are_ignored_are_not_use,
+        ignored::user_agents_that_are_ignored_are_not_use,
+        ignored::what_is_ignored_wakes,
         cost::packet_of_an_awake_container_is_cheap,
         books::activity_is_what_uses_the_container,
         books::activity_of_connections_that_the_pod_opened,

@@ -81,6 +81,10 @@ impl Netns {
         self.fd.try_clone().unwrap()
     }
 
+    pub fn path(&self) -> String {
+        format!("/run/netns/{}", self.name)
+    }
+
     pub fn cookie(&self) -> u64 {
         netns::cookie(self.fd.as_fd()).unwrap()
     }
