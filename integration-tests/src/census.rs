@@ -121,7 +121,7 @@ impl Census {
             if entry.path() == Path::new(CRIU_CACHE) {
                 continue;
             }
-            self.add(format!("file {}", without_number(&entry.path())));
+            self.add(format!("file {}", entry.path().display()));
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.add_files(&entry.path());
             }
@@ -236,13 +236,4 @@ pub fn status_number(pid: i32, field: &str) -> Result<u64> {
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
         .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
         .with_context(|| format!("no {field} in {path}"))
-}
-
-/// A file's path; without the number where the file is replaced by the next one again and again.
-fn without_number(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    if name.starts_with("journal-") {
-        return path.with_file_name("journal-N.img").display().to_string();
-    }
-    path.display().to_string()
 }

@@ -98,12 +98,12 @@ fn run(size: u64, hot: u64) {
         let stats = moved.stats();
         let speed = stats.scanned_bytes as f64 / stats.copy_time.as_secs_f64() / 1e9;
         println!(
-            "  {round}. out {}: scan {} setup {} copy {} ({speed:.2} GB/s) index {} drop {}; looked at {} wrote {} missing {} image {}",
+            "  {round}. out {}: scan {} setup {} copy {} ({speed:.2} GB/s) register {} drop {}; looked at {} wrote {} missing {} image {}",
             milliseconds(total),
             milliseconds(stats.scan_time),
             milliseconds(stats.setup_time),
             milliseconds(stats.copy_time),
-            milliseconds(stats.index_time),
+            milliseconds(stats.register_time),
             milliseconds(stats.drop_time),
             mebibytes(stats.scanned_bytes),
             mebibytes(stats.written_bytes),

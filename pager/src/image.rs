@@ -3,16 +3,14 @@
 //! ```text
 //!   directory/                        0600 each
 //!     pages.img        header | slot 1 | slot 2 | ...      one page of content per slot
-//!     index.img        header | body | checksum            which page of which process is in which
-//!                                                          slot, and each slot's checksum
-//!     journal-N.img    what happened to the addresses since index N    see `journal`
 //!     working-set.img  what the last wakes touched                     see `working_set`
 //! ```
 //!
-//! A page of zeros has no slot. Content is written first and the index put in place last, by
-//! `rename`, so the directory always has the index of one complete image. Slots that the index in
-//! force names are never written to: changed pages go to free slots, and what is no longer named
-//! is free once the next index is in place.
+//! Which page of which process is in which slot, and the checksum of each slot, is known to the
+//! process that wrote it and to nobody else: an image is of no use without that process.
+//!
+//! A page of zeros has no slot. Slots that hold the content of a page are never written to: changed
+//! pages go to free slots, and what is no longer needed is free once the whole image is complete.
 //!
 //! Everything is read with `read`, checked, and used from the buffer that was checked. A mapping
 //! would save a copy, but what the file says can change between check and use, and a file that got
@@ -21,20 +19,15 @@
 //! Nothing is synced: an image serves processes that are still there, and those do not outlive a
 //! power failure either.
 
-mod format;
 mod store;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub(crate) use format::{Index, ProcessRecord};
 pub(crate) use store::{Pages, Reader, checksum, is_zero};
 
 /// Name of the file with the content.
 pub const PAGES: &str = "pages.img";
-/// Name of the index.
-pub const INDEX: &str = "index.img";
-
 /// An image cannot be written or must not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {

@@ -3,7 +3,7 @@
 //! ```text
 //!   Seized --Pager::move_out--> Moved --serve--> Filling --wait--> Pager
 //!                |                                  |  pause: back to Pager, for the next sleep
-//!         image | index | journal        thread "pager": faults, events, background
+//!                image                   thread "pager": faults, events, background
 //!                                                   |  one descriptor table
 //!                                        keeper: a process that keeps the userfaultfds
 //! ```
@@ -13,12 +13,11 @@
 //! 1. **A process never runs with a missing page that nobody will fill.** When the last copy of a
 //!    userfaultfd closes, what is missing reads as zeros. So a keeper process shares the
 //!    filler's descriptor table from before the first page is taken until the last is back; who
-//!    touches a missing page after a SIGKILL of the filler waits, and can be killed. [`rescue`]
-//!    takes over. The keeper is outside of the container, so that nothing in there can close what
+//!    touches a missing page after a SIGKILL of the filler waits, and can be killed. The keeper is outside of the container, so that nothing in there can close what
 //!    it holds, and shares the table instead of being sent copies, because the descriptor of a
 //!    forked child appears in the table with the fork event: there is no moment between the two.
-//! 2. **The image is complete, with checksums, before the first page is taken.** Slots that the index
-//!    in force names are not written to.
+//! 2. **The image is complete, with checksums, before the first page is taken.** Slots that hold the
+//!    content of a page are not written to.
 //! 3. **Content is used only after its checksum was found right**, from the buffer that was checked.
 //!    A fill that fails fills nothing more, gives nothing up, and its type has no way on but to kill.
 //! 4. **Whatever is not known to be safe to move stays** (`maps.rs` has the table).
@@ -61,12 +60,10 @@ mod copy;
 mod descriptor;
 mod huge;
 mod image;
-mod journal;
 mod maps;
 mod out;
 mod pager;
 mod pins;
-mod rescue;
 mod runs;
 mod server;
 mod space;
@@ -75,10 +72,9 @@ mod sys;
 mod working_set;
 
 pub use absent::{Absent, AbsentError};
-pub use image::{INDEX, ImageError, PAGES};
+pub use image::{ImageError, PAGES};
 pub use out::{GivenUp, OutError};
 pub use pager::{FillFailed, Filling, Moved, NotMoved, Pager, Resumed};
-pub use rescue::{RescueError, rescue};
 pub use server::ServerError;
 pub use stats::{FillPolicy, FillStats, OutStats};
 pub use working_set::WORKING_SET;

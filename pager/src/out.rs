@@ -3,7 +3,6 @@
 //! ```text
 //!   find what can leave            nothing has happened to the processes; an error from here
 //!   copy, compare, write           on returns the pager as it was
-//!   index in force
 //!   register ranges
 //!   ---------------------------    the image is complete and has checksums
 //!   MADV_DONTNEED, by injection    an error here fills everything back first
@@ -27,7 +26,7 @@ use take::withdraw;
 use crate::copy::{CHUNK, Done, Job, copy};
 use crate::descriptor;
 use crate::huge::HugePages;
-use crate::image::{ImageError, Index, ProcessRecord};
+use crate::image::ImageError;
 use crate::pager::{Moved, NotMoved, Pager};
 use crate::pins::pinned;
 use crate::runs::RunMap;
@@ -213,7 +212,7 @@ impl Pager {
                 .iter()
                 .map(|process| (process.pid, process.known.clone())),
         );
-        self.commit(&leaving, known)?;
+        self.commit(known)?;
         stats.image_bytes = self.pages.bytes();
         self.note_huge(&leaving)?;
         let server = self.server.take().ok_or(ServerError::Ended)?;
@@ -236,7 +235,7 @@ impl Pager {
                 .regions
                 .retain(|region| !refused.contains(&region.range));
         }
-        stats.index_time = started.elapsed();
+        stats.register_time = started.elapsed();
         Ok((server, leaving))
     }
 
@@ -307,38 +306,12 @@ impl Pager {
         Ok(())
     }
 
-    /// Puts the index in force.
-    fn commit(&mut self, leaving: &[Leaving], known: Vec<(i32, RunMap)>) -> Result<(), OutError> {
-        let generation = self.generation + 1;
-        let regions = |pid| {
-            let process = leaving.iter().find(|process| process.pid == pid);
-            let regions = process.map(|process| process.regions.iter());
-            regions
-                .into_iter()
-                .flatten()
-                .map(|region| region.range.clone())
-        };
-        let index = Index {
-            page: self.page,
-            image: self.pages.id(),
-            generation,
-            processes: known
-                .iter()
-                .map(|(pid, runs)| ProcessRecord {
-                    pid: *pid,
-                    regions: regions(*pid).collect(),
-                    runs: runs.clone(),
-                })
-                .collect(),
-            sums: self.pages.sums().clone(),
-        };
-        let server = self.server.as_ref().ok_or(ServerError::Ended)?;
-        server.call(move |worker| worker.prepare_index(generation))??;
-        index.write(&self.directory)?;
-        self.generation = generation;
+    /// From here on `known` says where content is, and slots that it does not name are free.
+    fn commit(&mut self, known: Vec<(i32, RunMap)>) -> Result<(), OutError> {
         self.known = known.iter().cloned().collect();
         let sums = self.pages.sums().clone();
-        server.call(move |worker| worker.set_index(sums, known))?;
+        let server = self.server.as_ref().ok_or(ServerError::Ended)?;
+        server.call(move |worker| worker.set_known(sums, known))?;
         self.pages.keep(self.known.values())?;
         Ok(())
     }

@@ -11,13 +11,11 @@
 //! Each step takes the state before it, so that nobody goes on with a fill that failed.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use crate::huge::HugePages;
-use crate::image::{INDEX, ImageError, Pages};
+use crate::image::{ImageError, Pages};
 use crate::out::OutError;
 use crate::runs::RunMap;
 use crate::server::{Complete, Outcome, Server, ServerError, Start, Starting};
@@ -35,7 +33,6 @@ pub struct Pager {
     pub(crate) directory: PathBuf,
     pub(crate) page: u64,
     pub(crate) pages: Pages,
-    pub(crate) generation: u64,
     /// Where pages were when memory was last complete. What has happened since does not matter:
     /// it only says what to compare with.
     pub(crate) known: HashMap<i32, RunMap>,
@@ -105,34 +102,19 @@ impl Pager {
     /// # Errors
     /// When the image cannot be made.
     pub fn create(directory: &Path) -> Result<Self, ImageError> {
-        // An index of before is not one of the new file, and its journal has no meaning.
-        let index = directory.join(INDEX);
-        match fs::remove_file(&index) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(ImageError::io("remove", &index)(e));
-            }
-            _ => {}
-        }
-        let pages = Pages::create(directory, page_size())?;
-        Ok(Self::adopt(directory, pages, 0))
-    }
-
-    /// The pager of an image that is there.
-    pub(crate) fn adopt(directory: &Path, pages: Pages, generation: u64) -> Self {
         let page = page_size();
         let budget = (WORKING_SET_BUDGET / page) as usize;
-        Self {
+        Ok(Self {
             directory: directory.to_owned(),
             page,
-            pages,
-            generation,
+            pages: Pages::create(directory, page)?,
             known: HashMap::new(),
             // Advice: one that cannot be read is as good as none.
             working_set: WorkingSet::read(directory, page, budget)
                 .unwrap_or_else(|_| WorkingSet::new(page, budget)),
             server: None,
             huge: Vec::new(),
-        }
+        })
     }
 
     /// The directory of the image.
@@ -170,7 +152,6 @@ impl Pager {
             directory: self.directory.clone(),
             page: self.page,
             image: self.pages.id(),
-            generation: self.generation,
             sums: self.pages.sums().clone(),
         })
     }

@@ -50,11 +50,6 @@ impl RunMap {
         self.runs.is_empty()
     }
 
-    /// Number of runs.
-    pub(crate) fn len(&self) -> usize {
-        self.runs.len()
-    }
-
     /// The slot of the page at `address`.
     pub(crate) fn get(&self, address: u64) -> Option<u64> {
         let (&start, &(end, slot)) = self.runs.range(..=address).next_back()?;

@@ -38,7 +38,7 @@ use crate::runs::RunMap;
 use crate::sys::keep;
 use crate::working_set::PageOf;
 use crate::{FillPolicy, FillStats};
-pub(crate) use worker::{Start, Worker, start_time};
+pub(crate) use worker::{Start, Worker};
 
 /// What the thread could not do.
 #[derive(Debug, thiserror::Error)]

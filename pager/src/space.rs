@@ -34,19 +34,6 @@ impl Space {
         }
     }
 
-    /// All that is known is missing, or may be.
-    pub(crate) fn all_missing(pid: i32, known: RunMap) -> Self {
-        Self {
-            pid: Some(pid),
-            missing: known.clone(),
-            known,
-        }
-    }
-
-    pub(crate) fn known(&self) -> &RunMap {
-        &self.known
-    }
-
     pub(crate) fn missing(&self) -> &RunMap {
         &self.missing
     }
@@ -55,7 +42,7 @@ impl Space {
         self.known
     }
 
-    /// A new index is in force. It has the missing pages in the slots where they were.
+    /// The image is complete with this. It has the missing pages in the slots where they were.
     pub(crate) fn set_known(&mut self, known: RunMap) {
         debug_assert!(
             self.missing
@@ -178,7 +165,7 @@ mod tests {
                 }
                 for run in space.missing().iter() {
                     for (index, address) in (run.start..run.end).step_by(PAGE as usize).enumerate() {
-                        prop_assert_eq!(space.known().get(address), Some(run.slot + index as u64));
+                        prop_assert_eq!(space.known.get(address), Some(run.slot + index as u64));
                     }
                 }
             }

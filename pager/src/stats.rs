@@ -83,8 +83,8 @@ pub struct OutStats {
     pub scan_time: Duration,
     /// Time to copy, compare and write.
     pub copy_time: Duration,
-    /// Time to put the index in place and register ranges.
-    pub index_time: Duration,
+    /// Time to note where content is, and to register ranges.
+    pub register_time: Duration,
     /// Time to take the pages away.
     pub drop_time: Duration,
 }

@@ -5,10 +5,8 @@ pub(crate) mod huge;
 pub(crate) mod keep;
 pub(crate) mod kinship;
 pub(crate) mod memory;
-pub(crate) mod message;
 pub(crate) mod pagemap;
 pub(crate) mod robust;
-pub(crate) mod shared;
 pub(crate) mod uffd;
 
 /// Size of a page in bytes, from `sysconf`. A power of two.

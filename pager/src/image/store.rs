@@ -11,11 +11,12 @@ use std::sync::Arc;
 
 use twox_hash::XxHash3_64;
 
-use super::format::{Index, VERSION};
 use super::{ImageError, PAGES};
 use crate::runs::RunMap;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"PODMPGS\n");
+/// Version of the file.
+const VERSION: u64 = 1;
 /// The header has the first slot to itself.
 const FIRST_SLOT: u64 = 1;
 
@@ -53,7 +54,7 @@ impl Pages {
     /// Makes an empty one, in place of what was there.
     pub(crate) fn create(directory: &Path, page: u64) -> Result<Self, ImageError> {
         let path = directory.join(PAGES);
-        // A random number, so that an index is not taken for that of another pages file.
+        // A random number, so that a reader does not take another pages file for this one.
         let id = RandomState::new().build_hasher().finish();
         let mut header = vec![0; page as usize];
         for (at, number) in [MAGIC, VERSION, page, id].into_iter().enumerate() {
@@ -76,29 +77,6 @@ impl Pages {
             sums: Arc::new(vec![checksum(&header)]),
             free: BTreeMap::new(),
         })
-    }
-
-    /// Opens the one that an index is for. What the index does not name is free.
-    pub(crate) fn open(directory: &Path, index: &Index) -> Result<Self, ImageError> {
-        let sums = Arc::clone(&index.sums);
-        // Checks that it is the right one.
-        Reader::open(directory, index.page, index.image, Arc::clone(&sums))?;
-        let path = directory.join(PAGES);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(ImageError::io("open", &path))?;
-        let mut pages = Self {
-            file,
-            path,
-            page: index.page,
-            id: index.image,
-            sums,
-            free: BTreeMap::new(),
-        };
-        pages.keep(index.processes.iter().map(|process| &process.runs))?;
-        Ok(pages)
     }
 
     /// Identity of the file.
@@ -131,7 +109,7 @@ impl Pages {
     pub(crate) fn take(&mut self, sums: &[u64]) -> Vec<Range<u64>> {
         let mut taken: Vec<Range<u64>> = Vec::new();
         let mut rest = sums;
-        // Readers keep those of the index they are for.
+        // Readers keep those that they were given.
         let known = Arc::make_mut(&mut self.sums);
         while !rest.is_empty() {
             let slots = match self.free.pop_first() {
@@ -160,7 +138,7 @@ impl Pages {
     }
 
     /// Makes every slot free that none of `maps` names, and the file as short as that allows. To
-    /// be called when the index with `maps` is in place.
+    /// be called when `maps` is all that is needed.
     pub(crate) fn keep<'a>(
         &mut self,
         maps: impl Iterator<Item = &'a RunMap>,
@@ -178,14 +156,18 @@ impl Pages {
             }
             next = next.max(slots.end);
         }
-        Arc::make_mut(&mut self.sums).truncate(next as usize);
-        self.file
-            .set_len(next * self.page)
-            .map_err(ImageError::io("shorten", &self.path))
+        // Readers may have these too: a copy is made only where there is something to cut off.
+        if next < self.sums.len() as u64 {
+            Arc::make_mut(&mut self.sums).truncate(next as usize);
+            self.file
+                .set_len(next * self.page)
+                .map_err(ImageError::io("shorten", &self.path))?;
+        }
+        Ok(())
     }
 }
 
-/// The pages file, to read, with the checksums of one index.
+/// The pages file, to read, with the checksums of one moment.
 #[derive(Debug)]
 pub(crate) struct Reader {
     file: File,
@@ -195,7 +177,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Opens the file with this identity. `sums` are those of an index for it.
+    /// Opens the file with this identity.
     pub(crate) fn open(
         directory: &Path,
         page: u64,
@@ -221,7 +203,7 @@ impl Reader {
         if found != [MAGIC, VERSION, page, id] {
             return Err(ImageError::Foreign {
                 path: reader.path,
-                reason: "it is not the one of its index".to_owned(),
+                reason: "it is not the one that was written".to_owned(),
             });
         }
         Ok(reader)
@@ -235,7 +217,7 @@ impl Reader {
         }
     }
 
-    /// Another index is in force.
+    /// The file has changed, and these are the checksums from now on.
     pub(crate) fn set_sums(&mut self, sums: Arc<Vec<u64>>) {
         self.sums = sums;
     }

@@ -5,14 +5,19 @@ use std::sync::Arc;
 use super::*;
 use crate::runs::{Run, RunMap};
 
+/// Slots of the image, the header's not counted.
+const SLOTS: u64 = 10;
+
 fn page() -> u64 {
     crate::sys::page_size()
 }
 
-/// Ten pages of two processes, and the index over them.
-fn image(directory: &Path) -> (Pages, Index) {
+/// Ten pages, each full of its own number.
+fn image(directory: &Path) -> Pages {
     let mut pages = Pages::create(directory, page()).unwrap();
-    let content: Vec<Vec<u8>> = (1..=10).map(|n| vec![n; page() as usize]).collect();
+    let content: Vec<Vec<u8>> = (1..=SLOTS)
+        .map(|number| vec![number as u8; page() as usize])
+        .collect();
     let sums: Vec<u64> = content.iter().map(|page| checksum(page)).collect();
     let [slots] = &pages.take(&sums)[..] else {
         panic!("one run");
@@ -21,89 +26,40 @@ fn image(directory: &Path) -> (Pages, Index) {
         .file()
         .write_all_at(&content.concat(), slots.start * page())
         .unwrap();
-    let mut processes = Vec::new();
-    for (pid, at, slot) in [(100, 0x10_0000, 1), (101, 0x70_0000_0000, 6)] {
-        let mut runs = RunMap::new(page());
-        let end = at + 5 * page();
-        runs.insert(Run {
-            start: at,
-            end,
-            slot,
-        });
-        processes.push(ProcessRecord {
-            pid,
-            regions: std::iter::once(at..end + page()).collect(),
-            runs,
-        });
-    }
-    let index = Index {
-        page: page(),
-        image: pages.id(),
-        generation: 3,
-        processes,
-        sums: Arc::clone(pages.sums()),
-    };
-    index.write(directory).unwrap();
-    (pages, index)
+    pages
 }
 
-fn read_all(directory: &Path) -> Result<Vec<u8>, ImageError> {
-    let index = Index::read(directory)?;
-    let reader = Reader::open(directory, index.page, index.image, Arc::clone(&index.sums))?;
-    let mut all = Vec::new();
-    for run in index
-        .processes
-        .iter()
-        .flat_map(|process| process.runs.iter())
-    {
-        let mut buffer = vec![0; (run.end - run.start) as usize];
-        reader.read_into(run.slot, &mut buffer)?;
-        all.extend(buffer);
-    }
+fn read_all(directory: &Path, pages: &Pages) -> Result<Vec<u8>, ImageError> {
+    let sums = Arc::clone(pages.sums());
+    let reader = Reader::open(directory, page(), pages.id(), sums)?;
+    let mut all = vec![0; (SLOTS * page()) as usize];
+    reader.read_into(1, &mut all)?;
     Ok(all)
 }
 
 #[test]
 fn what_was_written_is_read() {
     let dir = tempfile::tempdir().unwrap();
-    let (_, index) = image(dir.path());
-    assert_eq!(Index::read(dir.path()).unwrap(), index);
-    let all = read_all(dir.path()).unwrap();
+    let pages = image(dir.path());
+    let all = read_all(dir.path(), &pages).unwrap();
     for (number, page) in (1..).zip(all.chunks(page() as usize)) {
         assert!(page.iter().all(|byte| *byte == number));
     }
-    for file in [PAGES, INDEX] {
-        let mode = fs::metadata(dir.path().join(file)).unwrap().permissions();
-        assert_eq!(mode.mode() & 0o777, 0o600);
-    }
-}
-
-#[test]
-fn each_flipped_bit_of_the_index_is_an_error() {
-    let dir = tempfile::tempdir().unwrap();
-    image(dir.path());
-    let path = dir.path().join(INDEX);
-    let good = fs::read(&path).unwrap();
-    for at in 0..good.len() {
-        let mut bad = good.clone();
-        bad[at] ^= 1 << (at % 8);
-        fs::write(&path, &bad).unwrap();
-        let error = Index::read(dir.path()).unwrap_err().to_string();
-        assert!(error.contains(INDEX), "byte {at}: {error}");
-    }
+    let mode = fs::metadata(dir.path().join(PAGES)).unwrap().permissions();
+    assert_eq!(mode.mode() & 0o777, 0o600);
 }
 
 #[test]
 fn each_flipped_byte_of_the_pages_is_an_error_that_names_the_slot() {
     let dir = tempfile::tempdir().unwrap();
-    image(dir.path());
+    let pages = image(dir.path());
     let path = dir.path().join(PAGES);
     let good = fs::read(&path).unwrap();
     for at in (0..good.len()).step_by(61) {
         let mut bad = good.clone();
         bad[at] ^= 0x40;
         fs::write(&path, &bad).unwrap();
-        let error = read_all(dir.path()).unwrap_err().to_string();
+        let error = read_all(dir.path(), &pages).unwrap_err().to_string();
         let slot = at as u64 / page();
         assert!(
             error.contains(&format!("slot {slot}")),
@@ -115,42 +71,45 @@ fn each_flipped_byte_of_the_pages_is_an_error_that_names_the_slot() {
 #[test]
 fn a_short_file_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    image(dir.path());
-    for name in [INDEX, PAGES] {
-        let path = dir.path().join(name);
-        let good = fs::read(&path).unwrap();
-        for len in (0..good.len()).step_by(97) {
-            fs::write(&path, &good[..len]).unwrap();
-            let error = read_all(dir.path()).unwrap_err();
-            assert!(matches!(error, ImageError::Short { .. }), "{len}: {error}");
-        }
-        fs::write(&path, &good).unwrap();
+    let pages = image(dir.path());
+    let path = dir.path().join(PAGES);
+    let good = fs::read(&path).unwrap();
+    for len in (0..good.len()).step_by(97) {
+        fs::write(&path, &good[..len]).unwrap();
+        let error = read_all(dir.path(), &pages).unwrap_err();
+        assert!(matches!(error, ImageError::Short { .. }), "{len}: {error}");
     }
-    assert!(read_all(dir.path()).is_ok());
+    fs::write(&path, &good).unwrap();
+    assert!(read_all(dir.path(), &pages).is_ok());
 }
 
 #[test]
-fn an_index_of_another_image_is_refused() {
+fn another_image_is_refused() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    image(dir.path());
+    let pages = image(dir.path());
     image(other.path());
-    fs::copy(other.path().join(INDEX), dir.path().join(INDEX)).unwrap();
     // Same content, same sums; only the identity differs. Slot 0 has it.
-    let error = read_all(dir.path()).unwrap_err();
+    fs::copy(other.path().join(PAGES), dir.path().join(PAGES)).unwrap();
+    let error = read_all(dir.path(), &pages).unwrap_err();
     assert!(matches!(error, ImageError::Corrupt { .. }), "{error}");
 }
 
 #[test]
 fn slots_that_are_named_are_never_taken_again() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut pages, index) = image(dir.path());
-    // Nothing is free before an index without them is in place.
+    let mut pages = image(dir.path());
+    // Nothing is free before it is said what is needed.
     assert_eq!(pages.take(&[1, 2]), [11..13]);
-    let mut first = index.processes[0].runs.clone();
-    first.remove(0x10_0000..0x10_0000 + 2 * page());
-    pages.keep([&first].into_iter()).unwrap();
+    let mut needed = RunMap::new(page());
+    needed.insert(Run {
+        start: 0x10_0000,
+        end: 0x10_0000 + 3 * page(),
+        slot: 3,
+    });
+    pages.keep([&needed].into_iter()).unwrap();
     // 3 to 5 are named, the end of the file is cut off.
     assert_eq!(pages.bytes(), 6 * page());
+    assert_eq!(pages.file().metadata().unwrap().len(), 6 * page());
     assert_eq!(pages.take(&[7, 8, 9]), [1..3, 6..7]);
     assert_eq!(pages.sums()[6], 9);
 }

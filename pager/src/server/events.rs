@@ -27,9 +27,9 @@ impl Worker {
         while !self.held[index].gone {
             let held = &self.held[index];
             let descriptor = held.uffd.as_fd().as_raw_fd();
-            let event = self
-                .journal
-                .read(&held.uffd, descriptor)
+            let event = held
+                .uffd
+                .read()
                 .map_err(ServerError::system("read events of", held.space.pid))?;
             let Some(event) = event else { break };
             self.event(index, descriptor, event)?;

@@ -32,7 +32,6 @@ impl Worker {
             if !self.has_happened(child, event)? {
                 continue;
             }
-            self.journal.note(child, event);
             let Some(held) = self.child(child) else {
                 continue;
             };

@@ -50,7 +50,6 @@ impl Worker {
             .into_iter()
             .filter_map(|held| Some((held.space.pid?, held.space.into_known())))
             .collect();
-        self.journal.set_done();
         if let Some(keeper) = self.keeper.take() {
             // It has nothing left to keep; should it not end, it does with this process.
             let _ = keeper.end();

@@ -1,10 +1,7 @@
 //! What the thread owns, and what it is asked to do with it.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +10,6 @@ use super::ServerError;
 use super::fill::Background;
 use crate::FillStats;
 use crate::image::Reader;
-use crate::journal::{Identity, Journal};
 use crate::runs::RunMap;
 use crate::space::Space;
 use crate::sys::keep::{self, Keeper};
@@ -28,8 +24,6 @@ pub(crate) struct Start {
     pub(crate) page: u64,
     /// Identity of the pages file.
     pub(crate) image: u64,
-    /// Generation of the index in force.
-    pub(crate) generation: u64,
     pub(crate) sums: Arc<Vec<u64>>,
 }
 
@@ -73,8 +67,6 @@ pub(super) struct Fault {
 pub(crate) struct Worker {
     pub(super) start: Start,
     pub(super) reader: Reader,
-    pub(super) journal: Journal,
-    next_journal: Option<(u64, Journal)>,
     /// Forks that may have been reported before something that came before them.
     pub(super) forks: Vec<Fork>,
     pub(super) keeper: Option<Keeper>,
@@ -109,8 +101,6 @@ impl Worker {
         let page = start.page as usize;
         Ok(Self {
             reader: Reader::open(&start.directory, start.page, start.image, sums)?,
-            journal: journal(&start, start.generation, &keeper)?,
-            next_journal: None,
             forks: Vec::new(),
             start,
             keeper: Some(keeper),
@@ -140,52 +130,8 @@ impl Worker {
             .map(Uffd::from)?;
         uffd.handshake()
             .map_err(failed("set up the userfaultfd of"))?;
-        self.journal.adopted(pid, uffd.as_fd().as_raw_fd());
         let space = Space::new(pid, self.start.page);
         self.hold(space, uffd, Some(process));
-        Ok(())
-    }
-
-    /// Goes on with the userfaultfds that another filler left in its keeper, by their numbers
-    /// there.
-    pub(crate) fn take_over(
-        &mut self,
-        keeper: i32,
-        keeper_start: u64,
-        spaces: BTreeMap<RawFd, Space>,
-    ) -> Result<(), ServerError> {
-        let handle = keep::pidfd_open(keeper)
-            .map_err(ServerError::system("get a handle of", Some(keeper)))?;
-        if start_time(keeper).ok() != Some(keeper_start) {
-            return Err(ServerError::Ended);
-        }
-        for (number, space) in spaces {
-            let pid = space.pid;
-            let failed = |operation| ServerError::system(operation, pid);
-            let uffd = match keep::pidfd_getfd(&handle, number) {
-                // Closed: the address space was complete, or gone.
-                Err(e) if e.raw_os_error() == Some(libc::EBADF) => continue,
-                uffd => uffd
-                    .map_err(failed("take from the keeper the userfaultfd of"))
-                    .map(Uffd::from)?,
-            };
-            // The address space is gone; or was, and its number is another descriptor's by now.
-            if !uffd.is_alive() {
-                continue;
-            }
-            // Who waits was reported to the one before.
-            if let Err(e) = uffd.wake_all()
-                && uffd.is_alive()
-            {
-                return Err(failed("wake")(e));
-            }
-            if let Some(pid) = pid {
-                self.journal.adopted(pid, uffd.as_fd().as_raw_fd());
-            }
-            // A process that has ended leaves its address space to be looked at later.
-            let process = pid.and_then(|pid| keep::pidfd_open(pid).ok());
-            self.hold(space, uffd, process);
-        }
         Ok(())
     }
 
@@ -213,25 +159,8 @@ impl Worker {
             .collect()
     }
 
-    /// An index of this generation is about to be put in place: there is a journal for it before.
-    /// Events go to the old one until [`set_index`](Self::set_index); processes that are stopped
-    /// cause none.
-    pub(crate) fn prepare_index(&mut self, generation: u64) -> Result<(), ServerError> {
-        let Some(keeper) = &self.keeper else {
-            return Err(ServerError::Ended);
-        };
-        let mut next = journal(&self.start, generation, keeper)?;
-        for held in &self.held {
-            if let Some(pid) = held.space.pid {
-                next.adopted(pid, held.uffd.as_fd().as_raw_fd());
-            }
-        }
-        self.next_journal = Some((generation, next));
-        Ok(())
-    }
-
-    /// The index that was prepared is in force.
-    pub(crate) fn set_index(&mut self, sums: Arc<Vec<u64>>, known: Vec<(i32, RunMap)>) {
+    /// The image is complete with this.
+    pub(crate) fn set_known(&mut self, sums: Arc<Vec<u64>>, known: Vec<(i32, RunMap)>) {
         self.reader.set_sums(sums);
         for (pid, known) in known {
             if let Some(held) = self
@@ -241,13 +170,6 @@ impl Worker {
             {
                 held.space.set_known(known);
             }
-        }
-        if let Some((generation, journal)) = self.next_journal.take() {
-            let old = crate::journal::path(&self.start.directory, self.start.generation);
-            self.journal = journal;
-            self.start.generation = generation;
-            // Nobody asks for it without its index; a janitor finds it with the rest.
-            let _ = fs::remove_file(old);
         }
     }
 
@@ -261,7 +183,6 @@ impl Worker {
 
     /// Pages are about to be taken away, or have been.
     pub(crate) fn set_moving(&mut self, moving: bool) {
-        self.journal.set_moving(moving);
         self.mode = if moving { Mode::Moving } else { Mode::Guard };
     }
 
@@ -303,24 +224,4 @@ impl Worker {
             self.waiting.clear();
         }
     }
-}
-
-fn journal(start: &Start, generation: u64, keeper: &Keeper) -> Result<Journal, ServerError> {
-    let keeper = keeper.pid();
-    let identity = Identity {
-        image: start.image,
-        generation,
-        keeper,
-        keeper_start: start_time(keeper).map_err(ServerError::system("look at", Some(keeper)))?,
-    };
-    Ok(Journal::create(&start.directory, identity)?)
-}
-
-/// When a process started, in clock ticks since boot: with the pid, its identity.
-pub(crate) fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name, in parentheses, can contain anything.
-    stat.rsplit_once(')')
-        .and_then(|(_, fields)| fields.split_ascii_whitespace().nth(19)?.parse().ok())
-        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }

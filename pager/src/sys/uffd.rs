@@ -76,8 +76,8 @@ struct WriteProtectArg {
     mode: u64,
 }
 
-/// `struct uffd_msg` as bytes: it is read into memory that outlives this process.
-pub(crate) const MESSAGE_LEN: usize = 32;
+/// Bytes of `struct uffd_msg`.
+const MESSAGE_LEN: usize = 32;
 
 /// What a userfaultfd reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +95,7 @@ pub(crate) enum Event {
 }
 
 /// Decodes a message. None for an empty one, or an event this program did not ask for.
-pub(crate) fn decode(message: &[u8; MESSAGE_LEN]) -> Option<Event> {
+fn decode(message: &[u8; MESSAGE_LEN]) -> Option<Event> {
     let word = |at: usize| {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&message[at..at + 8]);
@@ -120,23 +120,6 @@ pub(crate) fn decode(message: &[u8; MESSAGE_LEN]) -> Option<Event> {
         0x16 => Event::Unmap(word(8)..word(16)),
         _ => return None,
     })
-}
-
-/// The message of an event, as the kernel would write it.
-pub(crate) fn encode(event: &Event) -> [u8; MESSAGE_LEN] {
-    let (kind, words) = match event {
-        Event::Fault { address, write } => (0x12, [u64::from(*write), *address, 0]),
-        Event::Fork { child } => (0x13, [u64::from(*child as u32), 0, 0]),
-        Event::Remap { from, to, len } => (0x14, [*from, *to, *len]),
-        Event::Remove(range) => (0x15, [range.start, range.end, 0]),
-        Event::Unmap(range) => (0x16, [range.start, range.end, 0]),
-    };
-    let mut message = [0; MESSAGE_LEN];
-    message[0] = kind;
-    for (at, word) in message[8..].chunks_exact_mut(8).zip(words) {
-        at.copy_from_slice(&word.to_ne_bytes());
-    }
-    message
 }
 
 /// How far a copy came.
@@ -181,6 +164,17 @@ impl Uffd {
         self.ioctl(UFFDIO_API, &mut arg)
     }
 
+    /// The next message; none when there is none.
+    pub(crate) fn read(&self) -> io::Result<Option<Event>> {
+        let mut message = [0; MESSAGE_LEN];
+        match rustix::io::read(&self.0, &mut message) {
+            Ok(MESSAGE_LEN) => Ok(decode(&message)),
+            Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Reports faults on missing pages of a range that consists of mapped private anonymous pages.
     pub(crate) fn register(&self, range: &Range<u64>) -> io::Result<()> {
         let mut arg = RegisterArg {
@@ -194,20 +188,6 @@ impl Uffd {
     /// Lets threads that wait in a range try again.
     pub(crate) fn wake(&self, range: &Range<u64>) -> io::Result<()> {
         self.ioctl(UFFDIO_WAKE, &mut range_arg(range))
-    }
-
-    /// Lets all threads that wait try again.
-    pub(crate) fn wake_all(&self) -> io::Result<()> {
-        let page = super::page_size();
-        let mut result = Ok(());
-        // The range must end where user addresses do, which depends on machine and kernel.
-        for bits in [56, 52, 48, 47, 42, 39] {
-            result = self.wake(&(1 << 20..(1 << bits) - page));
-            if result.is_ok() {
-                break;
-            }
-        }
-        result
     }
 
     /// Fills pages from `address` on with `source`, whole pages that begin on a page boundary, and
@@ -329,6 +309,23 @@ const _: () = assert!(offset_of!(CopyArg, copy) == 32 && size_of::<RegisterArg>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The message of an event, as the kernel would write it.
+    fn encode(event: &Event) -> [u8; MESSAGE_LEN] {
+        let (kind, words) = match event {
+            Event::Fault { address, write } => (0x12, [u64::from(*write), *address, 0]),
+            Event::Fork { child } => (0x13, [u64::from(*child as u32), 0, 0]),
+            Event::Remap { from, to, len } => (0x14, [*from, *to, *len]),
+            Event::Remove(range) => (0x15, [range.start, range.end, 0]),
+            Event::Unmap(range) => (0x16, [range.start, range.end, 0]),
+        };
+        let mut message = [0; MESSAGE_LEN];
+        message[0] = kind;
+        for (at, word) in message[8..].chunks_exact_mut(8).zip(words) {
+            at.copy_from_slice(&word.to_ne_bytes());
+        }
+        message
+    }
 
     #[test]
     fn messages_are_read_as_they_are_written() {
