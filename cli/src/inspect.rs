@@ -69,6 +69,13 @@ fn lines(found: &Found, now: Timestamp) -> Vec<Line> {
             format!("{} ({})", reason.detail, reason.name),
         ));
     }
+    if let Some(wait) = container.memory_wait.as_ref() {
+        let since = ago(wait.since_unix_ms, now);
+        lines.push((
+            "Waits for memory",
+            format!("{}, since {since}", wait.detail),
+        ));
+    }
     lines.push(("Ports", ports(container)));
     if container.memory_freed_bytes != 0 || container.image_bytes != 0 {
         lines.push(("Memory freed", bytes(container.memory_freed_bytes)));

@@ -134,8 +134,11 @@ fn row(found: &Found, whole_ids: bool, now: Timestamp) -> [String; 10] {
     ]
 }
 
-/// `running`, or `asleep (light)`.
+/// `running`, `asleep (light)`, or `waking (waits for memory)`.
 pub fn state(container: &Container) -> String {
+    if container.memory_wait.is_some() {
+        return format!("{} (waits for memory)", container.state);
+    }
     match container.depth.as_str() {
         "" => container.state.clone(),
         depth => format!("{} ({depth})", container.state),

@@ -20,6 +20,8 @@ pub struct Record {
     depth: Option<String>,
     since: String,
     awake_reason: Option<AwakeReason>,
+    /// What its wake waits for.
+    memory_wait: Option<MemoryWait>,
     ports: Vec<u32>,
     memory_freed_bytes: u64,
     image_bytes: u64,
@@ -41,6 +43,12 @@ struct Pod {
 #[derive(Debug, Serialize)]
 struct AwakeReason {
     name: String,
+    detail: String,
+}
+
+#[derive(Debug, Serialize)]
+struct MemoryWait {
+    since: String,
     detail: String,
 }
 
@@ -68,6 +76,8 @@ struct LastWake {
     took_seconds: f64,
     prefetch_seconds: f64,
     thaw_seconds: f64,
+    /// It did not wait for memory where it is missing.
+    memory_wait_seconds: Option<f64>,
     /// None was held where it is missing.
     first_packet_held_seconds: Option<f64>,
     packets: u64,
@@ -129,6 +139,10 @@ impl Record {
                     name: reason.name,
                     detail: reason.detail,
                 }),
+            memory_wait: container.memory_wait.into_option().map(|wait| MemoryWait {
+                since: human::moment(wait.since_unix_ms),
+                detail: wait.detail,
+            }),
             ports: container.ports,
             memory_freed_bytes: container.memory_freed_bytes,
             image_bytes: container.image_bytes,
@@ -171,6 +185,9 @@ fn last_wake(last: proto::LastWake) -> LastWake {
         took_seconds: seconds(last.took_us),
         prefetch_seconds: seconds(last.prefetch_us),
         thaw_seconds: seconds(last.thaw_us),
+        memory_wait_seconds: Some(last.memory_wait_us)
+            .filter(|waited| *waited != 0)
+            .map(seconds),
         first_packet_held_seconds: Some(last.first_packet_held_us)
             .filter(|held| *held != 0)
             .map(seconds),

@@ -126,6 +126,12 @@ node_config! {
         /// No sleep leaves less than this free on the file system of checkpoints: containers
         /// stay awake, or in light sleep. The kubelet begins to evict pods at 10%.
         min_disk: Share = Share::Percent(10),
+        /// A wake waits for memory, for wake_wait at most, while the node would have less than
+        /// this available with the container's memory back. Below 100MiB the kubelet evicts pods.
+        wake_min_memory: Share = Share::Bytes(ByteSize::mebibytes(100)),
+        /// The longest time that a wake waits for memory. Then it goes on without: somebody waits
+        /// for an answer, and what is missing may be had all the same.
+        wake_wait: Option<Duration> = Some(Duration::from_secs(3)),
     }
 
     /// Where checkpoints are kept, and what they may take.

@@ -11,6 +11,7 @@
 //!    very moment the container could sleep, no earlier.
 //! 3. No recheck means: only an event the caller hears of anyway can change the answer.
 
+mod admission;
 mod backoff;
 mod cpu;
 mod pressure;
@@ -19,6 +20,7 @@ mod reason;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+pub use admission::{Admission, MemoryWait, WakeNeed, admit};
 pub use backoff::{BackOff, Retry};
 pub use cpu::CpuMeter;
 pub use pressure::{Deepen, Deepened, Disk, LightSleep, Room, deepen};

@@ -246,6 +246,7 @@ fn describe(handle: &Handle) -> proto::Container {
         state,
         since,
         awake,
+        memory_wait,
         ports,
         last_sleep,
         last_wake,
@@ -273,6 +274,13 @@ fn describe(handle: &Handle) -> proto::Container {
                 ..Default::default()
             })
             .into(),
+        memory_wait: memory_wait
+            .map(|wait| proto::MemoryWait {
+                since_unix_ms: unix_ms(wait.since),
+                detail: wait.what.to_string(),
+                ..Default::default()
+            })
+            .into(),
         ports: ports.into_iter().map(u32::from).collect(),
         last_sleep: last_sleep
             .map(|last| proto::LastSleep {
@@ -293,6 +301,7 @@ fn describe(handle: &Handle) -> proto::Container {
                 depth: last.depth.as_str().to_owned(),
                 prefetch_us: micros(last.prefetch),
                 thaw_us: micros(last.thaw),
+                memory_wait_us: micros(last.memory_wait),
                 fill: last.fill.as_deref().map(fill).into(),
                 cause: last.cause.as_str().to_owned(),
                 took_us: micros(last.took),

@@ -31,7 +31,7 @@ fn the_example_with_every_key_in_use_gives_the_defaults() {
             _ => format!("{line}\n"),
         })
         .collect();
-    assert_eq!(in_use.matches(" = ").count(), 24);
+    assert_eq!(in_use.matches(" = ").count(), 26);
     assert_eq!(
         NodeConfig::from_toml(&in_use).unwrap(),
         NodeConfig::default()
@@ -56,6 +56,8 @@ fn every_key_can_be_set() {
         [pressure]
         min_memory = "100MiB"
         min_disk = 0
+        wake_min_memory = "5%"
+        wake_wait = 0
         [checkpoint]
         directory = "/data/checkpoints"
         lazy_threshold = 0
@@ -96,6 +98,8 @@ fn every_key_can_be_set() {
         PressureConfig {
             min_memory: Share::Bytes(ByteSize::mebibytes(100)),
             min_disk: Share::Bytes(ByteSize(0)),
+            wake_min_memory: Share::Percent(5),
+            wake_wait: None,
         }
     );
     assert_eq!(

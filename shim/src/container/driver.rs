@@ -366,6 +366,10 @@ impl Driver {
         }
         self.held_exit = Some(exit);
         self.report_held_exit().await;
+        // What waited for a wake is told that there will be none.
+        for command in std::mem::take(&mut self.waiting) {
+            self.handle_command(command).await;
+        }
     }
 
     /// Reports the exit of the first process once no exec is left.

@@ -193,15 +193,23 @@ pub enum RiseTrouble {
     Freezer(#[from] podmotion_criu_driver::freezer::FreezerError),
 }
 
+/// For a node that is short of memory: what nobody asks for comes in at 32 MiB a second, so that
+/// others have the time to make room.
+pub const GENTLY: FillPolicy = FillPolicy {
+    quiet: Duration::from_millis(2),
+    patience: Duration::from_millis(20),
+    rate: 32 << 20,
+};
+
 /// Wakes a container: what the last wakes have needed goes in, then it runs, then the rest follows.
-pub fn rise(freezer: &Path, memory: Memory) -> Result<Risen, RiseTrouble> {
+pub fn rise(freezer: &Path, memory: Memory, policy: FillPolicy) -> Result<Risen, RiseTrouble> {
     let started = Instant::now();
     let freezer = Freezer::new(freezer)?;
     let (memory, prefetch) = match memory {
         Memory::Out(moved) => {
             let moved = moved.prefetch_working_set()?;
             let prefetch = started.elapsed();
-            (Rest::Filling(moved.serve(FillPolicy::default())?), prefetch)
+            (Rest::Filling(moved.serve(policy)?), prefetch)
         }
         Memory::ComingIn(filling) => (Rest::Filling(filling), Duration::ZERO),
         Memory::In(pager) => (Rest::Complete(pager), Duration::ZERO),

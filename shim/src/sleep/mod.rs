@@ -59,6 +59,8 @@ pub enum Notice {
     Settled(Result<Box<sleeper::Settled>, sleeper::SettleError>),
     /// The time has come to ask whether it is to sleep deeper.
     Deepen,
+    /// The time has come to ask whether there is memory for its wake.
+    LookForMemory,
     /// Its memory is out, or not.
     FellLight(Box<Result<light::Fallen, Box<light::Failed>>>),
     /// The dump has ended.

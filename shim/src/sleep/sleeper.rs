@@ -4,6 +4,7 @@
 //! and its result comes back as a [`Notice`]. Steps that must not overlap (opening the gate,
 //! removing images, the next dump) wait for one another through `tail`.
 
+mod admission;
 mod deepening;
 mod effects;
 mod ending;
@@ -152,6 +153,10 @@ pub struct Sleeper {
     /// How a container that is killed in light sleep is to have ended.
     ended_as: Option<u32>,
     placeholder: Option<Placeholder>,
+    /// A wake that the node has no memory for.
+    waits: Option<admission::Waits>,
+    /// How long the wake that is under way has waited for memory.
+    waited: Duration,
     work: Option<WorkDirectory>,
     guard: Option<FillGuard>,
     tail: Option<JoinHandle<()>>,
@@ -212,6 +217,8 @@ impl Sleeper {
             lost: None,
             ended_as: None,
             placeholder: None,
+            waits: None,
+            waited: Duration::ZERO,
             work: None,
             guard: None,
             tail: None,
@@ -232,6 +239,7 @@ impl Sleeper {
             Some(notice) = self.notices.recv() => notice,
             () = at(self.check_at) => Notice::Check,
             () = at(self.deepen_at) => Notice::Deepen,
+            () = at(self.waits.as_ref().map(admission::Waits::look_at)) => Notice::LookForMemory,
         }
     }
 
@@ -257,10 +265,12 @@ impl Sleeper {
         )
     }
 
-    /// How deep it sleeps, where it does and nothing is under way.
+    /// How deep it sleeps, where it does and nothing is under way. A wake that waits for memory has
+    /// not begun.
     pub fn depth(&self) -> Option<Depth> {
         match self.lifecycle.state() {
             State::Asleep { depth, .. } => Some(depth),
+            State::Waking { from, .. } if self.waits.is_some() => Some(from),
             _ => None,
         }
     }
@@ -361,7 +371,13 @@ impl Sleeper {
             if !matches!(state, State::Running { .. }) {
                 status.awake = None;
             }
+            if !matches!(state, State::Waking { .. }) {
+                status.memory_wait = None;
+            }
         });
+        if !matches!(state, State::Waking { .. }) {
+            self.waits = None;
+        }
         if !matches!(state, State::Asleep { .. }) {
             self.deepen_at = None;
         }

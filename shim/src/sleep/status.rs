@@ -7,7 +7,7 @@ use std::{
 };
 
 use podmotion_model::{
-    idle::{AwakeReason, Deepened},
+    idle::{self, AwakeReason, Deepened},
     lifecycle::{Depth, State, WakeCause},
 };
 use podmotion_pager::FillStats;
@@ -37,6 +37,15 @@ pub struct LastSleep {
     pub working_set_bytes: u64,
 }
 
+/// A wake that waits for the node to have memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryWait {
+    /// Since when.
+    pub since: SystemTime,
+    /// For what, as it was then.
+    pub what: idle::MemoryWait,
+}
+
 /// One wake that succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastWake {
@@ -48,6 +57,8 @@ pub struct LastWake {
     pub cause: WakeCause,
     /// From the request until then.
     pub took: Duration,
+    /// Of it, the time in which it waited for the node to have memory.
+    pub memory_wait: Duration,
     /// Of it, the time for memory that the last wakes had needed; none after deep sleep.
     pub prefetch: Duration,
     /// Of it, the time for thawing; none after deep sleep.
@@ -88,6 +99,8 @@ pub struct Status {
     pub since: SystemTime,
     /// Why it is awake, where that is known.
     pub awake: Option<AwakeReason>,
+    /// What its wake waits for.
+    pub memory_wait: Option<MemoryWait>,
     /// Ports that count and wake.
     pub ports: Vec<u16>,
     /// The last sleep.
@@ -108,6 +121,7 @@ impl Default for Status {
             state: State::Created,
             since: SystemTime::now(),
             awake: None,
+            memory_wait: None,
             ports: Vec::new(),
             last_sleep: None,
             last_wake: None,

@@ -1,5 +1,6 @@
 //! Containers that sleep and wake, one topic to a file.
 
+mod admission;
 mod byhand;
 mod cgroup;
 mod connections;
@@ -52,6 +53,7 @@ fn compile(source: &str, program: &Path) -> Result<()> {
 type Topic = &'static [(&'static str, Body)];
 
 const TOPICS: &[Topic] = &[
+    admission::TESTS,
     cgroup::TESTS,
     connections::TESTS,
     core::TESTS,
@@ -66,6 +68,7 @@ const TOPICS: &[Topic] = &[
 
 /// Those that are run once more with containers that sleep light.
 const LIGHT: &[Topic] = &[
+    admission::TESTS,
     connections::TESTS,
     core::TESTS,
     crowd::TESTS,

@@ -11,6 +11,7 @@ impl Sleeper {
             Notice::Looked(result) => self.looked(*result),
             Notice::Settled(result) => self.settled(result),
             Notice::Deepen => return self.look_deeper(),
+            Notice::LookForMemory => self.admit_wake(),
             Notice::FellLight(result) => return self.fell_light(*result),
             Notice::Fell(result) => return self.fell(*result),
             Notice::Deepened(result) => return self.deepened(*result),
@@ -70,8 +71,7 @@ impl Sleeper {
                         control.abort();
                     }
                 }
-                Effect::BeginMoveIn => self.begin_move_in(),
-                Effect::BeginRestore { lazy } => self.begin_restore(lazy),
+                Effect::BeginMoveIn | Effect::BeginRestore { .. } => self.admit_wake(),
                 Effect::OpenGate => self.open_gate(),
                 Effect::DiscardImages => {
                     let images = self.images();

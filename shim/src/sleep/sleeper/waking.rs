@@ -2,7 +2,7 @@
 
 use podmotion_criu_driver::FillFailure;
 use podmotion_model::value::OnRestoreFailure;
-use podmotion_pager::FillStats;
+use podmotion_pager::{FillPolicy, FillStats};
 
 use super::ending::end_all;
 use super::*;
@@ -28,7 +28,19 @@ const SETTLE: Duration = Duration::from_secs(1);
 struct PacketsLost(u64);
 
 impl Sleeper {
-    pub(super) fn begin_restore(&mut self, lazy: bool) {
+    /// What the lifecycle has decided on. `gently`: what can come later is to leave others time to
+    /// make room.
+    pub(super) fn begin_wake(&mut self, gently: bool) {
+        match self.lifecycle.state() {
+            State::Waking {
+                from: Depth::Light, ..
+            } => self.begin_move_in(gently),
+            State::Waking { lazy, .. } => self.begin_restore(lazy),
+            _ => {}
+        }
+    }
+
+    fn begin_restore(&mut self, lazy: bool) {
         let expectation = self.new.reaper.expect();
         let (Some(facts), Some(asleep)) = (self.facts.clone(), &self.asleep) else {
             let result = Box::new(Err(rise::Trouble::NothingToRestore));
@@ -109,6 +121,8 @@ impl Sleeper {
             State::Waking { cause, .. } => cause,
             _ => WakeCause::Request,
         };
+        let memory_wait = std::mem::take(&mut self.waited);
+        let took = took + memory_wait;
         // Held packets go back first, everything else can wait.
         let outcome = self.event(Event::Woke);
         let (id, depth_name) = (&self.new.identity.id, depth.as_str());
@@ -118,6 +132,7 @@ impl Sleeper {
             depth,
             cause,
             took,
+            memory_wait,
             prefetch: Duration::ZERO,
             thaw: Duration::ZERO,
             first_packet_held: None,
@@ -137,12 +152,18 @@ impl Sleeper {
         outcome
     }
 
-    pub(super) fn begin_move_in(&mut self) {
+    fn begin_move_in(&mut self, gently: bool) {
         let (Some(facts), Some(memory)) = (self.facts.clone(), self.memory.take()) else {
             let result = Box::new(Err(RiseTrouble::Nothing));
             return drop(self.notify.send(Notice::RoseLight(result)));
         };
-        self.in_thread(move || Notice::RoseLight(Box::new(light::rise(&facts.freezer, memory))));
+        let policy = match gently {
+            true => light::GENTLY,
+            false => FillPolicy::default(),
+        };
+        self.in_thread(move || {
+            Notice::RoseLight(Box::new(light::rise(&facts.freezer, memory, policy)))
+        });
     }
 
     pub(super) fn rose_light(&mut self, result: Result<light::Risen, RiseTrouble>) -> Outcome {
