@@ -104,13 +104,10 @@ impl Groups {
         }
     }
 
-    /// Makes the run's group in every hierarchy, for who expects it there. systemd makes its own.
-    pub(crate) fn make(&self) -> Result<()> {
-        if self.driver == CgroupDriver::Systemd {
-            return Ok(());
-        }
+    /// Makes the run's group in every hierarchy, for a kubelet: it puts its own groups below one that is there.
+    pub(crate) fn create(&self) -> Result<()> {
         for top in self.tops()? {
-            fs::create_dir_all(&top).with_context(|| format!("create {}", top.display()))?;
+            fs::create_dir_all(&top).with_context(|| format!("create cgroup {}", top.display()))?;
         }
         Ok(())
     }

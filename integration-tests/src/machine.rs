@@ -59,8 +59,7 @@ impl Machine {
             "namespaces must be entered before threads start"
         );
         let driver = CgroupDriver::from_env()?;
-        sweep(driver).context("sweep up what killed runs left")?;
-
+        Self::sweep()?;
         let pid = std::process::id();
         let name = format!("{PREFIX}{pid}");
         let machine = Self {
@@ -101,6 +100,11 @@ impl Machine {
             .set(machine)
             .map_err(|_| anyhow!("the machine was entered twice"))?;
         Self::get()
+    }
+
+    /// Removes what killed runs have left.
+    pub fn sweep() -> Result<()> {
+        sweep(CgroupDriver::from_env()?).context("sweep up what killed runs left")
     }
 
     /// The machine entered before.

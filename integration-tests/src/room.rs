@@ -45,6 +45,7 @@ pub(crate) struct Room {
     name: String,
     work: Mutex<Option<Sender<Work>>>,
     thread: Option<JoinHandle<()>>,
+    id: u32,
 }
 
 impl Room {
@@ -62,13 +63,15 @@ impl Room {
             .name(name.to_owned())
             .spawn(move || jobs.into_iter().for_each(|job| job()))
             .context("start the room's thread")?;
-        let room = Self {
+        let mut room = Self {
             name: name.to_owned(),
             work: Mutex::new(Some(work)),
             thread: Some(thread),
+            id: 0,
         };
         let name = name.to_owned();
-        let thread = room.within(move || furnish(&name))??;
+        room.id = room.within(move || furnish(&name))??;
+        let thread = room.id;
         // The other end goes with the room.
         let outside = format!("room-{}", address.octets()[3]);
         ip(&format!(
@@ -77,6 +80,11 @@ impl Room {
         ip(&format!("link set {outside} master {bridge} up"))?;
         room.within(move || connect(address, gateway))??;
         Ok(room)
+    }
+
+    /// The id of its thread, by which others find its namespaces.
+    pub(crate) fn thread(&self) -> u32 {
+        self.id
     }
 
     /// Does something in the room and waits for it.
@@ -124,7 +132,7 @@ pub(crate) fn spawn_in(room: Option<&Room>, mut command: Command) -> Result<Chil
 }
 
 /// Enters new namespaces and makes them a node's. Returns the thread's id.
-fn furnish(name: &str) -> Result<i32> {
+fn furnish(name: &str) -> Result<u32> {
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
         .context("enter the room's namespaces")?;
     own_run(&Path::new(ROOMS).join(name))?;
@@ -145,7 +153,10 @@ fn furnish(name: &str) -> Result<i32> {
     }
     let (bpf, mode) = (Some("bpf"), Some("mode=700"));
     mount(bpf, "/sys/fs/bpf", bpf, MsFlags::empty(), mode).context("mount the room's bpffs")?;
-    Ok(rustix::thread::gettid().as_raw_nonzero().get())
+    Ok(rustix::thread::gettid()
+        .as_raw_nonzero()
+        .get()
+        .unsigned_abs())
 }
 
 /// Replaces `/run`, mounts on it included: an inherited mount of a pod's namespace or root file system would

@@ -39,6 +39,11 @@ enum Command {
     Test(test::Args),
     /// See a container of a real containerd fall asleep and wake, step by step.
     Demo(workbench::DemoArgs),
+    /// A Kubernetes that stays up, to try things with.
+    Cluster {
+        #[command(subcommand)]
+        verb: workbench::ClusterVerb,
+    },
     /// Measure, beside plain runc and containerd's own runtime.
     Bench(workbench::BenchArgs),
 }
@@ -50,6 +55,7 @@ fn main() -> Result<ExitCode> {
         Command::Check => check::run()?,
         Command::Test(args) => return test::run(&args),
         Command::Demo(args) => match workbench::demo(&args)? {},
+        Command::Cluster { verb } => match workbench::cluster(&verb)? {},
         Command::Bench(args) => match workbench::bench(&args)? {},
     }
     Ok(ExitCode::SUCCESS)

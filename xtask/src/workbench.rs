@@ -1,17 +1,17 @@
-//! `cargo xtask demo` and `cargo xtask bench`: setup, build, and then the program that does it, which uses
+//! `cargo xtask demo`, `bench` and `cluster`: setup, build, and then the program that does it, which uses
 //! the tests' harness. It is a program of its own so that nothing else of xtask has to wait for its
 //! compilation.
 
 use std::convert::Infallible;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::setup::{self, Cache};
 use crate::{dist, process};
 
-/// What both need of setup.
+/// What all need of setup.
 const NEEDS: &[&str] = &[
     "packages",
     "criu",
@@ -24,6 +24,9 @@ const NEEDS: &[&str] = &[
 
 /// What only the figures need.
 const LOAD: &str = "wrk";
+
+/// What only a Kubernetes needs.
+const KUBERNETES: &[&str] = &["etcd", "kubernetes", "busybox-image"];
 
 /// Arguments of `cargo xtask demo`.
 #[derive(clap::Args)]
@@ -50,13 +53,29 @@ pub struct BenchArgs {
     plot: bool,
 }
 
+/// Arguments of `cargo xtask cluster`.
+#[derive(clap::Subcommand)]
+pub enum ClusterVerb {
+    /// Start it, leave it running and say how to use it.
+    Up {
+        /// How many nodes.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+        nodes: u8,
+    },
+    /// Take it away with everything that runs on it.
+    Down,
+    /// Say whether it is up, and how to use it.
+    Status,
+}
+
 /// Runs the demo in place of this program.
 ///
 /// # Errors
 /// When it cannot be prepared or started.
 pub fn demo(args: &DemoArgs) -> Result<Infallible> {
     let flags: Vec<_> = args.keep.then_some("--keep").into_iter().collect();
-    run("demo", NEEDS, args.json.as_ref(), &flags, &[])
+    let programs = prepare("demo", NEEDS)?;
+    run(&["demo"], Some(&programs), args.json.as_ref(), &flags, &[])
 }
 
 /// Runs the benchmarks in place of this program.
@@ -73,22 +92,50 @@ pub fn bench(args: &BenchArgs) -> Result<Infallible> {
     } else {
         &[]
     };
-    run("bench", &needs, args.json.as_ref(), &flags, features)
+    let programs = prepare("bench", &needs)?;
+    run(
+        &["bench"],
+        Some(&programs),
+        args.json.as_ref(),
+        &flags,
+        features,
+    )
 }
 
-fn run(
-    verb: &str,
-    needs: &[&str],
-    json: Option<&PathBuf>,
-    flags: &[&str],
-    features: &[&str],
-) -> Result<Infallible> {
+/// Does it in place of this program.
+///
+/// # Errors
+/// When it cannot be prepared or started.
+pub fn cluster(verb: &ClusterVerb) -> Result<Infallible> {
+    match verb {
+        ClusterVerb::Up { nodes } => {
+            let programs = prepare("cluster", &[NEEDS, KUBERNETES].concat())?;
+            let nodes = format!("--nodes={nodes}");
+            run(&["cluster", "up"], Some(&programs), None, &[&nodes], &[])
+        }
+        ClusterVerb::Down => run(&["cluster", "down"], None, None, &[], &[]),
+        ClusterVerb::Status => run(&["cluster", "status"], None, None, &[], &[]),
+    }
+}
+
+/// Makes sure of what setup makes, and builds the programs of a node. Returns their folder.
+fn prepare(verb: &str, needs: &[&str]) -> Result<PathBuf> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         "cargo xtask {verb} starts containers: run it as root"
     );
     setup::ensure(needs)?;
-    let programs = dist::run()?;
+    dist::run()
+}
+
+/// Runs the program in place of this one.
+fn run(
+    verbs: &[&str],
+    programs: Option<&Path>,
+    json: Option<&PathBuf>,
+    flags: &[&str],
+    features: &[&str],
+) -> Result<Infallible> {
     let mut command = process::command(process::cargo());
     command
         .args(["run", "--quiet", "--manifest-path"])
@@ -96,15 +143,18 @@ fn run(
         .args(["--package", "podmotion-integration-tests"])
         .args(["--bin", "workbench"])
         .args(features)
-        .args(["--", verb])
-        .env("PODMOTION_CACHE", Cache::from_env()?.root())
-        .env("PODMOTION_BIN", programs);
+        .arg("--")
+        .args(verbs)
+        .env("PODMOTION_CACHE", Cache::from_env()?.root());
+    if let Some(programs) = programs {
+        command.env("PODMOTION_BIN", programs);
+    }
     if let Some(file) = json {
         command.arg("--json").arg(file);
     }
     command.args(flags);
     let line = process::describe(&command);
-    println!("{verb}: {line}");
+    println!("{}: {line}", verbs.join(" "));
     // In its place: Ctrl-C is then its own, and it can clean up.
     Err(command.exec()).with_context(|| format!("cannot start {line}"))
 }

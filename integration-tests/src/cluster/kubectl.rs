@@ -1,7 +1,7 @@
 //! `kubectl`, as a user has it.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -24,6 +24,16 @@ impl Kubectl {
             program: tools.cached("kubernetes/bin/kubectl")?,
             config,
         })
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The file that says where the API server is and who asks.
+    pub fn config(&self) -> &Path {
+        &self.config
     }
 
     /// The command, for more arguments.

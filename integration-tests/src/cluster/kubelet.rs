@@ -33,9 +33,9 @@ impl Kubelet {
         folder: &Path,
         kubeconfig: PathBuf,
     ) -> Result<Self> {
-        Machine::get()?.groups().make()?;
         let root = folder.join("kubelet");
         fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
+        Machine::get()?.groups().create()?;
         let config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
@@ -43,8 +43,7 @@ impl Kubelet {
             "authorization": {"mode": "AlwaysAllow"},
             "cgroupDriver": Machine::get()?.cgroup_driver().name(),
             "cgroupRoot": node.cgroup_parent()?,
-            // Below the run's own group: the machine's are left alone.
-            "cgroupsPerQOS": true,
+            // The machine is not its own.
             "enforceNodeAllocatable": [],
             "failCgroupV1": false,
             "failSwapOn": false,

@@ -32,6 +32,7 @@ use self::network::Place;
 use crate::image::Image;
 use crate::machine::Machine;
 use crate::node::Node;
+use crate::room::Room;
 use crate::tools::Depth;
 
 /// A control plane and one or two nodes. Dropping it ends the programs, kubelets first; pods that still run
@@ -128,6 +129,11 @@ impl Cluster {
     /// The containerd of its second node, if that was added.
     pub fn second_node(&self) -> Option<&Node> {
         self.second.get().map(|member| &member.node)
+    }
+
+    /// A thread in the namespaces of the second node, if that was added.
+    pub fn second_thread(&self) -> Option<u32> {
+        self.second_node()?.room().map(Room::thread)
     }
 
     /// Has containers that are made later sleep that deep, on each node.

@@ -1,8 +1,9 @@
-//! `cargo xtask demo` and `cargo xtask bench`, on the harness that the tests use.
+//! `cargo xtask demo`, `cargo xtask bench` and `cargo xtask cluster`, on the harness that the tests use.
 
 #![forbid(unsafe_code)]
 
 mod bench;
+mod cluster;
 mod demo;
 mod listener;
 mod numbers;
@@ -47,6 +48,11 @@ enum Command {
         #[cfg(feature = "plot")]
         #[arg(long)]
         plot: bool,
+    },
+    /// A Kubernetes that stays up.
+    Cluster {
+        #[command(subcommand)]
+        verb: cluster::Verb,
     },
     /// Draws what an earlier run has written with `--json`, and puts it into the project's pages.
     #[cfg(feature = "plot")]
@@ -104,6 +110,7 @@ fn run(command: &Command) -> Result<bool> {
             }
             Ok(good)
         }
+        Command::Cluster { verb } => cluster::run(verb),
         #[cfg(feature = "plot")]
         Command::Plot { file } => {
             let text = std::fs::read_to_string(file)
