@@ -28,6 +28,14 @@ const FOLDERS: &[&str] = &[
 /// What CRIU knows of the kernel: made at its first use on a node, for all that follow.
 const CRIU_CACHE: &str = "/run/criu.kdat";
 
+/// The directory of the checkpoints, and the files in it by which shims see one another: made at their
+/// first use on a node, for all that follow.
+const SHARED: &[&str] = &[
+    "/var/lib/podmotion/checkpoints",
+    "/var/lib/podmotion/checkpoints/.lock",
+    "/var/lib/podmotion/checkpoints/.shims",
+];
+
 /// How long a runtime may take to clean up after its last answer.
 const CLEANUP: Duration = Duration::from_secs(10);
 
@@ -121,7 +129,9 @@ impl Census {
             if entry.path() == Path::new(CRIU_CACHE) {
                 continue;
             }
-            self.add(format!("file {}", entry.path().display()));
+            if !SHARED.iter().any(|path| entry.path() == Path::new(path)) {
+                self.add(format!("file {}", without_number(&entry.path())));
+            }
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.add_files(&entry.path());
             }

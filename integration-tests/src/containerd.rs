@@ -75,7 +75,12 @@ impl Containerd {
             text += &format!("criu.binary = \"{}\"\n", self.tools.criu()?.display());
         }
         // Whatever else the machine does.
-        for bound in ["pressure.min_memory", "pressure.min_disk"] {
+        for bound in [
+            "pressure.min_memory",
+            "pressure.min_disk",
+            "pressure.wake_min_memory",
+            "checkpoint.quota",
+        ] {
             if !settings.contains(bound) {
                 text += &format!("{bound} = 0\n");
             }

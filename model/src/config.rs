@@ -136,8 +136,13 @@ node_config! {
 
     /// Where checkpoints are kept, and what they may take.
     checkpoint: CheckpointConfig {
-        /// Checkpoints, one directory below it for each container; only root can read them.
+        /// Checkpoints, one directory below it for each container; only root can read them. Of one
+        /// node: what is in it when no shim of the node lives is removed by the next one.
         directory: PathBuf = PathBuf::from("/var/lib/podmotion/checkpoints"),
+        /// All images of the node together take no more than this; percentages are of the file
+        /// system of the directory. A sleep that would need more does not begin. Images that
+        /// awake containers keep to spare their next sleep writing count too.
+        quota: Share = Share::Percent(50),
         /// Checkpointed containers of one process with at least this much memory run again before
         /// all of it is back.
         lazy_threshold: ByteSize = ByteSize::mebibytes(64),

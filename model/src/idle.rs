@@ -15,6 +15,7 @@ mod admission;
 mod backoff;
 mod cpu;
 mod pressure;
+mod quota;
 mod reason;
 
 use std::collections::BTreeSet;
@@ -24,6 +25,7 @@ pub use admission::{Admission, MemoryWait, WakeNeed, admit};
 pub use backoff::{BackOff, Retry};
 pub use cpu::CpuMeter;
 pub use pressure::{Deepen, Deepened, Disk, LightSleep, Room, deepen};
+pub use quota::{OverQuota, Quota};
 pub use reason::AwakeReason;
 
 use crate::lifecycle::Depth;
@@ -71,6 +73,8 @@ pub struct Observation {
     pub not_checkpointable: Option<String>,
     /// Where its image would be written, when that is known.
     pub disk: Option<Disk>,
+    /// What the last sleep that the quota refused says.
+    pub over_quota: Option<OverQuota>,
     /// What failed checkpoints say, see [`BackOff::retry`].
     pub retry: Option<Retry>,
 }
@@ -142,6 +146,11 @@ pub fn decide(settings: &Settings, seen: &Observation) -> Decision {
     };
     if let Some(disk) = seen.disk.filter(|disk| disk.is_short()) {
         return Decision::ask_again(AwakeReason::DiskPressure(disk), poll);
+    }
+    if let Some(over) = seen.over_quota
+        && let Some(missing) = time_until(over.until, seen.now)
+    {
+        return Decision::ask_again(AwakeReason::Quota(over.quota), missing);
     }
 
     // What only time is missing for.

@@ -286,6 +286,10 @@ pub fn serve(flags: &Flags) -> Result<()> {
     let level = node.config.shim.log_level.as_str();
     containerd_shim::logger::init(flags.debug, level, &flags.namespace, &flags.id)
         .context("open containerd's log")?;
+    if let Err(error) = node.claim() {
+        // Each sleep tries again, and says so.
+        warn!("nothing of earlier shims is removed: {error}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

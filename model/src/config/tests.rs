@@ -31,7 +31,7 @@ fn the_example_with_every_key_in_use_gives_the_defaults() {
             _ => format!("{line}\n"),
         })
         .collect();
-    assert_eq!(in_use.matches(" = ").count(), 26);
+    assert_eq!(in_use.matches(" = ").count(), 27);
     assert_eq!(
         NodeConfig::from_toml(&in_use).unwrap(),
         NodeConfig::default()
@@ -60,6 +60,7 @@ fn every_key_can_be_set() {
         wake_wait = 0
         [checkpoint]
         directory = "/data/checkpoints"
+        quota = "1GiB"
         lazy_threshold = 0
         dump_timeout = "1m30s"
         restore_timeout = "1.5s"
@@ -106,6 +107,7 @@ fn every_key_can_be_set() {
         config.checkpoint,
         CheckpointConfig {
             directory: "/data/checkpoints".into(),
+            quota: Share::Bytes(ByteSize::mebibytes(1024)),
             lazy_threshold: ByteSize(0),
             dump_timeout: Duration::from_secs(90),
             restore_timeout: Duration::from_millis(1500),

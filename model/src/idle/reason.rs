@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Disk, Retry};
+use super::{Disk, Quota, Retry};
 use crate::duration;
 
 /// Why a container stays awake.
@@ -46,6 +46,8 @@ pub enum AwakeReason {
     },
     /// Its image would not leave enough room on the disk.
     DiskPressure(Disk),
+    /// With its image all images of the node would take more than they may.
+    Quota(Quota),
     /// It was started or woken only just now.
     Starting,
     /// It was used only just now.
@@ -90,6 +92,7 @@ impl AwakeReason {
             Self::NotMovable { .. } => "not-movable",
             Self::NotCheckpointable { .. } => "not-checkpointable",
             Self::DiskPressure(_) => "disk-pressure",
+            Self::Quota(_) => "quota",
             Self::Starting => "starting",
             Self::Traffic => "traffic",
             Self::BackOff(_) => "back-off",
@@ -120,6 +123,7 @@ impl fmt::Display for AwakeReason {
             Self::NotMovable { cause } => write!(f, "its memory cannot be moved out: {cause}"),
             Self::NotCheckpointable { cause } => write!(f, "it cannot be checkpointed: {cause}"),
             Self::DiskPressure(disk) => disk.fmt(f),
+            Self::Quota(quota) => quota.fmt(f),
             Self::Starting => f.write_str("it has started or woken only just now"),
             Self::Traffic => f.write_str("it was used only just now"),
             Self::BackOff(retry) => write!(

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::annotations;
 use crate::config::NodeConfig;
-use crate::value::Share;
+use crate::value::{ByteSize, Share};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -281,6 +281,25 @@ fn a_dry_run_says_when_it_would_have_slept() {
     let mut seen = idle();
     seen.execs = 1;
     assert_eq!(awake(&dry, &seen).0, AwakeReason::Exec);
+}
+
+#[test]
+fn what_the_quota_has_refused_is_tried_again_in_a_while() {
+    let quota = Quota {
+        used: 1,
+        needed: 1,
+        share: Share::Bytes(ByteSize(1)),
+        limit: 1,
+    };
+    let mut seen = idle();
+    seen.over_quota = Some(OverQuota::new(quota, seen.now));
+    let (reason, recheck) = awake(&settings(&[]), &seen);
+    assert_eq!(reason, AwakeReason::Quota(quota));
+    assert_eq!(recheck, Some(POLL.1));
+    let asked = decide(&settings(&[]), &seen.clone().after_a_long_time());
+    assert_eq!(asked, Decision::Sleep(Depth::Light));
+    seen.now += POLL.1;
+    assert_eq!(decide(&settings(&[]), &seen), Decision::Sleep(Depth::Light));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use podmotion_pager::{Absent, FillPolicy, Moved, Pager, Resumed};
 use super::{
     fall::{self, Fallen},
     light::{self, Memory},
-    room,
+    quota, room,
     trouble::Trouble,
 };
 use crate::gate::Ends;
@@ -32,6 +32,8 @@ pub struct Attempt<'a> {
     pub moved: Moved,
     /// What the checkpoint must leave of the disk.
     pub min_disk: Share,
+    /// What all images may take together.
+    pub quota: Share,
 }
 
 /// A container that did not get there.
@@ -70,11 +72,14 @@ impl Attempt<'_> {
             dump,
             moved,
             min_disk,
+            quota,
         } = self;
-        let missing = room_for(light::bytes_out(moved.stats()), dump.images, min_disk)
-            .and_then(|()| missing(&dump, &moved));
-        let missing = match missing {
-            Ok(missing) => missing,
+        let needed = light::bytes_out(moved.stats());
+        let prepared = room_for(needed, dump.images, min_disk)
+            .and_then(|()| quota::reserve(dump.images, needed, quota))
+            .and_then(|reserved| Ok((reserved, missing(&dump, &moved)?)));
+        let (_reserved, missing) = match prepared {
+            Ok(prepared) => prepared,
             Err(trouble) => return Err(Stays::new(Some(Memory::Out(moved)), trouble)),
         };
         let started = Instant::now();

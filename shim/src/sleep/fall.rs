@@ -10,10 +10,11 @@ use podmotion_criu_driver::{
     Absent, Criu, DumpControl, DumpReport, DumpRequest, ExternalMount, Veto, Written, connections,
     images,
 };
-use podmotion_model::manifest::Platform;
+use podmotion_model::{manifest::Platform, value::Share};
 
 use super::{
-    manifest, placeholder::PlaceholderError, status::Identity, still::Target, trouble::Trouble,
+    manifest, placeholder::PlaceholderError, quota, status::Identity, still::Target,
+    trouble::Trouble,
 };
 use crate::{
     chain::Chain,
@@ -53,6 +54,8 @@ pub struct Attempt<'a> {
     pub lazy_threshold: u64,
     /// Time for CRIU.
     pub timeout: Duration,
+    /// What all images may take together.
+    pub quota: Share,
     /// Gives the dump up.
     pub control: &'a DumpControl,
 }
@@ -62,6 +65,8 @@ impl Attempt<'_> {
     /// decision.
     pub fn run(&self) -> Result<Fallen, Trouble> {
         let started = Instant::now();
+        let needed = self.target.facts.cgroup.anonymous_memory();
+        let _reserved = quota::reserve(self.images, needed.unwrap_or_default(), self.quota)?;
         self.target
             .stand_still(Ends::Gone, |_, ports| self.dump(started, ports, None))
     }

@@ -16,11 +16,13 @@ use std::{
 
 use podmotion_criu_driver::{DumpControl, Freezer, images};
 use podmotion_inject::Seized;
+use podmotion_model::value::Share;
 use podmotion_pager::{
     FillFailed, FillPolicy, Filling, Moved, NotMoved, OutError, OutStats, Pager,
 };
 
 use super::{
+    quota,
     still::{FREEZE, Target},
     trouble::Trouble,
 };
@@ -64,6 +66,8 @@ pub struct Attempt<'a> {
     pub directory: &'a Path,
     /// What is known from the last time.
     pub pager: Option<Pager>,
+    /// What all images may take together.
+    pub quota: Share,
     /// Gives it up.
     pub control: &'a DumpControl,
 }
@@ -73,6 +77,12 @@ impl Attempt<'_> {
     pub fn run(mut self) -> Result<Fallen, Box<Failed>> {
         let started = Instant::now();
         let mut pager = self.pager.take();
+        let needed = self.target.facts.cgroup.anonymous_memory();
+        let reserved = quota::reserve(self.directory, needed.unwrap_or_default(), self.quota);
+        let _reserved = match reserved {
+            Ok(reserved) => reserved,
+            Err(trouble) => return Err(Failed::new(pager, trouble)),
+        };
         let outcome = self.target.stand_still(Ends::Alive, |freezer, ports| {
             let stopped = Instant::now();
             if self.control.aborted() {

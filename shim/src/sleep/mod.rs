@@ -13,7 +13,8 @@
 //! - [`light`] moves memory out and in, [`fall`] and [`rise`] dump and restore, [`deepen`] leads from
 //!   one to the other, each in a blocking thread that reports back with a [`Notice`]. All sleep
 //!   begins with [`still`].
-//! - [`room`] sees what the node has left.
+//! - [`room`] sees what the node has left, [`quota`] what all images take, [`janitor`] removes images
+//!   that nobody can need.
 //! - [`pod`] shares the pod's gate between its containers; [`look`] sees what a container does,
 //!   [`facts`] keeps what stays the same about it.
 //! - [`leftover`] removes what a shim that was killed could not.
@@ -22,6 +23,7 @@
 mod deepen;
 pub mod facts;
 pub mod fall;
+mod janitor;
 pub mod leftover;
 mod light;
 pub mod look;
@@ -30,6 +32,7 @@ pub mod mptcp;
 pub mod node;
 pub mod placeholder;
 pub mod pod;
+mod quota;
 pub mod rise;
 mod room;
 mod runc_state;

@@ -3,14 +3,19 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use podmotion_criu_driver::{Criu, LogLevel};
 use podmotion_model::config::{self, ConfigError, NodeConfig};
 use podmotion_model::manifest::Platform;
 
-use super::{manifest, pod::PodGates, status::Registry};
+use super::{
+    janitor::{self, Claim, JanitorError},
+    manifest,
+    pod::PodGates,
+    status::Registry,
+};
 
 /// Names a configuration file other than [`config::PATH`].
 pub const CONFIG_VARIABLE: &str = "PODMOTION_CONFIG";
@@ -46,6 +51,7 @@ pub struct Node {
     pub gates: PodGates,
     /// The containers.
     pub registry: Registry,
+    claim: Mutex<Option<Claim>>,
     criu: OnceLock<Criu>,
     platform: OnceLock<Platform>,
 }
@@ -59,9 +65,23 @@ impl Node {
             config: read(&path)?,
             gates: PodGates::default(),
             registry: Registry::default(),
+            claim: Mutex::new(None),
             criu: OnceLock::new(),
             platform: OnceLock::new(),
         })
+    }
+
+    /// Has other shims leave alone what this one puts into the directory of the checkpoints. Must have
+    /// succeeded before anything is put there.
+    ///
+    /// # Errors
+    /// When there is no such directory to be had.
+    pub fn claim(&self) -> Result<(), JanitorError> {
+        let mut claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        if claim.is_none() {
+            *claim = Some(janitor::claim(&self.config.checkpoint.directory)?);
+        }
+        Ok(())
     }
 
     /// CRIU, which learns about the kernel at its first use.

@@ -23,7 +23,7 @@ use std::{
 use log::{error, info, warn};
 use podmotion_criu_driver::{DumpControl, lazy::FillGuard};
 use podmotion_model::{
-    idle::{AwakeReason, BackOff, CpuMeter, Deepened},
+    idle::{AwakeReason, BackOff, CpuMeter, Deepened, OverQuota},
     lifecycle::{Depth, Effect, Event, Fill, Lifecycle, State, WakeCause},
     settings::Settings,
 };
@@ -130,6 +130,9 @@ pub struct Sleeper {
     /// After a checkpoint that failed in light sleep, which keeps nobody from sleeping light again.
     deep_back_off: BackOff,
 
+    /// After a sleep that the quota has refused.
+    over_quota: Option<OverQuota>,
+
     /// Gives the sleep up that is being begun.
     control: Option<DumpControl>,
     early_exit: Option<Exit>,
@@ -204,6 +207,7 @@ impl Sleeper {
             answering: false,
             deep_back_off: back_off.clone(),
             back_off,
+            over_quota: None,
             control: None,
             early_exit: None,
             asleep: None,

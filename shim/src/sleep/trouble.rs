@@ -1,10 +1,13 @@
 //! Why a container did not fall asleep.
 
 use podmotion_criu_driver::{DumpFailure, Tasks, freezer::FreezerError, images::ImagesError};
-use podmotion_model::idle::Disk;
+use podmotion_model::idle::{Disk, Quota};
 use podmotion_pager::{AbsentError, FillFailed, ImageError, OutError};
 
-use super::{facts::FactsError, look::LookError, placeholder::PlaceholderError, room::RoomError};
+use super::{
+    facts::FactsError, janitor::JanitorError, look::LookError, placeholder::PlaceholderError,
+    quota::QuotaError, room::RoomError,
+};
 use crate::gate::GateError;
 
 /// Why a container did not fall asleep.
@@ -64,6 +67,15 @@ pub enum Trouble {
     /// The disk is to keep what it has left.
     #[error("{0}")]
     DiskPressure(Disk),
+    /// What all images may take together is taken.
+    #[error("{0}")]
+    OverQuota(Quota),
+    /// What images take cannot be told or noted.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
+    /// Its image would not be safe from other shims.
+    #[error(transparent)]
+    Claim(#[from] JanitorError),
     /// What its processes miss cannot be told.
     #[error(transparent)]
     Absent(#[from] AbsentError),

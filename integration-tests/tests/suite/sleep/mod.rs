@@ -15,6 +15,7 @@ mod idle;
 mod keepalive;
 mod longlife;
 mod pressure;
+mod quota;
 mod readers;
 mod record;
 mod refused;
@@ -62,6 +63,7 @@ const TOPICS: &[Topic] = &[
     faults::TESTS,
     idle::TESTS,
     keepalive::TESTS,
+    quota::TESTS,
     software::TESTS,
     stdio::TESTS,
 ];
@@ -82,6 +84,8 @@ const LIGHT: &[Topic] = &[
     keepalive::TESTS,
     longlife::TESTS,
     pressure::TESTS,
+    quota::LIGHT,
+    quota::TESTS,
     readers::TESTS,
     refused::TESTS,
     software::TESTS,

@@ -53,7 +53,8 @@ impl Sleeper {
             memory => return tell(Err(attempt::Stays::new(memory, Trouble::NotSettled))),
         };
         let stays = |moved, trouble| Err(attempt::Stays::new(Some(Memory::Out(moved)), trouble));
-        let min_disk = self.new.node.config.pressure.min_disk;
+        let config = &self.new.node.config;
+        let (min_disk, quota) = (config.pressure.min_disk, config.checkpoint.quota);
         match self.dump_work() {
             Ok(work) => self.after_tail(move || {
                 tell(match work.attempt() {
@@ -61,6 +62,7 @@ impl Sleeper {
                         dump,
                         moved,
                         min_disk,
+                        quota,
                     }
                     .run(),
                     Err(trouble) => stays(moved, trouble),

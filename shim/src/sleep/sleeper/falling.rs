@@ -1,6 +1,7 @@
 //! Falling asleep, as the driver sees it: the attempt is handed to a thread, its outcome taken in.
 
 use podmotion_criu_driver::{Tasks, Written};
+use podmotion_model::idle::{OverQuota, Quota};
 
 use super::*;
 use crate::sleep::{
@@ -45,6 +46,7 @@ type EnterCgroups = dyn Fn() -> Result<(), PlaceholderError> + Send;
 impl DumpWork {
     pub(super) fn attempt(&self) -> Result<fall::Attempt<'_>, Trouble> {
         let work = &self.work;
+        work.node.claim()?;
         let checkpoint = &work.node.config.checkpoint;
         Ok(fall::Attempt {
             target: work.target(),
@@ -55,6 +57,7 @@ impl DumpWork {
             identity: &work.identity,
             lazy_threshold: checkpoint.lazy_threshold.0,
             timeout: checkpoint.dump_timeout,
+            quota: checkpoint.quota,
             control: &work.control,
         })
     }
@@ -109,10 +112,14 @@ impl Sleeper {
         let tell = move |result| drop(notify.send(Notice::FellLight(Box::new(result))));
         match self.work() {
             Ok(work) => self.after_tail(move || {
+                if let Err(cause) = work.node.claim() {
+                    return tell(Err(light::Failed::new(pager, cause.into())));
+                }
                 let attempt = light::Attempt {
                     target: work.target(),
                     directory: &directory,
                     pager,
+                    quota: work.node.config.checkpoint.quota,
                     control: &work.control,
                 };
                 tell(attempt.run());
@@ -240,6 +247,7 @@ impl Sleeper {
             status.ports = ports.iter().copied().collect();
         });
         self.back_off.succeeded();
+        self.over_quota = None;
         for asker in self.asked.drain(..) {
             drop(asker.send(Ok(())));
         }
@@ -264,6 +272,9 @@ impl Sleeper {
 
     fn stayed_awake(&mut self, trouble: Trouble, early_exit: Option<Exit>) -> Outcome {
         self.placeholder = None;
+        if let (Trouble::OverQuota(quota), None) = (&trouble, early_exit) {
+            return self.refused_by_quota(*quota);
+        }
         let (event, why) = self.note_failure("sleep", &trouble);
         if event == Event::SleepFailed {
             self.back_off.failed(monotonic(), why);
@@ -286,6 +297,19 @@ impl Sleeper {
                 Outcome::Kill
             }
         }
+    }
+
+    /// It was not begun: neither a failure nor use.
+    fn refused_by_quota(&mut self, quota: Quota) -> Outcome {
+        let reason = AwakeReason::Quota(quota);
+        for asker in self.asked.drain(..) {
+            drop(asker.send(Err(Refusal::Awake(reason.to_string()))));
+        }
+        self.over_quota = Some(OverQuota::new(quota, monotonic()));
+        self.event(Event::SleepFailed);
+        self.check_soon();
+        self.answer_wakers(&Ok(()));
+        Outcome::Awake
     }
 
     /// Whoever touches memory that is missing has to wait until it is killed.

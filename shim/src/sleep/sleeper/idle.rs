@@ -185,6 +185,7 @@ impl Sleeper {
             not_movable: self.unsupported().or_else(|| self.not_movable.clone()),
             not_checkpointable: self.unsupported().or_else(|| looked.obstacle.clone()),
             disk: self.disk(looked),
+            over_quota: self.over_quota,
             retry: self.back_off.retry().cloned(),
         };
         let settings = &self.new.settings;
@@ -213,7 +214,7 @@ impl Sleeper {
                 self.event(Event::Sleep(depth));
             }
             Decision::StayAwake { reason, recheck } => {
-                if let AwakeReason::DiskPressure(_) = reason {
+                if let AwakeReason::DiskPressure(_) | AwakeReason::Quota(_) = reason {
                     self.give_up_image();
                 }
                 self.check_at = recheck.map(|after| Instant::now() + after);
