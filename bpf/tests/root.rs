@@ -7,12 +7,14 @@ use std::thread;
 
 use aya::maps::{HashMap, MapData};
 use aya::programs::ProgramInfo;
+use aya::programs::links::{FdLink, PinnedLink};
 use libtest_mimic::{Arguments, Trial};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use podmotion_bpf::loader::{Build, LoadError, Outcome, load_and_pin, load_and_pin_build, unpin};
 use podmotion_bpf::{
-    GATE_PROGRAM, MapError, Maps, Method, NetnsValue, TAP_PROGRAM, attach, is_attached, netns,
+    GATE_PROGRAM, Kubelets, MapError, Maps, Method, NetnsValue, SOCKOPS_PROGRAM, TAP_PROGRAM,
+    attach, is_attached, netns,
 };
 
 fn main() {
@@ -24,7 +26,7 @@ fn main() {
         eprintln!("these tests need root; PODMOTION_SKIP_ROOT=1 skips them");
         std::process::exit(1);
     }
-    let tests: [(&str, fn()); 8] = [
+    let tests: [(&str, fn()); 10] = [
         (
             "loading_again_changes_nothing",
             loading_again_changes_nothing,
@@ -40,6 +42,14 @@ fn main() {
         (
             "a_map_of_another_layout_is_refused",
             a_map_of_another_layout_is_refused,
+        ),
+        (
+            "the_link_follows_the_program_that_notes_probes",
+            the_link_follows_the_program_that_notes_probes,
+        ),
+        (
+            "without_what_probes_need_the_gate_is_there",
+            without_what_probes_need_the_gate_is_there,
         ),
         (
             "loaders_at_the_same_time_agree",
@@ -163,6 +173,49 @@ fn a_map_of_another_layout_is_refused() {
         "{error:?}"
     );
     assert_eq!(id(&dir, GATE_PROGRAM), before);
+}
+
+fn the_link_follows_the_program_that_notes_probes() {
+    let dir = dir("link");
+    let attached = || {
+        let link: FdLink = PinnedLink::from_pin(dir.join("probe_sockops_link"))
+            .unwrap()
+            .into();
+        let info = link.info().unwrap();
+        assert_eq!(info.program_id(), id(&dir, SOCKOPS_PROGRAM));
+        info.id()
+    };
+    assert!(load_and_pin(&dir).unwrap().without_probes.is_none());
+    let first = attached();
+    load_and_pin(&dir).unwrap();
+    assert_eq!(attached(), first);
+    // On another map it is another program.
+    fs::remove_file(dir.join("kubelets")).unwrap();
+    let outcomes = load_and_pin(&dir).unwrap().pins;
+    assert_eq!(outcome(&outcomes, SOCKOPS_PROGRAM), Outcome::Replaced);
+    assert_eq!(outcome(&outcomes, "probe_sockops_link"), Outcome::Replaced);
+    assert_ne!(attached(), first);
+    fs::remove_file(dir.join("probe_sockops_link")).unwrap();
+    let outcomes = load_and_pin(&dir).unwrap().pins;
+    assert_eq!(outcome(&outcomes, "probe_sockops_link"), Outcome::Created);
+    attached();
+}
+
+/// A map of another layout stands for a kernel that does not take the programs.
+fn without_what_probes_need_the_gate_is_there() {
+    let dir = dir("without");
+    load_and_pin(&dir).unwrap();
+    fs::remove_file(dir.join("responders")).unwrap();
+    let other = HashMap::<MapData, u32, u32>::create(1, 0).unwrap();
+    other.pin(dir.join("responders")).unwrap();
+    let loaded = load_and_pin(&dir).unwrap();
+    assert!(loaded.without_probes.is_some());
+    assert_eq!(outcome(&loaded.pins, GATE_PROGRAM), Outcome::Unchanged);
+    Maps::open(&dir).unwrap();
+    assert!(Kubelets::open(&dir).is_err());
+    let left = fs::read_dir(&dir).unwrap();
+    assert_eq!(left.count(), loaded.pins.len());
+    assert!(load_and_pin(&dir).unwrap().without_probes.is_none());
 }
 
 fn loaders_at_the_same_time_agree() {

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use toml::de::DeTable;
 
 use crate::value::{
-    ByteSize, CriuLogLevel, DeepSleepAfter, LogLevel, OnRestoreFailure, Program, Setting, Share,
-    TerminateAsleep, deserialize, to_toml,
+    ByteSize, CriuLogLevel, DeepSleepAfter, List, LogLevel, Network, OnRestoreFailure, ProcessName,
+    Program, Setting, Share, TerminateAsleep, UserAgent, deserialize, to_toml,
 };
 
 /// Where the configuration is on a node.
@@ -20,6 +20,9 @@ pub const PATH: &str = "/etc/podmotion/config.toml";
 /// A gate that cannot hold the largest frame a peer can send loses it: 64 KiB of IP packet and
 /// its Ethernet header, rounded up to whole pages.
 const LARGEST_FRAME: ByteSize = ByteSize(68 << 10);
+
+/// Itself, and the programs of K3s and MicroK8s that it is a part of.
+const KUBELETS: [&str; 5] = ["kubelet", "k3s-server", "k3s-agent", "k3s", "kubelite"];
 
 /// What is known about one key of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,6 +187,26 @@ node_config! {
         /// runs in it. CRIU cannot checkpoint MPTCP sockets, and Go programs listen on them where
         /// they can; without MPTCP they listen on plain TCP.
         disable_mptcp: bool = true,
+    }
+
+    /// The kubelet's probes, which neither wake a container nor keep it awake.
+    probes: ProbesConfig {
+        /// Connections that root's processes with these names open are probes, if they run in the
+        /// mount and PID namespaces of containerd, as the kubelet does. Not so what runs in a
+        /// container.
+        kubelets: List<ProcessName> = List(
+            KUBELETS.iter().map(|name| ProcessName((*name).to_owned())).collect()
+        ),
+    }
+
+    /// Traffic that does not count as use. It wakes a sleeping container, which answers it, and
+    /// keeps no container awake. What is changed here holds for all pods once another one starts.
+    traffic: TrafficConfig {
+        /// Senders in these networks.
+        ignore_networks: List<Network> = List(Vec::new()),
+        /// Unencrypted HTTP/1 requests whose user agent begins like this. It must stand in the
+        /// first 512 bytes. If there is any, a connection counts from its first data on.
+        ignore_user_agents: List<UserAgent> = List(Vec::new()),
     }
 
     /// The shim itself.

@@ -1,6 +1,7 @@
 //! How one setting is written: the same forms serve the configuration file and the
 //! annotations, so a value means the same in both.
 
+mod lists;
 mod names;
 mod quantities;
 mod words;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use serde::de::{self, Deserializer, Visitor};
 
+pub use lists::{Entry, List, Network, ProcessName, UserAgent};
 pub use names::{ContainerName, PortsMap, Program};
 pub use quantities::{ByteSize, CriuLogLevel, DeepSleepAfter, Share};
 pub use words::{LogLevel, NodeChangeTcp, OnRestoreFailure, TerminateAsleep};
@@ -63,6 +65,28 @@ pub enum ValueError {
         /// The text as written.
         text: String,
     },
+    /// A text that is empty, too long, or has characters that it cannot have.
+    #[error("{text:?} is not a text of 1 to {longest} bytes without commas and control characters")]
+    Text {
+        /// The text as written.
+        text: String,
+        /// How many bytes it can have.
+        longest: usize,
+    },
+    /// Not a network.
+    #[error("{text:?} is not a network: an address, /, and no bit of it set behind so many")]
+    Network {
+        /// The text as written.
+        text: String,
+    },
+    /// A list with more entries than there can be.
+    #[error("there are {found} entries, {most} are possible")]
+    TooMany {
+        /// How many there are.
+        found: usize,
+        /// How many there can be.
+        most: usize,
+    },
     /// The same container named twice in a map.
     #[error("{name:?} is there twice")]
     Twice {
@@ -94,6 +118,8 @@ pub enum TomlForm {
     Bare,
     /// A string, or a bare number (only `0` ever parses).
     StringOrZero,
+    /// An array of strings, the entries.
+    List,
 }
 
 /// Writes a setting as a TOML value.
@@ -102,6 +128,11 @@ pub fn to_toml<T: Setting>(value: &T) -> String {
         TomlForm::Bare => value.render(),
         TomlForm::String | TomlForm::StringOrZero => {
             toml::Value::String(value.render()).to_string()
+        }
+        TomlForm::List => {
+            let text = value.render();
+            let entries = text.split(',').filter(|entry| !entry.is_empty());
+            toml::Value::Array(entries.map(toml::Value::from).collect()).to_string()
         }
     }
 }
@@ -113,13 +144,13 @@ pub fn deserialize<'de, T: Setting, D: Deserializer<'de>>(from: D) -> Result<T, 
     impl<T: Setting> Text<T> {
         fn bare<E: de::Error>(&self, text: &str, unexpected: de::Unexpected<'_>) -> Result<T, E> {
             match T::TOML {
-                TomlForm::String => Err(E::invalid_type(unexpected, self)),
+                TomlForm::String | TomlForm::List => Err(E::invalid_type(unexpected, self)),
                 TomlForm::Bare | TomlForm::StringOrZero => T::parse(text).map_err(E::custom),
             }
         }
     }
 
-    impl<T: Setting> Visitor<'_> for Text<T> {
+    impl<'de, T: Setting> Visitor<'de> for Text<T> {
         type Value = T;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,9 +159,25 @@ pub fn deserialize<'de, T: Setting, D: Deserializer<'de>>(from: D) -> Result<T, 
 
         fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
             match T::TOML {
-                TomlForm::Bare => Err(E::invalid_type(de::Unexpected::Str(text), &self)),
+                TomlForm::Bare | TomlForm::List => {
+                    Err(E::invalid_type(de::Unexpected::Str(text), &self))
+                }
                 TomlForm::String | TomlForm::StringOrZero => T::parse(text).map_err(E::custom),
             }
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut entries: A) -> Result<T, A::Error> {
+            if T::TOML != TomlForm::List {
+                return Err(de::Error::invalid_type(de::Unexpected::Seq, &self));
+            }
+            let mut texts = Vec::new();
+            while let Some(text) = entries.next_element::<String>()? {
+                if text.is_empty() || text.contains(',') {
+                    return Err(de::Error::invalid_value(de::Unexpected::Str(&text), &self));
+                }
+                texts.push(text);
+            }
+            T::parse(&texts.join(",")).map_err(de::Error::custom)
         }
 
         fn visit_bool<E: de::Error>(self, value: bool) -> Result<T, E> {

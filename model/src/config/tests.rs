@@ -1,4 +1,14 @@
 use super::*;
+use crate::value::Entry;
+
+fn list<T: Entry>(entries: &[&str]) -> List<T> {
+    List(
+        entries
+            .iter()
+            .map(|entry| T::parse(entry).unwrap())
+            .collect(),
+    )
+}
 
 fn error(text: &str) -> String {
     NodeConfig::from_toml(text).unwrap_err().to_string()
@@ -77,6 +87,11 @@ fn every_key_can_be_set() {
         hold_packets = 1
         hold_bytes = "68KiB"
         disable_mptcp = false
+        [probes]
+        kubelets = ["kubelet"]
+        [traffic]
+        ignore_networks = ["10.0.0.0/8", "fd00::1"]
+        ignore_user_agents = ["Prometheus/", "Uptime Kuma"]
         [shim]
         log_level = "trace"
         sockets = "/run/other"
@@ -122,6 +137,15 @@ fn every_key_can_be_set() {
     assert_eq!(config.gate.hold_packets, 1);
     assert_eq!(config.gate.hold_bytes, ByteSize(69_632));
     assert!(!config.gate.disable_mptcp);
+    assert_eq!(config.probes.kubelets, list(&["kubelet"]));
+    assert_eq!(
+        config.traffic.ignore_networks,
+        list(&["10.0.0.0/8", "fd00::1/128"])
+    );
+    assert_eq!(
+        config.traffic.ignore_user_agents,
+        list(&["Prometheus/", "Uptime Kuma"])
+    );
     assert_eq!(config.shim.log_level, LogLevel::Trace);
     assert_eq!(config.shim.sockets, PathBuf::from("/run/other"));
 }
@@ -177,6 +201,16 @@ fn a_wrong_value_is_named_with_its_line_and_form() {
              expected error, warn, info, debug or trace",
         ),
         (
+            "[probes]\nkubelets = \"kubelet\"",
+            "line 2: probes.kubelets = \"kubelet\" is not valid: expected a list of at most 8 names \
+             of processes such as [\"kubelet\"], 15 bytes each",
+        ),
+        (
+            "[traffic]\nignore_networks = [\n\"10.0.0.1/8\"]",
+            "line 2: traffic.ignore_networks = [\n\"10.0.0.1/8\"] is not valid: expected a list of \
+             at most 128 networks such as [\"10.0.0.0/8\", \"fd00::/8\"]",
+        ),
+        (
             "sleep = 5",
             "line 1: sleep = 5 is not valid: expected a section",
         ),
@@ -193,7 +227,8 @@ fn an_unknown_key_is_named_with_those_that_exist() {
     );
     assert_eq!(
         error("\n\n[slep]\ndry_run = true"),
-        "line 3: slep does not exist, there are sleep, pressure, checkpoint, criu, runc, gate, shim"
+        "line 3: slep does not exist, there are sleep, pressure, checkpoint, criu, runc, gate, probes, \
+         traffic, shim"
     );
 }
 

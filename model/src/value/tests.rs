@@ -66,6 +66,64 @@ fn what_is_rendered_is_read_back() {
 }
 
 #[test]
+fn networks_are_read_back_and_have_no_bits_behind_their_prefix() {
+    let network = |address: &str, prefix| Network {
+        address: address.parse().unwrap(),
+        prefix,
+    };
+    both_ways(&[
+        ("10.0.0.0/8", network("10.0.0.0", 8)),
+        ("10.9.0.2/32", network("10.9.0.2", 32)),
+        ("0.0.0.0/0", network("0.0.0.0", 0)),
+        ("fd00::/8", network("fd00::", 8)),
+        ("::1/128", network("::1", 128)),
+        ("::/0", network("::", 0)),
+    ]);
+    assert_eq!(Network::parse("10.9.0.2").unwrap().prefix, 32);
+    for text in [
+        "",
+        "/",
+        "/8",
+        "10.0.0.0/",
+        "10.0.0.0/33",
+        "10.0.0.1/8",
+        "10.0.0.0/+8",
+        "10.0.0.0/-1",
+        "fd00::/129",
+        "fd00::1/127",
+        "10.0.0.0/8/8",
+        " 10.0.0.0/8",
+        "pod",
+        "1.1.1.1/0",
+    ] {
+        assert!(Network::parse(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn lists_are_read_back_and_bounded() {
+    let names = |names: &[&str]| List(names.iter().map(|n| ProcessName((*n).into())).collect());
+    both_ways(&[
+        ("", names(&[])),
+        ("kubelet,k3s", names(&["kubelet", "k3s"])),
+    ]);
+    for text in [
+        "a,,b",
+        ",",
+        "a,",
+        "sixteen-bytes-xy",
+        "a\0",
+        " a",
+        "1,2,3,4,5,6,7,8,9",
+    ] {
+        assert!(List::<ProcessName>::parse(text).is_err(), "{text}");
+    }
+    let longest = "x".repeat(32);
+    assert!(UserAgent::parse(&longest).is_ok());
+    assert!(UserAgent::parse(&format!("{longest}x")).is_err());
+}
+
+#[test]
 fn sizes_have_a_unit_and_fit() {
     for text in [
         "",

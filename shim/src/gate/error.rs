@@ -16,6 +16,18 @@ pub enum GateError {
     /// The programs' maps could not be opened or changed.
     #[error("cannot use the gate's maps")]
     Map(#[from] MapError),
+    /// The installer could not pin what tells probes from other traffic; it says why.
+    #[error("probes are not told from other traffic on this node")]
+    NoProbes(#[source] MapError),
+    /// This process's own namespace could not be looked at.
+    #[error("cannot look at the shim's {kind} namespace")]
+    Namespace {
+        /// Its name in `/proc/self/ns`.
+        kind: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A program could not be attached or detached.
     #[error("cannot use the gate's programs")]
     Attach(#[from] AttachError),

@@ -25,6 +25,7 @@
 mod error;
 mod frame;
 mod hold;
+mod node;
 // Until the responder uses it.
 #[allow(dead_code)]
 mod probes;
@@ -47,6 +48,7 @@ use podmotion_bpf::{
 };
 
 pub use error::GateError;
+pub use node::NodeRules;
 #[allow(unused_imports)]
 pub use probes::ProbeTimes;
 pub use queue::Limits;

@@ -21,15 +21,15 @@ use std::{
 };
 
 use log::{debug, warn};
-use podmotion_model::config::GateConfig;
+use podmotion_model::config::NodeConfig;
 use tokio::{io::Interest, sync::mpsc, task::JoinHandle};
 
 use super::Notice;
 use crate::gate::{
-    ContainerKey, Ends, Flow, Gate, GateError, Limits, Released, Standstill,
+    ContainerKey, Ends, Flow, Gate, GateError, Limits, NodeRules, Released, Standstill,
     sockets::{SocketError, Sockets},
 };
-use crate::sys;
+use crate::{chain::Chain, sys};
 
 /// What keeps a container's packets from being seen.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +90,20 @@ pub fn netns_cookie(pid: i32) -> Result<u64, PodGateError> {
     Ok(podmotion_bpf::netns::cookie(netns.as_fd()).map_err(GateError::from)?)
 }
 
+/// What the configuration has for the gate's programs.
+fn rules(config: &NodeConfig) -> NodeRules {
+    let kubelets = config.probes.kubelets.0.iter();
+    let networks = config.traffic.ignore_networks.0.iter();
+    let agents = config.traffic.ignore_user_agents.0.iter();
+    NodeRules {
+        kubelets: kubelets.map(|name| name.0.clone()).collect(),
+        ignored_networks: networks
+            .map(|network| (network.address, network.prefix))
+            .collect(),
+        ignored_agents: agents.map(|agent| agent.0.clone()).collect(),
+    }
+}
+
 /// Keys must differ between the shims of one network namespace too, so the pid is part of them.
 fn next_key() -> ContainerKey {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -103,7 +117,7 @@ impl PodGates {
     pub fn seat(
         &self,
         pid: i32,
-        config: &GateConfig,
+        config: &NodeConfig,
         notices: mpsc::UnboundedSender<Notice>,
     ) -> Result<Seat, PodGateError> {
         let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
@@ -123,10 +137,15 @@ impl PodGates {
             Some(pod) => pod,
             None => {
                 let limits = Limits {
-                    packets: config.hold_packets as usize,
-                    bytes: usize::try_from(config.hold_bytes.0).unwrap_or(usize::MAX),
+                    packets: config.gate.hold_packets as usize,
+                    bytes: usize::try_from(config.gate.hold_bytes.0).unwrap_or(usize::MAX),
                 };
-                let gate = Gate::open(OwnedFd::from(netns), &config.pins, limits)?;
+                match rules(config).tell(&config.gate.pins) {
+                    // The gate does without.
+                    Err(error @ GateError::NoProbes(_)) => warn!("{}", Chain(&error)),
+                    told => told?,
+                }
+                let gate = Gate::open(OwnedFd::from(netns), &config.gate.pins, limits)?;
                 debug!("the gate of network namespace {} is open", gate.cookie());
                 let pod = Arc::new(PodGate {
                     gate: Mutex::new(gate),

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use podmotion_bpf::IgnoredTraffic;
 use podmotion_bpf::loader::{load_and_pin, unpin};
 
-use crate::gate::Gate;
+use crate::gate::{Gate, NodeRules};
 use crate::rig::{A, LIMITS, Net, PORT, address, wait_wanted};
 
 /// Programs of the test's own: what is ignored is so for all gates of an installation.
@@ -28,12 +27,13 @@ impl Pins {
     }
 
     fn ignore(&self, networks: &[(&str, u8)], agents: &[&str]) {
-        let networks: Vec<(IpAddr, u8)> = networks
-            .iter()
-            .map(|(address, prefix)| (address.parse().unwrap(), *prefix))
-            .collect();
-        let mut ignored = IgnoredTraffic::open(&self.0).unwrap();
-        ignored.set(&networks, agents).unwrap();
+        let network = |(address, prefix): &(&str, u8)| (address.parse().unwrap(), *prefix);
+        let rules = NodeRules {
+            kubelets: Vec::new(),
+            ignored_networks: networks.iter().map(network).collect(),
+            ignored_agents: agents.iter().map(|agent| (*agent).into()).collect(),
+        };
+        rules.tell(&self.0).unwrap();
     }
 }
 

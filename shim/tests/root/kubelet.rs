@@ -4,15 +4,14 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Gid, Uid, setgid, setuid};
-use podmotion_bpf::{KubeletKey, Kubelets};
 
+use crate::gate::NodeRules;
 use crate::rig::{LONG, Netns, pins};
 
 const NAME: &str = "PODMOTION_TEST_NAME";
@@ -42,12 +41,11 @@ const LIKENESSES: [Likeness; 4] = [
 
 /// Takes processes called `kubelet` in this one's namespaces for kubelets, in `pins`.
 pub fn admit(pins: &Path) {
-    let namespace = |name| {
-        let inode = fs::metadata(format!("/proc/self/ns/{name}")).unwrap().ino();
-        u32::try_from(inode).unwrap()
+    let rules = NodeRules {
+        kubelets: vec!["kubelet".into(), "a-name-that-no-process-has".into()],
+        ..NodeRules::default()
     };
-    let key = KubeletKey::new(namespace("mnt"), namespace("pid"), "kubelet").unwrap();
-    Kubelets::open(pins).unwrap().admit(&key).unwrap();
+    rules.tell(pins).unwrap();
 }
 
 /// A connection of another process. The process ends when this is dropped.

@@ -64,6 +64,7 @@ fn main() {
         keepalive::two_sleeping_ends_do_not_answer_each_other,
         probes::connections_of_kubelets_are_noted_and_no_others,
         probes::programs_of_two_installations_note_beside_each_other,
+        probes::a_node_that_does_not_tell_probes_still_ignores,
         probes::probes_are_not_use,
         probes::pauses_between_probes_are_told,
         probes::probes_of_a_sleeping_container_go_to_the_responder,

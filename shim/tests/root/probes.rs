@@ -1,5 +1,7 @@
 //! Probes: who is taken for a kubelet, that they are not use, and where they go.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -13,9 +15,9 @@ use nix::sys::socket::{
 use podmotion_bpf::loader::{load_and_pin, unpin};
 use podmotion_bpf::{Maps, PortFlags, ProbeKey};
 
-use crate::gate::Gate;
+use crate::gate::{Gate, GateError, NodeRules};
 use crate::kubelet::{Connection, Likeness, admit};
-use crate::rig::{A, Net, PORT, address, maps, pins, wait_wanted};
+use crate::rig::{A, LIMITS, Net, PORT, address, maps, pins, wait_wanted};
 
 const ADDRESSES: [&str; 2] = ["10.9.0.1", "fd09::1"];
 
@@ -61,6 +63,28 @@ pub fn programs_of_two_installations_note_beside_each_other() {
     unpin(other).unwrap();
     let client = Connection::open(&net.client, server);
     assert!(is_noted(&maps(), server, client.local));
+}
+
+pub fn a_node_that_does_not_tell_probes_still_ignores() {
+    let pins = Path::new("/sys/fs/bpf/untold/v1");
+    load_and_pin(pins).unwrap();
+    fs::remove_file(pins.join("kubelets")).unwrap();
+    let rules = NodeRules {
+        kubelets: vec!["kubelet".into()],
+        ignored_networks: vec![([10, 9, 0, 2].into(), 32)],
+        ..NodeRules::default()
+    };
+    let error = rules.tell(pins).unwrap_err();
+    assert!(matches!(error, GateError::NoProbes(_)), "{error:?}");
+    let net = Net::new();
+    let mut gate = Gate::open(net.pod.fd(), pins, LIMITS).unwrap();
+    gate.set_ports(A, &BTreeSet::from([PORT])).unwrap();
+    let listener = listen(&net, address("10.9.0.1", PORT));
+    drop(net.connect(false, address("10.9.0.1", PORT)));
+    listener.accept().unwrap();
+    assert_eq!(gate.last_activity(A).unwrap(), None);
+    drop(gate);
+    unpin(pins).unwrap();
 }
 
 /// A client whose address is known before it connects.

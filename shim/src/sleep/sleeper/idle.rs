@@ -93,7 +93,7 @@ impl Sleeper {
                     freezer: facts.freezer.clone(),
                 };
                 note.write(&bundle)?;
-                let seat = node.gates.seat(pid, &node.config.gate, notify)?;
+                let seat = node.gates.seat(pid, &node.config, notify)?;
                 if let Some(ports) = ports {
                     seat.set_ports(&ports).map_err(PodGateError::from)?;
                 }
