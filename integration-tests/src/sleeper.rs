@@ -101,7 +101,7 @@ impl Sleeper {
     }
 
     /// A container of whatever shim, in whatever room, says that it has it.
-    pub(crate) fn find(id: &str) -> Result<Self> {
+    pub fn find(id: &str) -> Result<Self> {
         for folder in socket_folders() {
             let sockets =
                 std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;

@@ -6,6 +6,7 @@ mod manifest;
 mod nodes;
 mod piped;
 mod reach;
+mod soak;
 
 use anyhow::Result;
 use libtest_mimic::{Failed, Trial};
@@ -26,6 +27,11 @@ pub(crate) fn trials() -> Vec<Trial> {
             let tests = TOPICS.iter().copied().flatten();
             tests.map(move |(name, body)| trial(name, *body, depth))
         })
+        .chain(
+            soak::TESTS
+                .iter()
+                .map(|(name, body)| trial(name, *body, Depth::Light)),
+        )
         .collect()
 }
 
