@@ -130,7 +130,7 @@ impl Census {
                 continue;
             }
             if !SHARED.iter().any(|path| entry.path() == Path::new(path)) {
-                self.add(format!("file {}", without_number(&entry.path())));
+                self.add(format!("file {}", entry.path().display()));
             }
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.add_files(&entry.path());
