@@ -1,6 +1,7 @@
 //! Many containers asleep: what each of them keeps, and how long they take to wake all at once.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,20 +34,28 @@ pub fn measure(node: &Node, count: usize, progress: &Progress) -> Result<Vec<Fig
         container.stdout()?.wait_for("listening")?;
         containers.push(container);
     }
+    let addresses = containers
+        .iter()
+        .map(|container| container.address(PORT))
+        .collect::<Result<Vec<_>>>()?;
     let (mut last, mut answers) = (Samples::default(), Samples::default());
     for round in 1..=ROUNDS {
         for (number, container) in containers.iter().enumerate() {
             progress.detail(&format!("{count} containers: sleep of {}", number + 1));
             container.sleep()?;
         }
-        let times = wake_all(&containers, round)?;
+        let times = wake_all(&addresses, round)?;
         last.add(times.iter().copied().map(ms).fold(0.0, f64::max));
         times.into_iter().for_each(|time| answers.add_time(time));
     }
     for container in &containers {
         container.sleep()?;
     }
-    let kept = Kept::of(&containers)?;
+    let groups = containers
+        .iter()
+        .map(Container::cgroup)
+        .collect::<Result<Vec<_>>>()?;
+    let kept = Kept::of(&groups)?;
     progress.end(&format!("{count} containers woken at once"));
 
     let mut last = Figure::new(
@@ -72,24 +81,20 @@ pub fn measure(node: &Node, count: usize, progress: &Progress) -> Result<Vec<Fig
 }
 
 /// Asks all of them in one moment. The times until each had its first byte.
-fn wake_all(containers: &[Container], count: u64) -> Result<Vec<Duration>> {
-    let start = Barrier::new(containers.len());
+/// The `count`th request that each of them counts.
+pub(super) fn wake_all(addresses: &[SocketAddr], count: u64) -> Result<Vec<Duration>> {
+    let start = &Barrier::new(addresses.len());
     thread::scope(|scope| {
-        let threads: Vec<_> = containers
+        let threads: Vec<_> = addresses
             .iter()
-            .map(|container| {
-                scope.spawn(|| -> Result<(Instant, Duration)> {
-                    let address = container.address(PORT)?;
+            .map(|&address| {
+                scope.spawn(move || -> Result<(Instant, Duration)> {
                     start.wait();
                     let began = Instant::now();
                     let answer = Client::default().get(address, "/")?;
                     let body: serde_json::Value =
                         serde_json::from_str(&answer.body).context("parse the answer")?;
-                    ensure!(
-                        body["count"] == count,
-                        "{}: {body} at {count}",
-                        container.id()
-                    );
+                    ensure!(body["count"] == count, "{address}: {body} at {count}");
                     Ok((began, answer.first_byte))
                 })
             })
@@ -109,7 +114,7 @@ fn wake_all(containers: &[Container], count: u64) -> Result<Vec<Duration>> {
 }
 
 /// What a sleeping container keeps, on average, in bytes.
-struct Kept {
+pub(super) struct Kept {
     /// Memory that is accounted to its control group.
     group: f64,
     /// Of it, the kernel's: page tables, stacks, sockets.
@@ -120,11 +125,12 @@ struct Kept {
 }
 
 impl Kept {
-    fn of(containers: &[Container]) -> Result<Self> {
-        let count = containers.len() as f64;
+    /// Of who is in these control groups; with all shims that there are.
+    pub(super) fn of<S: AsRef<str>>(groups: &[S]) -> Result<Self> {
+        let count = groups.len() as f64;
         let (mut group, mut kernel) = (0, 0);
-        for container in containers {
-            let (all, own) = accounted(&container.cgroup()?)?;
+        for one in groups {
+            let (all, own) = accounted(one.as_ref())?;
             group += all;
             kernel += own;
         }
@@ -149,8 +155,18 @@ impl Kept {
         })
     }
 
-    fn all(&self) -> f64 {
-        self.group + self.shim + self.keeper + self.tables
+    pub(super) fn all(&self) -> f64 {
+        self.group + self.processes()
+    }
+
+    /// Of it, what is accounted to the control group.
+    pub(super) fn group(&self) -> f64 {
+        self.group
+    }
+
+    /// Of it, the shim's and its child's.
+    pub(super) fn processes(&self) -> f64 {
+        self.shim + self.keeper + self.tables
     }
 }
 

@@ -8,6 +8,7 @@ mod load;
 mod machine;
 mod memory;
 mod plain;
+mod pods;
 mod shim;
 
 use anyhow::Result;
@@ -26,6 +27,8 @@ pub struct Plan {
     sleeps: u64,
     /// Containers that are woken at once.
     crowd: usize,
+    /// Pods of a cluster that sleep.
+    pods: usize,
     /// Runs of the load generator for each kind of load and runtime.
     loads: usize,
     /// Length of one, in seconds.
@@ -53,6 +56,7 @@ const FULL: Plan = Plan {
     ],
     sleeps: 100,
     crowd: 100,
+    pods: 100,
     loads: 4,
     load_seconds: 2,
 };
@@ -72,6 +76,7 @@ const QUICK: Plan = Plan {
     ],
     sleeps: 10,
     crowd: 10,
+    pods: 5,
     loads: 2,
     load_seconds: 1,
 };
@@ -92,6 +97,7 @@ pub fn run(quick: bool) -> Result<(bool, Value)> {
     }
     figures.extend(shim::measure(&node, &progress)?);
     figures.extend(crowd::measure(&node, plan.crowd, &progress)?);
+    figures.extend(pods::measure(versions, plan.pods, &progress)?);
     figures.extend(awake::measure(&node, plan, &progress)?);
     figures.extend(gate::measure(&node, plan, &progress)?);
 
