@@ -11,5 +11,6 @@ pub mod duration;
 pub mod idle;
 pub mod lifecycle;
 pub mod manifest;
+pub mod probe;
 pub mod settings;
 pub mod value;
