@@ -29,6 +29,7 @@ pub use quota::{OverQuota, Quota};
 pub use reason::AwakeReason;
 
 use crate::lifecycle::Depth;
+use crate::probe::Pending;
 use crate::settings::{DeepSleepAfter, Ports, Settings};
 
 /// Bounds of the time between two looks at something that changes without an event.
@@ -41,7 +42,7 @@ pub struct Observation {
     pub now: Duration,
     /// When its process was started or last woke; idle time counts from here at the earliest.
     pub started_at: Duration,
-    /// The last sign of use: a packet that is no probe, the end of an exec, a detach.
+    /// The last sign of use: a packet that is no probe, a detach.
     pub last_activity: Option<Duration>,
     /// It is the pod's sandbox (pause) container.
     pub sandbox: bool,
@@ -75,6 +76,9 @@ pub struct Observation {
     pub disk: Option<Disk>,
     /// What the last sleep that the quota refused says.
     pub over_quota: Option<OverQuota>,
+    /// A probe that has to pass before it sleeps, see [`Book::pending`](crate::probe::Book::pending),
+    /// and for how long it has been waited for.
+    pub probe: Option<(Pending, Duration)>,
     /// What failed checkpoints say, see [`BackOff::retry`].
     pub retry: Option<Retry>,
 }
@@ -175,7 +179,8 @@ pub fn decide(settings: &Settings, seen: &Observation) -> Decision {
     }
     if let Some(limit) = settings.busy_cpu {
         match seen.cpu_cores {
-            None => return Decision::ask_again(AwakeReason::Starting, poll),
+            // After a wake that is not use nothing else is missing.
+            None => return Decision::ask_again(AwakeReason::Starting, POLL.0),
             Some(cores) if cores > limit => {
                 return Decision::ask_again(AwakeReason::BusyCpu { cores, limit }, poll);
             }
@@ -187,6 +192,10 @@ pub fn decide(settings: &Settings, seen: &Observation) -> Decision {
     {
         let reason = AwakeReason::Unanswered { age, limit };
         return Decision::ask_again(reason, left.min(poll));
+    }
+    if let Some((pending, waiting)) = seen.probe {
+        let reason = AwakeReason::ProbePending { pending, waiting };
+        return Decision::ask_again(reason, POLL.0);
     }
     if settings.dry_run {
         return Decision::ask_again(AwakeReason::DryRun, poll);

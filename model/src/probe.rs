@@ -11,6 +11,7 @@
 
 mod book;
 mod head;
+pub mod wire;
 
 pub use book::{Book, Pending, PortSeen, STILL_COMING};
 pub use head::{Head, MAX_HEAD, Request, RequestHead, response_status};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Disk, Quota, Retry};
 use crate::duration;
+use crate::probe::Pending;
 
 /// Why a container stays awake.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +71,13 @@ pub enum AwakeReason {
         /// How long it is waited for.
         limit: Duration,
     },
+    /// A probe has not passed yet, or failed: asleep it could not be answered with the truth.
+    ProbePending {
+        /// What is waited for.
+        pending: Pending,
+        /// For how long.
+        waiting: Duration,
+    },
     /// It would sleep now, but is only watched.
     DryRun,
 }
@@ -99,6 +107,7 @@ impl AwakeReason {
             Self::NoPorts => "no-ports",
             Self::BusyCpu { .. } => "busy-cpu",
             Self::Unanswered { .. } => "unanswered",
+            Self::ProbePending { .. } => "probe-pending",
             Self::DryRun => "dry-run",
         }
     }
@@ -143,6 +152,16 @@ impl fmt::Display for AwakeReason {
                 "a request of {} ago has no answer yet, waited for until it is {} old",
                 duration::format(*age),
                 duration::format(*limit),
+            ),
+            Self::ProbePending { pending, waiting } => write!(
+                f,
+                "a probe of port {} {}, waiting for {}",
+                pending.port,
+                match pending.failed {
+                    true => "fails",
+                    false => "has not passed yet",
+                },
+                duration::format(*waiting),
             ),
             Self::DryRun => f.write_str("it would sleep now, but this is a dry run"),
         }

@@ -456,3 +456,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_probe_that_has_not_passed_is_the_last_reason() {
+    let pending = Pending {
+        port: 8080,
+        failed: false,
+    };
+    let mut seen = Observation {
+        probe: Some((pending, 3 * SECOND)),
+        ..idle()
+    };
+    let (reason, recheck) = awake(&settings(&[]), &seen);
+    assert_eq!((reason.as_str(), recheck), ("probe-pending", Some(SECOND)));
+    assert_eq!(
+        reason.to_string(),
+        "a probe of port 8080 has not passed yet, waiting for 3s"
+    );
+    // Nor does somebody who asks for sleep get it.
+    let asked = seen.clone().after_a_long_time();
+    assert_eq!(awake(&settings(&[]), &asked).0, reason);
+    seen.last_activity = Some(seen.now);
+    assert_eq!(awake(&settings(&[]), &seen).0, AwakeReason::Traffic);
+}

@@ -49,6 +49,8 @@ pub enum Fill {
 pub enum WakeCause {
     /// A packet that needs the container.
     Traffic,
+    /// A probe whose answer is not known.
+    Probe,
     /// A process to be started in it.
     Exec,
     /// Somebody attached to it, or wrote to its standard input.
@@ -72,10 +74,18 @@ pub enum WakeCause {
 }
 
 impl WakeCause {
+    /// Whether idle time begins anew. A question about the container's health is none of use: it sleeps
+    /// again as soon as it is answered. (A person's exec looks the same; it keeps it awake while it
+    /// runs.)
+    pub fn is_use(self) -> bool {
+        !matches!(self, Self::Probe | Self::Exec)
+    }
+
     /// The stable name, for status and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Traffic => "traffic",
+            Self::Probe => "probe",
             Self::Exec => "exec",
             Self::Attach => "attach",
             Self::Signal => "signal",

@@ -149,6 +149,10 @@ impl Request {
         let words = String::from_utf8_lossy(text.unwrap_or_default());
         // The method and the target; the version says nothing.
         let words = words.strip_suffix(" HTTP/1.1").unwrap_or(&words);
-        words.chars().filter(|c| !c.is_control()).take(100).collect()
+        words
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(100)
+            .collect()
     }
 }

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: 10.0.0.2:8080\r\nUser-Agent: kube-probe/1.34\r\n\
+const GET: &[u8] =
+    b"GET /healthz HTTP/1.1\r\nHost: 10.0.0.2:8080\r\nUser-Agent: kube-probe/1.34\r\n\
                      Accept: */*\r\nConnection: close\r\n\r\n";
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -69,7 +70,13 @@ fn what_is_no_request_is_not_waited_for() {
 fn a_status_is_read_when_it_is_there() {
     assert_eq!(response_status(b"HTTP/1.1 204 No Content\r\n"), Some(204));
     assert_eq!(response_status(b"HTTP/1.0 503\r\n"), Some(503));
-    for no in ["", "HTTP/1.1 20", "HTTP/1.1 200", "HTTP/1.1 2000 ", "SSH-2.0-x 200 "] {
+    for no in [
+        "",
+        "HTTP/1.1 20",
+        "HTTP/1.1 200",
+        "HTTP/1.1 2000 ",
+        "SSH-2.0-x 200 ",
+    ] {
         assert_eq!(response_status(no.as_bytes()), None, "{no:?}");
     }
 }
@@ -217,4 +224,43 @@ fn a_request_says_what_it_is() {
         message: b"\x0a\x04live".as_slice().into(),
     };
     assert_eq!((health.subject().as_str(), health.kind()), ("live", "grpc"));
+}
+
+#[test]
+fn what_the_responder_says_is_understood() {
+    use wire::{Message, Reply, Task};
+    let https = |length| {
+        Message::Asked(Request::Http {
+            head: vec![b'x'; length].into(),
+            tls: true,
+        })
+    };
+    let said = "503".to_owned();
+    for message in [
+        https(MAX_HEAD),
+        Message::Asked(Request::Grpc {
+            message: [8, 1].into(),
+        }),
+        Message::Asked(Request::Other),
+        Message::Outcome {
+            passed: true,
+            said: said.clone(),
+        },
+        Message::Outcome {
+            passed: false,
+            said,
+        },
+    ] {
+        assert!(message.encode().len() <= wire::MAX_MESSAGE);
+        assert_eq!(Message::decode(&message.encode()), Some(message));
+    }
+    let long = Message::decode(&https(MAX_HEAD + 1).encode());
+    assert_eq!(long, Some(Message::Asked(Request::Other)));
+    assert_eq!(Message::decode(b""), None);
+    assert_eq!(Message::decode(b"?x"), None);
+    for reply in [Reply::Known, Reply::Proxy, Reply::Refused] {
+        assert_eq!(Reply::decode(reply.encode()), Some(reply));
+    }
+    assert_eq!(Task::parse("grpc"), Some(Task::Grpc));
+    assert_eq!(Task::parse(""), None);
 }
