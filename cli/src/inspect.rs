@@ -68,6 +68,7 @@ fn lines(found: &Found, now: Timestamp) -> Vec<Line> {
             "Awake because",
             format!("{} ({})", reason.detail, reason.name),
         ));
+        lines.push(("  since", ago(reason.since_unix_ms, now)));
     }
     if let Some(wait) = container.memory_wait.as_ref() {
         let since = ago(wait.since_unix_ms, now);
@@ -84,6 +85,7 @@ fn lines(found: &Found, now: Timestamp) -> Vec<Line> {
     last_sleep(container, now, &mut lines);
     last_wake(container, now, &mut lines);
     counts(container, &mut lines);
+    probes(container, now, &mut lines);
     if !container.last_error.is_empty() {
         lines.push(("Last error", container.last_error.clone()));
     }
@@ -203,11 +205,34 @@ fn counts(container: &Container, lines: &mut Vec<Line>) {
     ]);
 }
 
+fn probes(container: &Container, now: Timestamp, lines: &mut Vec<Line>) {
+    let probes = &container.probes;
+    let (answered, proxied) = (probes.answered, probes.proxied);
+    lines.push((
+        "Probes",
+        format!("{answered} answered in its place, {proxied} passed on to it"),
+    ));
+    for last in &probes.last {
+        let asked = format!("{} {}", last.kind, last.subject);
+        let passed = if last.passed { "passed" } else { "failed" };
+        let when = human::since(last.at_unix_ms, now);
+        lines.push((
+            "  last",
+            format!(
+                "port {}, {}: {} ({passed}), {when} ago",
+                last.port,
+                asked.trim_end(),
+                last.said
+            ),
+        ));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use podmotion_proto::shim::v1::{AwakeReason, LastWake};
+    use podmotion_proto::shim::v1::{AwakeReason, LastProbe, LastWake, Probes};
 
     use super::*;
 
@@ -222,6 +247,7 @@ mod tests {
             awake_reason: Some(AwakeReason {
                 name: "terminal".into(),
                 detail: "it has a terminal".into(),
+                since_unix_ms: 31_000,
                 ..Default::default()
             })
             .into(),
@@ -233,6 +259,20 @@ mod tests {
                 ..Default::default()
             })
             .into(),
+            probes: Some(Probes {
+                answered: 7,
+                proxied: 2,
+                last: vec![LastProbe {
+                    port: 80,
+                    at_unix_ms: 58_000,
+                    kind: "http".into(),
+                    subject: "GET /healthz".into(),
+                    said: "503".into(),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            })
+            .into(),
             ..Default::default()
         };
         let found = Found::new(Path::new("/run/web.sock"), container);
@@ -240,7 +280,10 @@ mod tests {
         for expected in [
             ("Since", "1970-01-01T00:00:01.000Z (60s ago)"),
             ("Awake because", "it has a terminal (terminal)"),
+            ("  since", "1970-01-01T00:00:31.000Z (30s ago)"),
             ("Ports", "80, 443"),
+            ("Probes", "7 answered in its place, 2 passed on to it"),
+            ("  last", "port 80, http GET /healthz: 503 (failed), 3s ago"),
             ("  cause", "traffic"),
             ("  packets", "2 given back, the first held for 5.5 ms"),
             ("Last error", "dump: no room"),

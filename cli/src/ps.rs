@@ -6,7 +6,7 @@ use anstream::ColorChoice;
 use anyhow::Result;
 use comfy_table::{Attribute, Cell, Color, Table, presets};
 use jiff::Timestamp;
-use podmotion_proto::shim::v1::Container;
+use podmotion_proto::shim::v1::{AwakeReason, Container};
 
 use crate::args::{Global, Output, PsArgs};
 use crate::exit::Exit;
@@ -115,7 +115,7 @@ fn row(found: &Found, whole_ids: bool, now: Timestamp) -> [String; 10] {
             container
                 .awake_reason
                 .as_ref()
-                .map(|reason| reason.name.clone()),
+                .map(|reason| awake(reason, now)),
         ),
         or_dash(
             container
@@ -132,6 +132,18 @@ fn row(found: &Found, whole_ids: bool, now: Timestamp) -> [String; 10] {
         or_dash(size(container.memory_freed_bytes)),
         or_dash(size(container.image_bytes)),
     ]
+}
+
+/// What keeps it awake; since when, where that is the application's doing.
+fn awake(reason: &AwakeReason, now: Timestamp) -> String {
+    match reason.name.as_str() {
+        "probe-pending" => format!(
+            "{}, {}",
+            reason.name,
+            human::since(reason.since_unix_ms, now)
+        ),
+        _ => reason.name.clone(),
+    }
 }
 
 /// `running`, `asleep (light)`, or `waking (waits for memory)`.

@@ -30,6 +30,7 @@ pub struct Record {
     last_error: Option<String>,
     counters: Counters,
     packets: Packets,
+    probes: Probes,
     socket: String,
 }
 
@@ -44,6 +45,7 @@ struct Pod {
 struct AwakeReason {
     name: String,
     detail: String,
+    since: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -114,6 +116,23 @@ struct Packets {
     returned: u64,
 }
 
+#[derive(Debug, Serialize)]
+struct Probes {
+    answered: u64,
+    proxied: u64,
+    last: Vec<LastProbe>,
+}
+
+#[derive(Debug, Serialize)]
+struct LastProbe {
+    port: u32,
+    at: String,
+    kind: String,
+    subject: String,
+    passed: bool,
+    said: String,
+}
+
 impl Record {
     /// What a shim says of a container.
     pub fn new(found: &Found) -> Self {
@@ -138,6 +157,7 @@ impl Record {
                 .map(|reason| AwakeReason {
                     name: reason.name,
                     detail: reason.detail,
+                    since: human::moment(reason.since_unix_ms),
                 }),
             memory_wait: container.memory_wait.into_option().map(|wait| MemoryWait {
                 since: human::moment(wait.since_unix_ms),
@@ -151,6 +171,7 @@ impl Record {
             last_error: some(container.last_error),
             counters: counters(&container.counters),
             packets: packets(&container.packets),
+            probes: probes(container.probes.unwrap_or_default()),
             socket: found.socket.display().to_string(),
         }
     }
@@ -220,5 +241,21 @@ fn packets(packets: &proto::Packets) -> Packets {
         dropped: packets.dropped,
         answered: packets.answered,
         returned: packets.returned,
+    }
+}
+
+fn probes(probes: proto::Probes) -> Probes {
+    let last = probes.last.into_iter().map(|last| LastProbe {
+        port: last.port,
+        at: human::moment(last.at_unix_ms),
+        kind: last.kind,
+        subject: last.subject,
+        passed: last.passed,
+        said: last.said,
+    });
+    Probes {
+        answered: probes.answered,
+        proxied: probes.proxied,
+        last: last.collect(),
     }
 }

@@ -76,14 +76,23 @@ pub struct Observation {
     pub disk: Option<Disk>,
     /// What the last sleep that the quota refused says.
     pub over_quota: Option<OverQuota>,
-    /// A probe that has to pass before it sleeps, see [`Book::pending`](crate::probe::Book::pending),
-    /// and for how long it has been waited for.
-    pub probe: Option<(Pending, Duration)>,
+    /// A probe that has to pass before it sleeps, see [`Book::pending`](crate::probe::Book::pending).
+    pub probe: Option<Pending>,
     /// What failed checkpoints say, see [`BackOff::retry`].
     pub retry: Option<Retry>,
 }
 
 impl Observation {
+    /// Since when it has not been used.
+    pub fn idle_since(&self) -> Duration {
+        self.used_at().unwrap_or(self.started_at)
+    }
+
+    /// When it was last used, if it was.
+    fn used_at(&self) -> Option<Duration> {
+        self.last_activity.filter(|at| *at > self.started_at)
+    }
+
     /// The same container after so long without use that all that passes by itself has passed: what
     /// counts for somebody who asks for sleep.
     pub fn after_a_long_time(self) -> Self {
@@ -158,10 +167,9 @@ pub fn decide(settings: &Settings, seen: &Observation) -> Decision {
     }
 
     // What only time is missing for.
-    let used = seen.last_activity.filter(|at| *at > seen.started_at);
-    let idle_at = used.unwrap_or(seen.started_at).saturating_add(scaledown);
+    let idle_at = seen.idle_since().saturating_add(scaledown);
     if let Some(missing) = time_until(idle_at, seen.now) {
-        let reason = match used {
+        let reason = match seen.used_at() {
             Some(_) => AwakeReason::Traffic,
             None => AwakeReason::Starting,
         };
@@ -193,9 +201,8 @@ pub fn decide(settings: &Settings, seen: &Observation) -> Decision {
         let reason = AwakeReason::Unanswered { age, limit };
         return Decision::ask_again(reason, left.min(poll));
     }
-    if let Some((pending, waiting)) = seen.probe {
-        let reason = AwakeReason::ProbePending { pending, waiting };
-        return Decision::ask_again(reason, POLL.0);
+    if let Some(pending) = seen.probe {
+        return Decision::ask_again(AwakeReason::ProbePending(pending), poll);
     }
     if settings.dry_run {
         return Decision::ask_again(AwakeReason::DryRun, poll);

@@ -14,7 +14,7 @@ mod head;
 pub mod wire;
 
 pub use book::{Book, Pending, PortSeen, STILL_COMING};
-pub use head::{Head, MAX_HEAD, Request, RequestHead, response_status};
+pub use head::{Head, HeadKind, MAX_HEAD, Request, RequestHead, response_status};
 
 #[cfg(test)]
 mod tests;

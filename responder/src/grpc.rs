@@ -30,8 +30,14 @@ struct Said {
 /// Serves one call, as many as a kubelet makes over a connection.
 pub async fn serve(client: TcpStream, shim: Shim) -> Result<()> {
     let (call, rest) = timeout(PATIENCE, async {
-        let mut calls = h2::server::handshake(client).await.context("speak HTTP/2")?;
-        let call = calls.accept().await.context("no call")?.context("read a call")?;
+        let mut calls = h2::server::handshake(client)
+            .await
+            .context("speak HTTP/2")?;
+        let call = calls
+            .accept()
+            .await
+            .context("no call")?
+            .context("read a call")?;
         // The connection moves only while it is asked for calls.
         let rest = tokio::spawn(async move {
             while let Some(Ok((_, mut more))) = calls.accept().await {
@@ -44,10 +50,15 @@ pub async fn serve(client: TcpStream, shim: Shim) -> Result<()> {
     .context("wait for a call")??;
     let (request, mut respond) = call;
     let (head, body) = request.into_parts();
-    let said = timeout(PATIENCE, read(body)).await.context("wait for a call")??;
-    let agent = head.headers.get(header::USER_AGENT).map(HeaderValue::as_bytes);
-    let probe = head.uri.path() == CHECK
-        && agent.is_some_and(|agent| agent.starts_with(b"kube-probe/"));
+    let said = timeout(PATIENCE, read(body))
+        .await
+        .context("wait for a call")??;
+    let agent = head
+        .headers
+        .get(header::USER_AGENT)
+        .map(HeaderValue::as_bytes);
+    let probe =
+        head.uri.path() == CHECK && agent.is_some_and(|agent| agent.starts_with(b"kube-probe/"));
     let asked = match said.message.get(PREFIX..) {
         Some(message) if probe => Request::Grpc {
             message: message.into(),
@@ -108,11 +119,7 @@ fn answer(to: &mut SendResponse<Bytes>, message: Bytes, trailers: HeaderMap) -> 
 }
 
 /// Makes the call to the application.
-async fn forward(
-    application: TcpStream,
-    call: http::Request<()>,
-    message: Bytes,
-) -> Result<Said> {
+async fn forward(application: TcpStream, call: http::Request<()>, message: Bytes) -> Result<Said> {
     let (mut client, connection) = h2::client::handshake(application)
         .await
         .context("speak HTTP/2 with the application")?;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use podmotion_model::probe::{Head, Request, response_status};
+use podmotion_model::probe::{Head, response_status};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -34,14 +34,7 @@ pub async fn serve(client: TcpStream, shim: Shim) -> Result<()> {
     .await
     .context("wait for a request")?
     .context("read a request")?;
-    let request = match Head::read(&begun) {
-        Head::Request(head) if head.probe => Request::Http {
-            head: head.bytes.into(),
-            tls: true,
-        },
-        _ => Request::Other,
-    };
-    match shim.ask(request)? {
+    match shim.ask(Head::read(&begun).request(true))? {
         Answer::Known => {
             client.write_all(OK).await.context("answer")?;
             client.shutdown().await.context("answer")
@@ -79,7 +72,10 @@ async fn proxy(
     begun: &[u8],
     shim: &Shim,
 ) -> Result<()> {
-    application.write_all(begun).await.context("pass the request on")?;
+    application
+        .write_all(begun)
+        .await
+        .context("pass the request on")?;
     application.flush().await.context("pass the request on")?;
     let mut answer = Vec::new();
     let mut more = [0; 4096];
@@ -103,7 +99,10 @@ async fn proxy(
         Some(status) => shim.outcome((200..400).contains(&status), status.to_string())?,
         None => shim.outcome(false, "no HTTP response")?,
     }
-    client.write_all(&answer).await.context("pass the answer on")?;
+    client
+        .write_all(&answer)
+        .await
+        .context("pass the answer on")?;
     // However it ends, both have what the other had to say.
     drop(copy_bidirectional(client, &mut application).await);
     Ok(())

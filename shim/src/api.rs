@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 
 use crate::sleep::{
     Node, Notice, Refusal,
-    status::{Handle, Status},
+    status::{Handle, LastProbe, Status},
 };
 
 /// How long a `Watch` waits that does not say.
@@ -240,6 +240,18 @@ fn fill(stats: &FillStats) -> proto::Fill {
     }
 }
 
+fn last_probe((port, last): (u16, LastProbe)) -> proto::LastProbe {
+    proto::LastProbe {
+        port: port.into(),
+        at_unix_ms: unix_ms(last.at),
+        kind: last.kind.to_owned(),
+        subject: last.subject,
+        passed: last.passed,
+        said: last.said,
+        ..Default::default()
+    }
+}
+
 fn describe(handle: &Handle) -> proto::Container {
     let identity = (*handle.identity).clone();
     let Status {
@@ -247,11 +259,13 @@ fn describe(handle: &Handle) -> proto::Container {
         since,
         awake,
         memory_wait,
+        awake_since,
         ports,
         last_sleep,
         last_wake,
         counters,
         packets,
+        probes,
         last_error,
     } = handle.status.borrow().clone();
     let sleeping = state.depth().is_some() || matches!(state, State::Waking { .. });
@@ -271,6 +285,7 @@ fn describe(handle: &Handle) -> proto::Container {
             .map(|reason| proto::AwakeReason {
                 name: reason.as_str().to_owned(),
                 detail: reason.to_string(),
+                since_unix_ms: unix_ms(awake_since),
                 ..Default::default()
             })
             .into(),
@@ -325,6 +340,12 @@ fn describe(handle: &Handle) -> proto::Container {
             dropped: packets.dropped,
             answered: packets.answered,
             returned: packets.returned,
+            ..Default::default()
+        }),
+        probes: MessageField::some(proto::Probes {
+            answered: probes.answered,
+            proxied: probes.proxied,
+            last: probes.last.into_iter().map(last_probe).collect(),
             ..Default::default()
         }),
         last_error: last_error.unwrap_or_default(),

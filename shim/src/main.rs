@@ -9,6 +9,7 @@ mod events;
 mod gate;
 mod oom;
 mod reaper;
+mod responder;
 mod runtime;
 mod service;
 mod sleep;

@@ -10,8 +10,9 @@ use indicatif::HumanBytes;
 use crate::{elf, process};
 
 /// (package, program) of everything that goes to a node.
-const PROGRAMS: [(&str, &str); 3] = [
+const PROGRAMS: [(&str, &str); 4] = [
     ("podmotion-shim", "containerd-shim-podmotion-v1"),
+    ("podmotion-responder", "podmotion-responder"),
     ("podmotion-installer", "podmotion-installer"),
     CLI,
 ];

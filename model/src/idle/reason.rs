@@ -72,12 +72,7 @@ pub enum AwakeReason {
         limit: Duration,
     },
     /// A probe has not passed yet, or failed: asleep it could not be answered with the truth.
-    ProbePending {
-        /// What is waited for.
-        pending: Pending,
-        /// For how long.
-        waiting: Duration,
-    },
+    ProbePending(Pending),
     /// It would sleep now, but is only watched.
     DryRun,
 }
@@ -107,7 +102,7 @@ impl AwakeReason {
             Self::NoPorts => "no-ports",
             Self::BusyCpu { .. } => "busy-cpu",
             Self::Unanswered { .. } => "unanswered",
-            Self::ProbePending { .. } => "probe-pending",
+            Self::ProbePending(_) => "probe-pending",
             Self::DryRun => "dry-run",
         }
     }
@@ -153,16 +148,7 @@ impl fmt::Display for AwakeReason {
                 duration::format(*age),
                 duration::format(*limit),
             ),
-            Self::ProbePending { pending, waiting } => write!(
-                f,
-                "a probe of port {} {}, waiting for {}",
-                pending.port,
-                match pending.failed {
-                    true => "fails",
-                    false => "has not passed yet",
-                },
-                duration::format(*waiting),
-            ),
+            Self::ProbePending(pending) => pending.fmt(f),
             Self::DryRun => f.write_str("it would sleep now, but this is a dry run"),
         }
     }

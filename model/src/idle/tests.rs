@@ -464,14 +464,17 @@ fn a_probe_that_has_not_passed_is_the_last_reason() {
         failed: false,
     };
     let mut seen = Observation {
-        probe: Some((pending, 3 * SECOND)),
+        probe: Some(pending),
         ..idle()
     };
     let (reason, recheck) = awake(&settings(&[]), &seen);
-    assert_eq!((reason.as_str(), recheck), ("probe-pending", Some(SECOND)));
+    assert_eq!(
+        (reason.as_str(), recheck),
+        ("probe-pending", Some(30 * SECOND))
+    );
     assert_eq!(
         reason.to_string(),
-        "a probe of port 8080 has not passed yet, waiting for 3s"
+        "a probe of port 8080 has not passed since it was last used"
     );
     // Nor does somebody who asks for sleep get it.
     let asked = seen.clone().after_a_long_time();

@@ -1,6 +1,7 @@
 //! What is known about a container's probes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use super::Request;
@@ -33,6 +34,16 @@ pub struct Pending {
     pub failed: bool,
 }
 
+impl fmt::Display for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.failed {
+            true => "fails",
+            false => "has not passed since it was last used",
+        };
+        write!(f, "a probe of port {} {what}", self.port)
+    }
+}
+
 /// The requests that the application has answered, with what came of them. Belongs to one process of a
 /// container: another one has to answer anew.
 ///
@@ -58,10 +69,15 @@ struct Entry {
 }
 
 impl Entry {
-    /// Whether it has been answered since `idle_since`.
-    fn is_fresh(&self, idle_since: Duration) -> bool {
-        self.request == Request::Tcp || self.asked >= idle_since
+    /// Whether it has been answered since.
+    fn is_fresh(&self, since: Duration) -> bool {
+        self.request == Request::Tcp || self.asked >= since
     }
+}
+
+/// From when on an answer counts.
+fn fresh_since(idle_since: Duration, learning_since: Option<Duration>) -> Duration {
+    learning_since.map_or(idle_since, |learning| learning.min(idle_since))
 }
 
 /// For how long something with this period is waited for.
@@ -79,7 +95,7 @@ impl Book {
         let mut entries = self.ports.get_mut(&port).into_iter().flatten();
         let entry = entries.find(|entry| entry.request == *request && entry.passed);
         match entry {
-            Some(entry) if *request != Request::Other => {
+            Some(entry) if !matches!(request, Request::Other | Request::Hook) => {
                 entry.gap = now.checked_sub(entry.seen);
                 entry.seen = now;
                 true
@@ -90,6 +106,9 @@ impl Book {
 
     /// The application has answered `request` at `now`, or should have.
     pub fn note(&mut self, port: u16, request: Request, passed: bool, now: Duration) {
+        if request == Request::Hook {
+            return;
+        }
         let entries = self.ports.entry(port).or_default();
         let before = entries.iter().position(|entry| entry.request == request);
         let before = before.map(|at| entries.swap_remove(at));
@@ -110,8 +129,9 @@ impl Book {
         });
     }
 
-    /// Which probes have to pass before the container, which is idle since `idle_since`, may sleep.
-    /// `learning_since`: from when on every probe reaches the application in the book's sight.
+    /// Which probes have to pass before the container may sleep, which was last used at `idle_since`.
+    /// `learning_since`: from when on every probe reaches the application in the book's sight, whoever
+    /// else uses it.
     pub fn pending(
         &self,
         seen: &[PortSeen],
@@ -119,6 +139,7 @@ impl Book {
         learning_since: Option<Duration>,
         now: Duration,
     ) -> Option<Pending> {
+        let fresh_since = fresh_since(idle_since, learning_since);
         let learning_since = learning_since.unwrap_or(now);
         let comes = |last: Duration, gap| now.saturating_sub(last) <= patience(gap);
         for at in seen.iter().filter(|at| comes(at.last, at.gap)) {
@@ -133,7 +154,7 @@ impl Book {
             if coming.iter().any(|entry| !entry.passed) {
                 return Some(Pending { port, failed: true });
             }
-            if coming.is_empty() || coming.iter().any(|entry| !entry.is_fresh(idle_since)) {
+            if coming.is_empty() || coming.iter().any(|entry| !entry.is_fresh(fresh_since)) {
                 let failed = false;
                 return Some(Pending { port, failed });
             }
@@ -141,11 +162,12 @@ impl Book {
         None
     }
 
-    /// The container, which is idle since `idle_since`, falls asleep: forgets what it has not answered
-    /// since.
-    pub fn fall_asleep(&mut self, idle_since: Duration) {
+    /// The container falls asleep: forgets what [`pending`](Self::pending), with the same times, would
+    /// not go by.
+    pub fn fall_asleep(&mut self, idle_since: Duration, learning_since: Option<Duration>) {
+        let fresh_since = fresh_since(idle_since, learning_since);
         for entries in self.ports.values_mut() {
-            entries.retain(|entry| entry.passed && entry.is_fresh(idle_since));
+            entries.retain(|entry| entry.passed && entry.is_fresh(fresh_since));
         }
     }
 }

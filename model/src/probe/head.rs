@@ -6,8 +6,10 @@
 /// Bytes of a request's head at most, the empty line included.
 pub const MAX_HEAD: usize = 16 << 10;
 
-/// What the kubelet's HTTP probes call themselves; its hooks are `kube-lifecycle/`.
+/// What the kubelet's HTTP probes call themselves, unless the pod gives them another name.
 const PROBE: &[u8] = b"kube-probe/";
+/// What its hooks call themselves.
+const HOOK: &[u8] = b"kube-lifecycle/";
 
 /// What has come of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +27,33 @@ pub enum Head<'a> {
 pub struct RequestHead<'a> {
     /// All of it, the empty line included.
     pub bytes: &'a [u8],
-    /// It is a probe of the kubelet without a body.
-    pub probe: bool,
+    /// What it is.
+    pub kind: HeadKind,
+}
+
+/// What a request of the kubelet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadKind {
+    /// A probe without a body.
+    Probe,
+    /// A hook.
+    Hook,
+    /// Something else, such as a probe that the pod has given another user agent.
+    Other,
+}
+
+impl RequestHead<'_> {
+    /// As what is asked.
+    pub fn request(&self, tls: bool) -> Request {
+        match self.kind {
+            HeadKind::Probe => Request::Http {
+                head: self.bytes.into(),
+                tls,
+            },
+            HeadKind::Hook => Request::Hook,
+            HeadKind::Other => Request::Other,
+        }
+    }
 }
 
 impl<'a> Head<'a> {
@@ -40,9 +67,17 @@ impl<'a> Head<'a> {
             };
         };
         let head = &bytes[..end + 4];
-        match is_probe(&bytes[..end]) {
-            Some(probe) => Self::Request(RequestHead { bytes: head, probe }),
+        match kind(&bytes[..end]) {
+            Some(kind) => Self::Request(RequestHead { bytes: head, kind }),
             None => Self::Other,
+        }
+    }
+
+    /// What is asked by a client that has sent this; over TLS, or not.
+    pub fn request(&self, tls: bool) -> Request {
+        match self {
+            Self::Request(head) => head.request(tls),
+            Self::Partial | Self::Other => Request::Other,
         }
     }
 }
@@ -57,8 +92,8 @@ fn may_become_request(bytes: &[u8]) -> bool {
         && method != Some(0)
 }
 
-/// Whether a head, without the empty line, is a probe's; `None` if it is no request's.
-fn is_probe(head: &[u8]) -> Option<bool> {
+/// What a head is, without its empty line; `None` if it is no request's.
+fn kind(head: &[u8]) -> Option<HeadKind> {
     let mut lines = head
         .split(|byte| *byte == b'\n')
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
@@ -72,7 +107,7 @@ fn is_probe(head: &[u8]) -> Option<bool> {
     if !good {
         return None;
     }
-    let mut agent = false;
+    let mut agent = HeadKind::Other;
     let mut body = false;
     for line in lines {
         let colon = line.iter().position(|byte| *byte == b':')?;
@@ -80,12 +115,21 @@ fn is_probe(head: &[u8]) -> Option<bool> {
         if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
             return None;
         }
-        agent |= name.eq_ignore_ascii_case(b"user-agent") && value.starts_with(PROBE);
+        if name.eq_ignore_ascii_case(b"user-agent") {
+            agent = match value {
+                value if value.starts_with(PROBE) => HeadKind::Probe,
+                value if value.starts_with(HOOK) => HeadKind::Hook,
+                _ => HeadKind::Other,
+            };
+        }
         body |= name.eq_ignore_ascii_case(b"content-length") && value != b"0"
             || name.eq_ignore_ascii_case(b"transfer-encoding")
             || name.eq_ignore_ascii_case(b"upgrade");
     }
-    Some(agent && !body)
+    Some(match agent {
+        HeadKind::Probe if body => HeadKind::Other,
+        agent => agent,
+    })
 }
 
 /// `tchar` of RFC 9110.
@@ -123,7 +167,9 @@ pub enum Request {
         /// Its message, which names the service.
         message: Box<[u8]>,
     },
-    /// Anything else: never remembered.
+    /// A hook of the pod's: the application itself is meant, and its answer is none about its health.
+    Hook,
+    /// Anything else: no two of them are known to be the same.
     Other,
 }
 
@@ -135,6 +181,7 @@ impl Request {
             Self::Http { tls: false, .. } => "http",
             Self::Http { tls: true, .. } => "https",
             Self::Grpc { .. } => "grpc",
+            Self::Hook => "hook",
             Self::Other => "other",
         }
     }
@@ -144,7 +191,7 @@ impl Request {
         let text = match self {
             Self::Http { head, .. } => head.split(|byte| *byte == b'\r').next(),
             Self::Grpc { message } => message.get(2..),
-            Self::Tcp | Self::Other => None,
+            Self::Tcp | Self::Hook | Self::Other => None,
         };
         let words = String::from_utf8_lossy(text.unwrap_or_default());
         // The method and the target; the version says nothing.

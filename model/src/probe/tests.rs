@@ -11,7 +11,7 @@ const GET: &[u8] =
 const SECOND: Duration = Duration::from_secs(1);
 
 fn is_probe(text: &str) -> bool {
-    matches!(Head::read(text.as_bytes()), Head::Request(head) if head.probe)
+    matches!(Head::read(text.as_bytes()), Head::Request(head) if head.kind == HeadKind::Probe)
 }
 
 fn is_other(text: &str) -> bool {
@@ -27,7 +27,7 @@ fn a_probe_is_read_in_any_pieces() {
     more.extend_from_slice(b"whatever follows");
     let expected = Head::Request(RequestHead {
         bytes: GET,
-        probe: true,
+        kind: HeadKind::Probe,
     });
     assert_eq!(Head::read(&more), expected);
 }
@@ -47,6 +47,21 @@ fn only_the_kubelets_probes_without_a_body_are_probes() {
     ] {
         assert!(!is_probe(no) && !is_other(no), "{no:?}");
     }
+}
+
+#[test]
+fn a_hook_is_none_whatever_it_asks() {
+    let hook = String::from_utf8_lossy(GET).replace("kube-probe", "kube-lifecycle");
+    assert_eq!(Head::read(hook.as_bytes()).request(false), Request::Hook);
+    assert_eq!(
+        Head::read(b"SSH-2.0-x\r\n\r\n").request(false),
+        Request::Other
+    );
+    let over_tls = Head::read(GET).request(true);
+    assert_eq!(
+        (over_tls.kind(), over_tls.subject().as_str()),
+        ("https", "GET /healthz")
+    );
 }
 
 #[test]
@@ -128,7 +143,7 @@ const NOW: Duration = Duration::from_secs(1000);
 const IDLE: Duration = Duration::from_secs(900);
 
 fn pending(book: &Book, seen: PortSeen) -> Option<bool> {
-    let pending = book.pending(&[seen], IDLE, Some(NOW - SECOND), NOW);
+    let pending = book.pending(&[seen], IDLE, None, NOW);
     pending.map(|pending| pending.failed)
 }
 
@@ -189,10 +204,20 @@ fn an_answer_from_before_the_last_use_is_asked_for_again() {
     book.note(80, http("/ready"), true, NOW);
     book.note(80, Request::Tcp, true, IDLE - SECOND);
     assert_eq!(pending(&book, seen(NOW)), Some(false));
-    book.fall_asleep(IDLE);
+    book.fall_asleep(IDLE, None);
     assert!(!book.knows(80, &http("/live"), NOW));
     assert!(book.knows(80, &http("/ready"), NOW));
     assert!(book.knows(80, &Request::Tcp, NOW));
+}
+
+#[test]
+fn an_answer_while_it_is_watched_counts_whoever_uses_it() {
+    let mut book = Book::default();
+    book.note(80, http("/"), true, NOW - SECOND);
+    let used = NOW;
+    let at = seen(NOW);
+    assert!(book.pending(&[at], used, None, NOW).is_some());
+    assert_eq!(book.pending(&[at], used, Some(NOW - SECOND), NOW), None);
 }
 
 #[test]
@@ -242,6 +267,7 @@ fn what_the_responder_says_is_understood() {
             message: [8, 1].into(),
         }),
         Message::Asked(Request::Other),
+        Message::Asked(Request::Hook),
         Message::Outcome {
             passed: true,
             said: said.clone(),

@@ -73,6 +73,7 @@ impl Message {
             Self::Asked(Request::Grpc { message }) if message.len() < MAX_MESSAGE => {
                 (b'g', &message[..])
             }
+            Self::Asked(Request::Hook) => (b'l', &[][..]),
             Self::Asked(_) => (b'o', &[][..]),
             Self::Outcome { passed: true, said } => (b'p', said.as_bytes()),
             Self::Outcome {
@@ -96,6 +97,7 @@ impl Message {
             b'g' => Self::Asked(Request::Grpc {
                 message: rest.into(),
             }),
+            b'l' => Self::Asked(Request::Hook),
             b'o' => Self::Asked(Request::Other),
             b'p' => Self::Outcome {
                 passed: true,

@@ -53,6 +53,13 @@ pub enum GateError {
         #[source]
         source: io::Error,
     },
+    /// There is nothing to answer probes with.
+    #[error("cannot listen for probes in the pod's network namespace")]
+    Responder {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Held frames could not be read, or one not be written back.
     #[error("cannot {operation} a frame")]
     Frame {

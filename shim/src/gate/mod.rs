@@ -26,8 +26,6 @@ mod error;
 mod frame;
 mod hold;
 mod node;
-// Until the responder uses it.
-#[allow(dead_code)]
 mod probes;
 mod queue;
 pub mod sockets;
@@ -35,7 +33,7 @@ mod sys;
 mod tap;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,7 +47,6 @@ use podmotion_bpf::{
 
 pub use error::GateError;
 pub use node::NodeRules;
-#[allow(unused_imports)]
 pub use probes::ProbeTimes;
 pub use queue::Limits;
 pub use sockets::Flow;
@@ -193,6 +190,12 @@ impl Gate {
     #[must_use]
     pub fn cookie(&self) -> u64 {
         self.cookie
+    }
+
+    /// The pod's network namespace.
+    #[must_use]
+    pub fn netns(&self) -> BorrowedFd<'_> {
+        self.netns.as_fd()
     }
 
     /// Makes `ports` the managed ports of `container`, TCP and UDP, in place of those before. The

@@ -98,8 +98,14 @@ impl Sockets {
     /// The ports that others reach it on.
     #[must_use]
     pub fn ports(&self) -> BTreeSet<u16> {
-        let tcp = self.listeners.iter().map(|listener| listener.local.port());
-        tcp.chain(self.udp_ports.iter().copied()).collect()
+        &self.tcp_ports() | &self.udp_ports
+    }
+
+    /// Those of them that TCP connections can be opened to.
+    #[must_use]
+    pub fn tcp_ports(&self) -> BTreeSet<u16> {
+        let listeners = self.listeners.iter();
+        listeners.map(|listener| listener.local.port()).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use podmotion_criu_driver::{Freezer, freezer::FreezerError};
-use podmotion_model::idle::Room;
+use podmotion_model::{idle::Room, probe::PortSeen};
 
 use super::{
     facts::Facts,
@@ -27,6 +27,8 @@ pub struct Looked {
     pub memory: Option<u64>,
     /// What the file system of the images has left.
     pub disk: Option<Room>,
+    /// The probes of its ports.
+    pub probes: Vec<PortSeen>,
     /// Why no checkpoint could be made of it now, where that can be seen.
     pub obstacle: Option<String>,
 }
@@ -57,14 +59,27 @@ pub fn inodes(facts: &Facts) -> Result<BTreeSet<u64>, LookError> {
     sockets::inodes(&pids).map_err(LookError::Descriptors)
 }
 
-/// Looks at everything; images would go below `images`. With `follow` the ports found are those
-/// that count and wake from now on.
-pub fn look(facts: &Facts, seat: &Seat, images: &Path, follow: bool) -> Result<Looked, LookError> {
+/// Looks at everything; images would go below `images`. The ports that count and wake from now on are
+/// those found, unless they are `fixed`.
+pub fn look(
+    facts: &Facts,
+    seat: &Seat,
+    images: &Path,
+    fixed: Option<&BTreeSet<u16>>,
+) -> Result<Looked, LookError> {
     let seen = seat.sockets(&inodes(facts)?)?;
     let listening = seen.ports();
-    if follow {
-        seat.set_ports(&listening)?;
-    }
+    seat.set_ports(fixed.unwrap_or(&listening), seen.tcp_ports())?;
+    let probes = seat
+        .probes()?
+        .into_iter()
+        .map(|(port, times)| PortSeen {
+            port,
+            listening: seen.tcp_ports().contains(&port),
+            last: times.last,
+            gap: times.gap,
+        })
+        .collect();
     let obstacle = seen
         .mptcp_listeners
         .first()
@@ -78,5 +93,6 @@ pub fn look(facts: &Facts, seat: &Seat, images: &Path, follow: bool) -> Result<L
         memory: facts.cgroup.anonymous_memory(),
         disk: Some(room::disk(images)?),
         obstacle,
+        probes,
     })
 }

@@ -46,6 +46,7 @@ use podmotion_pager::{FillFailed, FillStats, Pager};
 use tokio::sync::oneshot;
 
 use crate::reaper::{Exit, Expectation};
+use crate::responder;
 
 pub use node::Node;
 pub use sleeper::{Fixed, New, Sleeper, memory_images};
@@ -54,6 +55,10 @@ pub use sleeper::{Fixed, New, Sleeper, memory_images};
 pub enum Notice {
     /// A held packet wants the container.
     Wanted,
+    /// A probe has come to the responder, and waits for a verdict.
+    Probe(responder::Asked),
+    /// The application has answered one.
+    Probed(responder::Outcome),
     /// The time has come to ask whether it may sleep.
     Check,
     /// What a look at it found.

@@ -2,12 +2,14 @@
 //!
 //! The first container that may sleep opens the gate of its network namespace, the last one that
 //! is deleted closes it. One task reads held packets off the tap while anybody in the pod sleeps
-//! and tells the driver of the container that each one is for.
+//! and tells the driver of the container that each one is for; another one sees to probes that are
+//! led to the pod's responder (`crate::responder`).
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
     io,
+    net::{SocketAddr, TcpStream},
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -25,11 +27,13 @@ use podmotion_model::config::NodeConfig;
 use tokio::{io::Interest, sync::mpsc, task::JoinHandle};
 
 use super::Notice;
+use crate::chain::Chain;
 use crate::gate::{
-    ContainerKey, Ends, Flow, Gate, GateError, Limits, NodeRules, Released, Standstill,
+    ContainerKey, Ends, Flow, Gate, GateError, Limits, NodeRules, PortFlags, ProbeTimes, Released,
+    Standstill,
     sockets::{SocketError, Sockets},
 };
-use crate::{chain::Chain, sys};
+use crate::{responder, sys};
 
 /// What keeps a container's packets from being seen.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +67,29 @@ pub struct PodGates {
 /// An open gate.
 pub struct PodGate {
     gate: Mutex<Gate>,
-    wanted: Mutex<HashMap<ContainerKey, mpsc::UnboundedSender<Notice>>>,
+    places: Mutex<HashMap<ContainerKey, Place>>,
     reading: Mutex<Option<Reading>>,
+    /// Sees to probes, where the kernel can lead them to it.
+    responder: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A container, for what comes to the pod.
+#[derive(Clone)]
+pub struct Place {
+    /// The way to its driver.
+    pub driver: mpsc::UnboundedSender<Notice>,
+    /// Health checks over gRPC are looked into.
+    pub grpc: bool,
+    ports: BTreeSet<u16>,
+}
+
+/// How the probes of a container are dealt with.
+#[derive(Clone, Copy, Debug)]
+pub struct Probing {
+    /// They are use like everything else.
+    pub count: bool,
+    /// Health checks over gRPC are looked into.
+    pub grpc: bool,
 }
 
 /// The task that reads a tap.
@@ -77,6 +102,19 @@ struct Reading {
 pub struct Seat {
     pod: Arc<PodGate>,
     key: ContainerKey,
+    /// Its probes are use, by the user's will or because nobody could answer them.
+    count_probes: bool,
+    steering: Mutex<Steering>,
+}
+
+/// Which probes go to the responder.
+#[derive(Default)]
+struct Steering {
+    /// The container's ports.
+    ports: BTreeSet<u16>,
+    /// Those of them that a TCP socket listens on. On the others the kernel answers with the truth.
+    listening: BTreeSet<u16>,
+    on: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -113,12 +151,14 @@ fn next_key() -> ContainerKey {
 
 impl PodGates {
     /// A seat at the gate of the network namespace of `pid`. Blocks for some milliseconds when the
-    /// gate is opened. `notices` is told when a held packet wants the container.
+    /// gate is opened. `driver` is told when a held packet wants the container, and asked about probes.
+    /// Needs the runtime's context.
     pub fn seat(
         &self,
         pid: i32,
         config: &NodeConfig,
-        notices: mpsc::UnboundedSender<Notice>,
+        probing: Probing,
+        driver: mpsc::UnboundedSender<Notice>,
     ) -> Result<Seat, PodGateError> {
         let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
         let failed = |source| PodGateError::Namespace {
@@ -140,33 +180,132 @@ impl PodGates {
                     packets: config.gate.hold_packets as usize,
                     bytes: usize::try_from(config.gate.hold_bytes.0).unwrap_or(usize::MAX),
                 };
-                match rules(config).tell(&config.gate.pins) {
+                let probes_are_told = match rules(config).tell(&config.gate.pins) {
                     // The gate does without.
-                    Err(error @ GateError::NoProbes(_)) => warn!("{}", Chain(&error)),
-                    told => told?,
-                }
+                    Err(error @ GateError::NoProbes(_)) => {
+                        warn!("{}", Chain(&error));
+                        false
+                    }
+                    told => told.map(|()| true)?,
+                };
                 let gate = Gate::open(OwnedFd::from(netns), &config.gate.pins, limits)?;
                 debug!("the gate of network namespace {} is open", gate.cookie());
                 let pod = Arc::new(PodGate {
                     gate: Mutex::new(gate),
-                    wanted: Mutex::default(),
+                    places: Mutex::default(),
                     reading: Mutex::default(),
+                    responder: Mutex::default(),
                 });
+                if probes_are_told && let Err(error) = pod.respond() {
+                    warn!(
+                        "probes count as use, nobody can answer them: {}",
+                        Chain(&error)
+                    );
+                }
                 open.retain(|_, gate| gate.strong_count() > 0);
                 open.insert(id, Arc::downgrade(&pod));
                 pod
             }
         };
         let key = next_key();
-        lock(&pod.wanted).insert(key, notices);
-        Ok(Seat { pod, key })
+        let place = Place {
+            driver,
+            grpc: probing.grpc,
+            ports: BTreeSet::new(),
+        };
+        lock(&pod.places).insert(key, place);
+        let count_probes = probing.count || lock(&pod.responder).is_none();
+        Ok(Seat {
+            pod,
+            key,
+            count_probes,
+            steering: Mutex::default(),
+        })
+    }
+}
+
+impl PodGate {
+    /// Has a responder from now on.
+    fn respond(self: &Arc<Self>) -> Result<(), GateError> {
+        let failed = |source| GateError::Responder { source };
+        let listener = {
+            let mut gate = lock(&self.gate);
+            let listener = responder::socket_in(gate.netns()).map_err(failed)?;
+            gate.start_steering(listener.as_fd())?;
+            listener
+        };
+        let task = responder::serve(listener, Arc::downgrade(self)).map_err(failed)?;
+        *lock(&self.responder) = Some(task);
+        Ok(())
+    }
+
+    /// The container that has `port`.
+    pub fn place(&self, port: u16) -> Option<Place> {
+        let places = lock(&self.places);
+        let mut places = places.values();
+        places.find(|place| place.ports.contains(&port)).cloned()
+    }
+
+    /// A socket in the pod that is about to be connected to `server`, in the pod too, and counts as a
+    /// probe's. Blocks for some microseconds.
+    pub fn bind_probe(&self, server: SocketAddr) -> io::Result<TcpStream> {
+        let mut gate = lock(&self.gate);
+        let (socket, client) = responder::bind_beside(gate.netns(), server)?;
+        gate.note_own_probe(client, server)
+            .map_err(io::Error::other)?;
+        Ok(socket)
     }
 }
 
 impl Seat {
-    /// From now on packets to `ports` count and wake.
-    pub fn set_ports(&self, ports: &BTreeSet<u16>) -> Result<(), GateError> {
-        lock(&self.pod.gate).set_ports(self.key, ports)
+    /// From now on packets to `ports` count and wake; on those that are `listening` too, probes can
+    /// be answered.
+    pub fn set_ports(
+        &self,
+        ports: &BTreeSet<u16>,
+        listening: BTreeSet<u16>,
+    ) -> Result<(), GateError> {
+        let mut gate = lock(&self.pod.gate);
+        gate.set_ports(self.key, ports)?;
+        if let Some(place) = lock(&self.pod.places).get_mut(&self.key) {
+            place.ports.clone_from(ports);
+        }
+        let mut steering = lock(&self.steering);
+        steering.ports.clone_from(ports);
+        steering.listening = listening;
+        self.tell_flags(&mut gate, &steering)
+    }
+
+    /// Leads probes of an awake container to the responder, which passes them on and sees what becomes of
+    /// them; or does so no more.
+    pub fn learn(&self, on: bool) -> Result<(), GateError> {
+        self.steer(&mut lock(&self.pod.gate), on)
+    }
+
+    fn steer(&self, gate: &mut Gate, on: bool) -> Result<(), GateError> {
+        let mut steering = lock(&self.steering);
+        steering.on = on;
+        self.tell_flags(gate, &steering)
+    }
+
+    fn tell_flags(&self, gate: &mut Gate, steering: &Steering) -> Result<(), GateError> {
+        for port in &steering.ports {
+            let flags = match (self.count_probes, steering.on) {
+                (true, _) => PortFlags::COUNT_PROBES,
+                (false, true) if steering.listening.contains(port) => PortFlags::STEER,
+                (false, _) => PortFlags::NONE,
+            };
+            gate.set_flags(*port, flags)?;
+        }
+        Ok(())
+    }
+
+    /// When its ports were probed; none where probes are use like everything else.
+    pub fn probes(&self) -> Result<BTreeMap<u16, ProbeTimes>, GateError> {
+        match self.count_probes {
+            true => Ok(BTreeMap::new()),
+            false => lock(&self.pod.gate).probes(self.key),
+        }
     }
 
     /// Time of the last packet that counted, on the monotonic clock.
@@ -179,10 +318,12 @@ impl Seat {
         lock(&self.pod.gate).last_other_activity()
     }
 
-    /// Holds what comes for the container from now on. Needs the runtime's context.
+    /// Holds what comes for the container from now on; probes go to the responder.
     pub fn hold(&self, runtime: &tokio::runtime::Handle) -> Result<(), GateError> {
         let tap = {
             let mut gate = lock(&self.pod.gate);
+            // First: no probe is held.
+            self.steer(&mut gate, true)?;
             gate.hold(self.key, &[])?;
             gate.tap_fd()
         };
@@ -213,7 +354,11 @@ impl Seat {
     /// Ends the hold and gives back what was held, in order, in some microseconds.
     /// [`settle`](Self::settle) has to follow.
     pub fn release(&self) -> Result<Released, GateError> {
-        lock(&self.pod.gate).let_through(self.key)
+        let mut gate = lock(&self.pod.gate);
+        let released = gate.let_through(self.key);
+        // Last, for the same reason as it came first.
+        let steered = self.steer(&mut gate, false);
+        released.and_then(|released| steered.map(|()| released))
     }
 
     /// Takes the tap down if nobody in the pod is held any more, in some milliseconds.
@@ -234,7 +379,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        lock(&self.pod.wanted).remove(&self.key);
+        lock(&self.pod.places).remove(&self.key);
         if let Err(error) = lock(&self.pod.gate).remove(self.key) {
             warn!("take a container out of the gate: {error}");
         }
@@ -245,6 +390,9 @@ impl Drop for PodGate {
     fn drop(&mut self) {
         if let Some(reading) = lock(&self.reading).take() {
             reading.task.abort();
+        }
+        if let Some(responder) = lock(&self.responder).take() {
+            responder.abort();
         }
     }
 }
@@ -266,10 +414,14 @@ async fn read_tap(pod: Weak<PodGate>, tap: Arc<OwnedFd>) {
             Ok(wanted) => wanted,
             Err(error) => return warn!("read held packets: {error}"),
         };
-        let notices = lock(&pod.wanted);
+        let places = lock(&pod.places);
         for key in wanted {
             // A driver that has ended needs no wake.
-            drop(notices.get(&key).map(|driver| driver.send(Notice::Wanted)));
+            drop(
+                places
+                    .get(&key)
+                    .map(|place| place.driver.send(Notice::Wanted)),
+            );
         }
     }
 }

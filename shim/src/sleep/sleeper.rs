@@ -10,6 +10,7 @@ mod effects;
 mod ending;
 mod falling;
 mod idle;
+mod probes;
 mod waking;
 
 use std::{
@@ -25,6 +26,7 @@ use podmotion_criu_driver::{DumpControl, lazy::FillGuard};
 use podmotion_model::{
     idle::{AwakeReason, BackOff, CpuMeter, Deepened, OverQuota},
     lifecycle::{Depth, Effect, Event, Fill, Lifecycle, State, WakeCause},
+    probe::{Book, Pending},
     settings::Settings,
 };
 use podmotion_pager::{FillFailed, Pager};
@@ -34,6 +36,7 @@ use tokio::{
     time::Instant,
 };
 
+use self::probes::Probes;
 use super::{
     Node, Notice, Outcome, Refusal,
     facts::{Facts, FactsError, Known},
@@ -46,10 +49,14 @@ use super::{
     status::{Handle, Identity, Status},
 };
 use crate::container::guest::Lease;
+use crate::responder::Verdict;
 use crate::{
     chain::Chain,
     reaper::{Exit, Reaper},
 };
+
+/// After a wake or an exec, the time until the container is looked at again.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// A container for which sleep is to be looked after.
 pub struct New {
@@ -123,6 +130,7 @@ pub struct Sleeper {
     awake_since: Duration,
     last_use: Option<Duration>,
     cpu: CpuMeter,
+    probes: Probes,
     /// Nothing but a request without an answer kept it awake at the last look.
     answering: bool,
     /// After a sleep that failed.
@@ -204,6 +212,7 @@ impl Sleeper {
             awake_since: Duration::ZERO,
             last_use: None,
             cpu: CpuMeter::default(),
+            probes: Probes::default(),
             answering: false,
             deep_back_off: back_off.clone(),
             back_off,
@@ -253,6 +262,8 @@ impl Sleeper {
         self.known = Some(known);
         self.facts = None;
         self.awake_since = monotonic();
+        // Another process, which has not answered any.
+        self.probes = Probes::default();
         self.check_at = Some(Instant::now());
         self.event(Event::Started)
     }
@@ -319,13 +330,10 @@ impl Sleeper {
         Lease::clone(&self.lent)
     }
 
-    /// How many execs there are; the end of one counts as use.
+    /// How many execs there are. None of them counts as use: a probe can be one.
     pub fn set_execs(&mut self, execs: usize) {
-        if execs < self.execs {
-            self.used();
-        }
         self.execs = execs;
-        self.check_soon();
+        self.check_settled();
     }
 
     /// Whether it is paused; the end of a pause counts as use.
@@ -345,6 +353,13 @@ impl Sleeper {
     fn check_soon(&mut self) {
         if self.is_whole() {
             self.check_at = Some(Instant::now());
+        }
+    }
+
+    /// The same in a moment, when what has just been done for it is over.
+    fn check_settled(&mut self) {
+        if self.is_whole() {
+            self.check_at = Some(Instant::now() + SETTLE);
         }
     }
 
@@ -395,6 +410,7 @@ impl Sleeper {
             if let Some(seat) = self.seat.take() {
                 self.after_tail(move || drop(seat));
             }
+            self.probes.give(Verdict::Nobody);
             for asker in self.asked.drain(..).chain(self.wakers.drain(..)) {
                 // One who no longer waits needs no answer.
                 drop(asker.send(Err(Refusal::Ended)));

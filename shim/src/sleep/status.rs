@@ -90,6 +90,32 @@ pub struct Counters {
     pub cold_starts: u64,
 }
 
+/// What became of the probes that came to the responder, since the container was created.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Probes {
+    /// Answered in the container's place.
+    pub answered: u64,
+    /// Passed on to the application.
+    pub proxied: u64,
+    /// The last one of each port that says something about the application.
+    pub last: BTreeMap<u16, LastProbe>,
+}
+
+/// A probe that the application has answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastProbe {
+    /// When.
+    pub at: SystemTime,
+    /// `tcp`, `http`, `https`, `grpc` or `other`.
+    pub kind: &'static str,
+    /// What it asked for.
+    pub subject: String,
+    /// It passed.
+    pub passed: bool,
+    /// The answer, or why there was none.
+    pub said: String,
+}
+
 /// A container's sleeping, at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
@@ -101,6 +127,8 @@ pub struct Status {
     pub awake: Option<AwakeReason>,
     /// What its wake waits for.
     pub memory_wait: Option<MemoryWait>,
+    /// Since when that is the reason.
+    pub awake_since: SystemTime,
     /// Ports that count and wake.
     pub ports: Vec<u16>,
     /// The last sleep.
@@ -111,6 +139,8 @@ pub struct Status {
     pub counters: Counters,
     /// What the gate's programs had counted in the pod when the container last woke.
     pub packets: gate::Counters,
+    /// The kubelet's probes.
+    pub probes: Probes,
     /// The last failure of a sleep or a wake.
     pub last_error: Option<String>,
 }
@@ -122,11 +152,13 @@ impl Default for Status {
             since: SystemTime::now(),
             awake: None,
             memory_wait: None,
+            awake_since: SystemTime::now(),
             ports: Vec::new(),
             last_sleep: None,
             last_wake: None,
             counters: Counters::default(),
             packets: gate::Counters::default(),
+            probes: Probes::default(),
             last_error: None,
         }
     }

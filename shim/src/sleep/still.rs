@@ -77,7 +77,7 @@ impl Target<'_> {
         let inodes = look::inodes(self.facts)?;
         let first = self.seat.sockets(&inodes).map_err(LookError::from)?;
         let ports = self.fixed_ports.cloned().unwrap_or_else(|| first.ports());
-        self.seat.set_ports(&ports)?;
+        self.seat.set_ports(&ports, first.tcp_ports())?;
         self.seat.add_flows(&first.flows, ends)?;
         // What came in before the connections were held is in their queues now.
         let second = self.seat.tcp_sockets(&inodes).map_err(LookError::from)?;

@@ -7,6 +7,8 @@ impl Sleeper {
     pub fn handle(&mut self, notice: Notice) -> Outcome {
         match notice {
             Notice::Wanted => return self.event(Event::Wake(WakeCause::Traffic)),
+            Notice::Probe(asked) => return self.probe(asked),
+            Notice::Probed(answered) => self.probed(answered),
             Notice::Check => self.check(),
             Notice::Looked(result) => self.looked(*result),
             Notice::Settled(result) => self.settled(result),

@@ -279,7 +279,15 @@ impl Sleeper {
         if event == Event::SleepFailed {
             self.back_off.failed(monotonic(), why);
         }
-        self.used();
+        // What came over the network the gate has counted, unless it was a probe's.
+        let unused = match (&trouble, self.lifecycle.state()) {
+            (Trouble::Traffic(_), _) => self.probes.are_coming(),
+            (_, State::FallingAsleep { wake, .. }) => wake.is_some_and(|cause| !cause.is_use()),
+            _ => false,
+        };
+        if !unused {
+            self.used();
+        }
         self.event(event);
         match (early_exit, trouble.tasks()) {
             (Some(exit), _) => {
@@ -287,7 +295,10 @@ impl Sleeper {
                 Outcome::Ended(exit)
             }
             (None, Tasks::Running | Tasks::Lost) => {
-                self.check_soon();
+                match unused {
+                    true => self.check_settled(),
+                    false => self.check_soon(),
+                }
                 self.answer_wakers(&Ok(()));
                 Outcome::Awake
             }

@@ -10,7 +10,7 @@ use super::*;
 use crate::chain::Chain;
 use crate::sleep::leftover::Note;
 use crate::sleep::look::{LookError, Looked, look};
-use crate::sleep::pod;
+use crate::sleep::pod::{self, Probing};
 
 impl Sleeper {
     /// The time has come to look at the container.
@@ -28,9 +28,10 @@ impl Sleeper {
             (Some(facts), Some(seat)) => {
                 let (facts, seat) = (facts.clone(), seat.clone());
                 let node = self.new.node.clone();
-                let follow = self.new.settings.ports == Ports::Listening;
+                let fixed = self.fixed_ports();
                 self.in_thread(move || {
-                    let mut result = look(&facts, &seat, &node.config.checkpoint.directory, follow);
+                    let images = &node.config.checkpoint.directory;
+                    let mut result = look(&facts, &seat, images, fixed.as_ref());
                     if let (Ok(looked), Err(cause)) = (&mut result, node.platform()) {
                         looked.obstacle.get_or_insert(Chain(&cause).to_string());
                     }
@@ -82,6 +83,10 @@ impl Sleeper {
         };
         let (node, notify, pid) = (self.new.node.clone(), self.notify.clone(), self.pid);
         let ports = self.fixed_ports();
+        let probing = Probing {
+            count: self.new.settings.disable_probe_detection,
+            grpc: self.new.settings.grpc_probes,
+        };
         self.in_thread(move || {
             let settle = || -> Result<Box<Settled>, SettleError> {
                 let bundle = known.bundle.clone();
@@ -93,9 +98,10 @@ impl Sleeper {
                     freezer: facts.freezer.clone(),
                 };
                 note.write(&bundle)?;
-                let seat = node.gates.seat(pid, &node.config, notify)?;
+                let seat = node.gates.seat(pid, &node.config, probing, notify)?;
                 if let Some(ports) = ports {
-                    seat.set_ports(&ports).map_err(PodGateError::from)?;
+                    seat.set_ports(&ports, BTreeSet::new())
+                        .map_err(PodGateError::from)?;
                 }
                 Ok(Box::new(Settled { facts, seat }))
             };
@@ -166,7 +172,7 @@ impl Sleeper {
             Some(cause) if !self.uses_host_network() => Some(Chain(cause).to_string()),
             _ => None,
         };
-        let observation = Observation {
+        let mut observation = Observation {
             now,
             started_at: self.awake_since,
             last_activity: looked.last_packet.max(self.last_use),
@@ -186,13 +192,24 @@ impl Sleeper {
             not_checkpointable: self.unsupported().or_else(|| looked.obstacle.clone()),
             disk: self.disk(looked),
             over_quota: self.over_quota,
+            probe: None,
             retry: self.back_off.retry().cloned(),
         };
+        let idle_since = observation.idle_since();
+        observation.probe = self.probes.pending(&looked.probes, idle_since, now);
         let settings = &self.new.settings;
         let asked = (!self.asked.is_empty())
             .then(|| decide(settings, &observation.clone().after_a_long_time()));
         let decision = match asked {
             Some(Decision::Sleep(depth)) => Decision::Sleep(depth),
+            // It is being asked, and whoever asks for sleep waits for the answer.
+            Some(Decision::StayAwake {
+                reason: AwakeReason::ProbePending(pending),
+                recheck,
+            }) if !pending.failed => Decision::StayAwake {
+                reason: AwakeReason::ProbePending(pending),
+                recheck,
+            },
             Some(Decision::StayAwake { reason, .. }) => {
                 for asker in self.asked.drain(..) {
                     drop(asker.send(Err(Refusal::Awake(reason.to_string()))));
@@ -210,6 +227,7 @@ impl Sleeper {
         );
         match decision {
             Decision::Sleep(depth) => {
+                self.probes.fall_asleep(idle_since);
                 // The attempt reports back; nothing follows for the driver yet.
                 self.event(Event::Sleep(depth));
             }
@@ -217,6 +235,7 @@ impl Sleeper {
                 if let AwakeReason::DiskPressure(_) | AwakeReason::Quota(_) = reason {
                     self.give_up_image();
                 }
+                self.learn(matches!(reason, AwakeReason::ProbePending(_)));
                 self.check_at = recheck.map(|after| Instant::now() + after);
                 self.stay_awake(reason, &looked.listening);
             }
@@ -260,6 +279,9 @@ impl Sleeper {
         }
         if !same {
             self.update(|status| {
+                if !known {
+                    status.awake_since = SystemTime::now();
+                }
                 status.awake = Some(reason);
                 status.ports = ports;
             });

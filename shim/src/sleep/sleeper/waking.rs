@@ -19,9 +19,6 @@ use crate::sleep::{
 /// nobody saw.
 const LOST: u32 = 255;
 
-/// After a wake, the time until the container is looked at again.
-const SETTLE: Duration = Duration::from_secs(1);
-
 /// Packets that were held for a container and did not reach it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} packets did not fit or were refused")]
@@ -144,8 +141,10 @@ impl Sleeper {
             status.last_wake = Some(last);
             status.counters.wakes += 1;
         });
-        self.awake_since = monotonic();
-        self.last_use = None;
+        if cause.is_use() {
+            self.awake_since = monotonic();
+            self.last_use = None;
+        }
         self.cpu = CpuMeter::default();
         // Not at once: the processor is the container's now, to answer whoever woke it.
         self.check_at = Some(Instant::now() + SETTLE);
@@ -324,6 +323,10 @@ impl Sleeper {
     }
 
     pub(super) fn answer_wakers(&mut self, answer: &Result<(), Refusal>) {
+        self.probes.give(match answer {
+            Ok(()) => Verdict::Application,
+            Err(_) => Verdict::Nobody,
+        });
         for waker in self.wakers.drain(..) {
             drop(waker.send(answer.clone()));
         }
