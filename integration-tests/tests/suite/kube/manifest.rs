@@ -38,6 +38,15 @@ pub(super) fn counter(name: &str, port: u16) -> Value {
         .with("ports", json!([{"containerPort": port}]))
 }
 
+/// A container called `name` that runs a Python program.
+pub(super) fn python(name: &str, program: &str, environment: &[(&str, &str)]) -> Value {
+    let environment: Vec<_> = environment
+        .iter()
+        .map(|(name, value)| json!({"name": name, "value": value}))
+        .collect();
+    container(name, Image::Apps, &["python3", "-c", program]).with("env", json!(environment))
+}
+
 /// A container called `name` that runs a shell script.
 pub(super) fn script(name: &str, script: &str) -> Value {
     container(name, Image::Busybox, &["sh", "-c", script])

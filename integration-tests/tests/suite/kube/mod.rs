@@ -5,6 +5,7 @@ mod failures;
 mod manifest;
 mod nodes;
 mod piped;
+mod probes;
 mod reach;
 mod soak;
 
@@ -17,7 +18,12 @@ use crate::{pool, skips};
 /// A test's body. Containers of the cluster sleep as deep as the trial's name says.
 type Body = fn(&Cluster) -> Result<()>;
 
-const TOPICS: &[&[(&str, Body)]] = &[reach::TESTS, nodes::TESTS, failures::TESTS];
+const TOPICS: &[&[(&str, Body)]] = &[
+    reach::TESTS,
+    nodes::TESTS,
+    probes::TESTS,
+    failures::TESTS,
+];
 
 /// All tests, each in both depths.
 pub(crate) fn trials() -> Vec<Trial> {
