@@ -228,7 +228,10 @@ impl Tools {
                 self.versions.containerd,
                 runtime.shim()
             )),
-            Runtime::Podmotion => self.built(runtime.shim()),
+            Runtime::Podmotion => {
+                self.responder()?;
+                self.built(runtime.shim())
+            }
         }
     }
 
@@ -245,6 +248,11 @@ impl Tools {
     /// Our program that pins the gate's BPF programs.
     pub(crate) fn installer(&self) -> Result<PathBuf> {
         self.built("podmotion-installer")
+    }
+
+    /// Our program that speaks TLS and gRPC with kubelets; the shim finds it beside itself.
+    pub(crate) fn responder(&self) -> Result<PathBuf> {
+        self.built("podmotion-responder")
     }
 
     fn built(&self, name: &str) -> Result<PathBuf> {

@@ -71,7 +71,8 @@ impl Disk {
             .and_then(|()| fs::set_permissions(&start, fs::Permissions::from_mode(0o755)))
             .with_context(|| format!("write {}", start.display()))?;
         copy(suite, &tree.join("suite"))?;
-        for program in [tools.shim(Runtime::Podmotion)?, tools.installer()?] {
+        let shim = tools.shim(Runtime::Podmotion)?;
+        for program in [shim, tools.responder()?, tools.installer()?] {
             let name = program.file_name().context("a program without a name")?;
             copy(&program, &tree.join("bin").join(name))?;
         }
