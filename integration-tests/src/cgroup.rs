@@ -213,6 +213,20 @@ pub fn cgroup_of(container: &str) -> Result<String> {
     bail!("{container} has none of the groups {groups:?}")
 }
 
+/// Microseconds of CPU time that a group may use in a period of 100 milliseconds.
+pub fn cpu_quota(group: &str) -> Result<u64> {
+    for path in [
+        format!("/sys/fs/cgroup/cpu{group}/cpu.cfs_quota_us"),
+        format!("/sys/fs/cgroup{group}/cpu.max"),
+    ] {
+        if let Ok(text) = fs::read_to_string(&path) {
+            let quota = text.split_ascii_whitespace().next().unwrap_or_default();
+            return quota.parse().with_context(|| format!("read {path}"));
+        }
+    }
+    bail!("no CPU quota of {group}")
+}
+
 /// Whether all processes of a group stand still.
 pub fn is_frozen(group: &str) -> Result<bool> {
     let version1 = format!("/sys/fs/cgroup/freezer{group}/freezer.state");

@@ -56,9 +56,18 @@ impl Kubectl {
 
     /// Makes or changes what `manifest` describes.
     pub fn apply(&self, manifest: &Value) -> Result<()> {
+        self.give(&["apply", "--filename=-"], manifest)
+    }
+
+    /// Posts `object` to a path of the API server.
+    pub fn create_raw(&self, path: &str, object: &Value) -> Result<()> {
+        self.give(&["create", "--raw", path, "--filename=-"], object)
+    }
+
+    fn give(&self, arguments: &[&str], object: &Value) -> Result<()> {
         let mut child = self
             .command()
-            .args(["apply", "--filename=-"])
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -66,13 +75,13 @@ impl Kubectl {
             .context("start kubectl")?;
         let mut stdin = child.stdin.take().context("kubectl has no input")?;
         stdin
-            .write_all(manifest.to_string().as_bytes())
+            .write_all(object.to_string().as_bytes())
             .context("write to kubectl")?;
         drop(stdin);
         let output = child.wait_with_output().context("wait for kubectl")?;
         if !output.status.success() {
             bail!(
-                "kubectl apply: {}\n{manifest:#}",
+                "kubectl {arguments:?}: {}\n{object:#}",
                 String::from_utf8_lossy(&output.stderr).trim()
             );
         }

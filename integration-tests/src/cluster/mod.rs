@@ -164,6 +164,11 @@ impl Cluster {
         kubelet.wait_healthy()
     }
 
+    /// A pod that somebody else has made.
+    pub fn pod(&self, name: &str) -> KubePod<'_> {
+        KubePod::known(self, name)
+    }
+
     /// What its programs said last.
     pub fn logs(&self) -> String {
         let nodes = [Some(&self.first), self.second.get()];

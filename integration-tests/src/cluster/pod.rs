@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::Cluster;
+use crate::cgroup::cgroup_of;
 use crate::sleeper::Sleeper;
 
 /// A pod that the API server knows. Dropping it deletes it, without grace and without waiting.
@@ -24,6 +25,13 @@ pub struct KubeContainer {
     pub sleeper: Sleeper,
 }
 
+impl KubeContainer {
+    /// Its control group, as a path below each hierarchy. It must be there.
+    pub fn cgroup(&self) -> Result<String> {
+        cgroup_of(&self.id)
+    }
+}
+
 impl<'a> KubePod<'a> {
     pub(super) fn create(cluster: &'a Cluster, manifest: &Value) -> Result<Self> {
         let name = manifest["metadata"]["name"].as_str();
@@ -35,6 +43,11 @@ impl<'a> KubePod<'a> {
     /// Where it is.
     pub fn cluster(&self) -> &'a Cluster {
         self.cluster
+    }
+
+    pub(super) fn known(cluster: &'a Cluster, name: &str) -> Self {
+        let name = name.to_owned();
+        Self { cluster, name }
     }
 
     /// Its name.
@@ -89,9 +102,9 @@ impl<'a> KubePod<'a> {
     }
 
     fn status_of<'v>(&self, pod: &'v Value, name: &str) -> Result<&'v Value> {
-        let statuses = pod["status"]["containerStatuses"].as_array();
-        statuses
+        ["containerStatuses", "initContainerStatuses"]
             .into_iter()
+            .filter_map(|kind| pod["status"][kind].as_array())
             .flatten()
             .find(|status| status["name"] == name)
             .with_context(|| format!("{} has no container {name}: {pod:#}", self.name))

@@ -9,10 +9,16 @@ use super::piped::wait_listening;
 
 pub(super) const PORT: u16 = 8080;
 
+/// Makes a pod and waits until its counter can be asked.
+pub(super) fn start<'a>(cluster: &'a Cluster, manifest: &Value) -> Result<KubePod<'a>> {
+    let pod = cluster.run(manifest)?;
+    wait_listening(cluster, &pod, "app")?;
+    Ok(pod)
+}
+
 /// A pod with one counter, asked once and asleep.
 pub(super) fn sleeper(cluster: &Cluster) -> Result<KubePod<'_>> {
-    let pod = cluster.run(&pod(vec![counter("app", PORT)]))?;
-    wait_listening(cluster, &pod, "app")?;
+    let pod = start(cluster, &pod(vec![counter("app", PORT)]))?;
     ensure!(count(&pod)? == 1);
     pod.container("app")?.sleeper.sleep()?;
     Ok(pod)

@@ -47,6 +47,21 @@ pub(super) fn python(name: &str, program: &str, environment: &[(&str, &str)]) ->
     container(name, Image::Apps, &["python3", "-c", program]).with("env", json!(environment))
 }
 
+/// A container called `name` that answers one request on `port` and ends with `code`.
+pub(super) fn once(name: &str, port: u16, code: u8) -> Value {
+    let program = format!(
+        "import os, socket\n\
+         server = socket.create_server(('', {port}))\n\
+         print('listening', flush=True)\n\
+         client = server.accept()[0]\n\
+         client.recv(4096)\n\
+         client.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 4\\r\\n\\r\\nbye\\n')\n\
+         os._exit({code})"
+    );
+    container(name, Image::Apps, &["python3", "-c", &program])
+        .with("ports", json!([{"containerPort": port}]))
+}
+
 /// A container called `name` that runs a shell script.
 pub(super) fn script(name: &str, script: &str) -> Value {
     container(name, Image::Busybox, &["sh", "-c", script])

@@ -1,13 +1,17 @@
 //! Pods of a real Kubernetes, asleep: what the kubelet, users and other containers do to them.
 
 mod counter;
+mod ends;
 mod failures;
+mod limits;
 mod manifest;
+mod members;
 mod nodes;
 mod piped;
 mod probes;
 mod reach;
 mod soak;
+mod streams;
 
 use anyhow::Result;
 use libtest_mimic::{Failed, Trial};
@@ -23,6 +27,10 @@ const TOPICS: &[&[(&str, Body)]] = &[
     nodes::TESTS,
     probes::TESTS,
     failures::TESTS,
+    streams::TESTS,
+    members::TESTS,
+    limits::TESTS,
+    ends::TESTS,
 ];
 
 /// All tests, each in both depths.

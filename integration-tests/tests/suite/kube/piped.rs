@@ -1,14 +1,30 @@
 //! `kubectl` beside a test, with its output read as it comes.
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{Cluster, KubePod};
 
+use super::counter::PORT;
+
 /// Waits until a container of our own servers answers requests. Without a probe ready means started.
 pub(super) fn wait_listening(cluster: &Cluster, pod: &KubePod<'_>, container: &str) -> Result<()> {
     Piped::start(cluster, &["logs", "--follow", pod.name(), "-c", container])?.wait_for("listening")
+}
+
+/// Forwards to the counter of a pod, for as long as the first of the result is there, from the second.
+pub(super) fn forward(cluster: &Cluster, pod: &KubePod<'_>) -> Result<(Piped, SocketAddr)> {
+    let target = format!("pod/{}", pod.name());
+    let mut forward = Piped::start(cluster, &["port-forward", &target, &format!(":{PORT}")])?;
+    // Forwarding from 127.0.0.1:41234 -> 8080
+    let said = forward.read_line()?;
+    let address = said
+        .split_ascii_whitespace()
+        .find_map(|word| word.parse().ok())
+        .with_context(|| format!("no address in {said:?}"))?;
+    Ok((forward, address))
 }
 
 /// A `kubectl` that runs beside the test and is ended with this.

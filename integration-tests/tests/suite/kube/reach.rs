@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Body;
 use super::counter::{PORT, count, goes_on, sleeper, status, woken_for};
 use super::manifest::{With, counter, pod, script};
-use super::piped::{Piped, wait_listening};
+use super::piped::{Piped, forward, wait_listening};
 
 pub(super) const TESTS: &[(&str, Body)] = &[
     ("kube::reach::a_request_wakes_it", a_request_wakes_it),
@@ -101,14 +101,7 @@ fn logs_do_not_wake(cluster: &Cluster) -> Result<()> {
 
 fn port_forward_wakes(cluster: &Cluster) -> Result<()> {
     let pod = sleeper(cluster)?;
-    let target = format!("pod/{}", pod.name());
-    let mut forward = Piped::start(cluster, &["port-forward", &target, ":8080"])?;
-    // Forwarding from 127.0.0.1:41234 -> 8080
-    let said = forward.read_line()?;
-    let address = said
-        .split_ascii_whitespace()
-        .find_map(|word| word.parse().ok())
-        .with_context(|| format!("no address in {said:?}"))?;
+    let (_forward, address) = forward(cluster, &pod)?;
     let answer = Client::default().get(address, "/")?;
     ensure!(answer.body.contains("\"count\": 2"), "{answer:?}");
     ensure!(status(&pod)?.last_wake.cause == "traffic");

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{Client, Cluster, KubePod, Node, cgroup_of, set_memory_limit};
+use podmotion_integration_tests::{Client, Cluster, KubePod, Node, set_memory_limit};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::PORT;
@@ -126,7 +126,7 @@ fn filler(scene: &Scene<'_>) -> Result<PathBuf> {
 pub(super) fn memory_limit_too_low(cluster: &Cluster) -> Result<Scene<'_>> {
     Ok(Scene::new(cluster, |_, pod| {
         // Less than its 30 MB of data.
-        let group = cgroup_of(&pod.container("app")?.id)?;
+        let group = pod.container("app")?.cgroup()?;
         set_memory_limit(&group, Some(12 << 20))?;
         // Its client does not get an answer of the old process.
         drop(Client::default().get(pod.address(PORT)?, "/"));
