@@ -51,7 +51,6 @@ impl Kubelet {
             "resolvConf": "/etc/resolv.conf",
             "podLogsDir": folder.join("pods"),
             "volumePluginDir": folder.join("plugins"),
-            "localStorageCapacityIsolation": false,
             // Whatever the machine is short of, it is not the tests' pods that go.
             "evictionHard": {
                 "nodefs.available": "0%", "nodefs.inodesFree": "0%",

@@ -40,7 +40,14 @@ fn holding(cluster: &Cluster, megabytes: u64, limits: Value) -> Result<KubePod<'
                 {"name": "TOUCH_MB", "value": megabytes.to_string()},
             ]),
         )
-        .with("resources", json!({"limits": limits}));
+        .with(
+            "resources",
+            json!({
+                // Less than the limits, so that these can change.
+                "requests": {"memory": "10Mi", "cpu": "10m"},
+                "limits": limits,
+            }),
+        );
     start(cluster, &pod(vec![app]))
 }
 
