@@ -84,6 +84,7 @@ fn lines(found: &Found, now: Timestamp) -> Vec<Line> {
     }
     last_sleep(container, now, &mut lines);
     last_wake(container, now, &mut lines);
+    rehearsal(container, now, &mut lines);
     counts(container, &mut lines);
     probes(container, now, &mut lines);
     if !container.last_error.is_empty() {
@@ -175,6 +176,23 @@ fn last_wake(container: &Container, now: Timestamp, lines: &mut Vec<Line>) {
                 took(fill.took_us)
             ),
         ));
+    }
+}
+
+fn rehearsal(container: &Container, now: Timestamp, lines: &mut Vec<Line>) {
+    let Some(last) = container.rehearsal.as_ref() else {
+        return;
+    };
+    lines.push(("Dry run", ago(last.at_unix_ms, now)));
+    if last.error.is_empty() {
+        lines.extend([
+            ("  checkpoint", "possible".to_owned()),
+            ("  took", took(last.took_us)),
+            ("  memory", bytes(last.memory_bytes)),
+            ("  image", bytes(last.image_bytes)),
+        ]);
+    } else {
+        lines.push(("  checkpoint", format!("not possible: {}", last.error)));
     }
 }
 

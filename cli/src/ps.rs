@@ -115,7 +115,7 @@ fn row(found: &Found, whole_ids: bool, now: Timestamp) -> [String; 10] {
             container
                 .awake_reason
                 .as_ref()
-                .map(|reason| awake(reason, now)),
+                .map(|reason| awake(reason, container, now)),
         ),
         or_dash(
             container
@@ -134,15 +134,15 @@ fn row(found: &Found, whole_ids: bool, now: Timestamp) -> [String; 10] {
     ]
 }
 
-/// What keeps it awake; since when, where that is the application's doing.
-fn awake(reason: &AwakeReason, now: Timestamp) -> String {
-    match reason.name.as_str() {
-        "probe-pending" => format!(
-            "{}, {}",
-            reason.name,
-            human::since(reason.since_unix_ms, now)
-        ),
-        _ => reason.name.clone(),
+/// What keeps it awake; since when, where that is the application's doing; and of a dry run whether a
+/// checkpoint was possible.
+fn awake(reason: &AwakeReason, container: &Container, now: Timestamp) -> String {
+    let name = &reason.name;
+    match (name.as_str(), container.rehearsal.as_ref()) {
+        ("probe-pending", _) => format!("{name}, {}", human::since(reason.since_unix_ms, now)),
+        (_, Some(last)) if last.error.is_empty() => format!("{name} (checkpoint possible)"),
+        (_, Some(_)) => format!("{name} (no checkpoint)"),
+        _ => name.clone(),
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Record {
     image_bytes: u64,
     last_sleep: Option<LastSleep>,
     last_wake: Option<LastWake>,
+    /// Of a dry run.
+    rehearsal: Option<Rehearsal>,
     last_error: Option<String>,
     counters: Counters,
     packets: Packets,
@@ -52,6 +54,17 @@ struct AwakeReason {
 struct MemoryWait {
     since: String,
     detail: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Rehearsal {
+    at: String,
+    took_seconds: f64,
+    memory_bytes: u64,
+    image_bytes: u64,
+    /// Why no checkpoint is possible; the figures are 0 then.
+    error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -168,6 +181,13 @@ impl Record {
             image_bytes: container.image_bytes,
             last_sleep: container.last_sleep.into_option().map(last_sleep),
             last_wake: container.last_wake.into_option().map(last_wake),
+            rehearsal: container.rehearsal.into_option().map(|last| Rehearsal {
+                at: human::moment(last.at_unix_ms),
+                took_seconds: seconds(last.took_us),
+                memory_bytes: last.memory_bytes,
+                image_bytes: last.image_bytes,
+                error: some(last.error),
+            }),
             last_error: some(container.last_error),
             counters: counters(&container.counters),
             packets: packets(&container.packets),

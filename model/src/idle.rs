@@ -17,6 +17,7 @@ mod cpu;
 mod pressure;
 mod quota;
 mod reason;
+mod rehearsal;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub use cpu::CpuMeter;
 pub use pressure::{Deepen, Deepened, Disk, LightSleep, Room, deepen};
 pub use quota::{OverQuota, Quota};
 pub use reason::AwakeReason;
+pub use rehearsal::rehearsal_due;
 
 use crate::lifecycle::Depth;
 use crate::probe::Pending;

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 
 use crate::sleep::{
     Node, Notice, Refusal,
-    status::{Handle, LastProbe, Status},
+    status::{Handle, LastProbe, Rehearsal, Status},
 };
 
 /// How long a `Watch` waits that does not say.
@@ -252,6 +252,24 @@ fn last_probe((port, last): (u16, LastProbe)) -> proto::LastProbe {
     }
 }
 
+fn rehearsed(Rehearsal { at, result }: Rehearsal) -> proto::Rehearsal {
+    let at_unix_ms = unix_ms(at);
+    match result {
+        Ok((written, took)) => proto::Rehearsal {
+            at_unix_ms,
+            took_us: micros(took),
+            memory_bytes: written.memory_bytes,
+            image_bytes: written.image_bytes,
+            ..Default::default()
+        },
+        Err(error) => proto::Rehearsal {
+            at_unix_ms,
+            error,
+            ..Default::default()
+        },
+    }
+}
+
 fn describe(handle: &Handle) -> proto::Container {
     let identity = (*handle.identity).clone();
     let Status {
@@ -263,6 +281,7 @@ fn describe(handle: &Handle) -> proto::Container {
         ports,
         last_sleep,
         last_wake,
+        rehearsal,
         counters,
         packets,
         probes,
@@ -326,6 +345,7 @@ fn describe(handle: &Handle) -> proto::Container {
                 ..Default::default()
             })
             .into(),
+        rehearsal: rehearsal.map(rehearsed).into(),
         counters: MessageField::some(proto::Counters {
             sleeps: counters.sleeps,
             sleeps_aborted: counters.sleeps_aborted,

@@ -7,8 +7,8 @@ use std::{
 };
 
 use podmotion_criu_driver::{
-    Absent, Criu, DumpControl, DumpReport, DumpRequest, ExternalMount, Veto, Written, connections,
-    images,
+    Absent, Criu, DumpControl, DumpFailure, DumpReport, DumpRequest, Error, ExternalMount, Tasks,
+    Veto, Written, connections, images,
 };
 use podmotion_model::{manifest::Platform, value::Share};
 
@@ -58,6 +58,22 @@ pub struct Attempt<'a> {
     pub quota: Share,
     /// Gives the dump up.
     pub control: &'a DumpControl,
+    /// Everything but the end of the processes, to see whether it is possible.
+    pub rehearsal: bool,
+}
+
+/// Written, and not wanted: the processes are to run on.
+#[derive(Debug, thiserror::Error)]
+#[error("a rehearsal")]
+struct Rehearsal(Written);
+
+/// What a rehearsal has written that went well to its end.
+fn rehearsed(failure: &DumpFailure) -> Option<Written> {
+    let Error::Vetoed(veto) = &failure.cause else {
+        return None;
+    };
+    let Rehearsal(written) = veto.downcast_ref()?;
+    (failure.tasks == Tasks::Running).then_some(*written)
 }
 
 impl Attempt<'_> {
@@ -94,7 +110,9 @@ impl Attempt<'_> {
         };
         // While the processes are still there: a checkpoint that has no manifest is none.
         let commit = |written: Written| {
-            self.enter_cgroups.map_or(Ok(()), |enter| enter())?;
+            if !self.rehearsal {
+                self.enter_cgroups.map_or(Ok(()), |enter| enter())?;
+            }
             let checkpoint = manifest::Checkpoint {
                 platform: self.platform,
                 identity: self.identity,
@@ -102,9 +120,22 @@ impl Attempt<'_> {
                 memory_bytes: written.memory_bytes,
                 lazy: lazy(written),
             };
-            checkpoint.complete(self.images).map_err(Veto::from)
+            checkpoint.complete(self.images)?;
+            match self.rehearsal {
+                // CRIU takes the way that it takes with `leave_running`: the one way on which all is
+                // put back, which every sleep that is given up takes too.
+                true => Err(Veto::from(Rehearsal(written))),
+                false => Ok(()),
+            }
         };
-        let report = self.criu.dump(&subject, &request, self.control, &commit)?;
+        let dumped = self.criu.dump(&subject, &request, self.control, &commit);
+        let report = dumped.map_err(|failure| match rehearsed(&failure) {
+            Some(written) => Trouble::Rehearsed {
+                written,
+                took: started.elapsed(),
+            },
+            None => failure.into(),
+        })?;
         let fallen = Fallen {
             total: started.elapsed(),
             lazy: lazy(report.written),

@@ -11,6 +11,7 @@ mod ending;
 mod falling;
 mod idle;
 mod probes;
+mod rehearsal;
 mod waking;
 
 use std::{
@@ -141,6 +142,9 @@ pub struct Sleeper {
     /// After a sleep that the quota has refused.
     over_quota: Option<OverQuota>,
 
+    /// When a checkpoint was last rehearsed.
+    rehearsed_at: Option<Duration>,
+
     /// Gives the sleep up that is being begun.
     control: Option<DumpControl>,
     early_exit: Option<Exit>,
@@ -217,6 +221,7 @@ impl Sleeper {
             deep_back_off: back_off.clone(),
             back_off,
             over_quota: None,
+            rehearsed_at: None,
             control: None,
             early_exit: None,
             asleep: None,

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use podmotion_criu_driver::Written;
 use podmotion_model::{
     idle::{self, AwakeReason, Deepened},
     lifecycle::{Depth, State, WakeCause},
@@ -44,6 +45,15 @@ pub struct MemoryWait {
     pub since: SystemTime,
     /// For what, as it was then.
     pub what: idle::MemoryWait,
+}
+
+/// A checkpoint that was only rehearsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rehearsal {
+    /// When it came to its end.
+    pub at: SystemTime,
+    /// What was written, and how long the container stood still for it; or why there can be none.
+    pub result: Result<(Written, Duration), String>,
 }
 
 /// One wake that succeeded.
@@ -135,6 +145,8 @@ pub struct Status {
     pub last_sleep: Option<LastSleep>,
     /// The last wake.
     pub last_wake: Option<LastWake>,
+    /// The last rehearsal of a dry run.
+    pub rehearsal: Option<Rehearsal>,
     /// Counts.
     pub counters: Counters,
     /// What the gate's programs had counted in the pod when the container last woke.
@@ -156,6 +168,7 @@ impl Default for Status {
             ports: Vec::new(),
             last_sleep: None,
             last_wake: None,
+            rehearsal: None,
             counters: Counters::default(),
             packets: gate::Counters::default(),
             probes: Probes::default(),

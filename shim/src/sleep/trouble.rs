@@ -1,6 +1,10 @@
 //! Why a container did not fall asleep.
 
-use podmotion_criu_driver::{DumpFailure, Tasks, freezer::FreezerError, images::ImagesError};
+use std::time::Duration;
+
+use podmotion_criu_driver::{
+    DumpFailure, Tasks, Written, freezer::FreezerError, images::ImagesError,
+};
 use podmotion_model::idle::{Disk, Quota};
 use podmotion_pager::{AbsentError, FillFailed, ImageError, OutError};
 
@@ -31,6 +35,14 @@ pub enum Trouble {
     /// The system has no descriptor left to control the dump with.
     #[error("prepare the dump")]
     Control(#[source] std::io::Error),
+    /// A rehearsal came to its end: a checkpoint is possible.
+    #[error("a checkpoint is possible")]
+    Rehearsed {
+        /// What was written.
+        written: Written,
+        /// From the decision until then.
+        took: Duration,
+    },
     /// The container cannot be described.
     #[error(transparent)]
     Facts(#[from] FactsError),

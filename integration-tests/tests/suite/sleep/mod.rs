@@ -9,6 +9,7 @@ mod crowd;
 mod damage;
 mod deeper;
 mod depth;
+mod dryrun;
 mod ends;
 mod faults;
 mod idle;
@@ -58,6 +59,7 @@ const TOPICS: &[Topic] = &[
     cgroup::TESTS,
     connections::TESTS,
     core::TESTS,
+    dryrun::TESTS,
     ends::TESTS,
     faults::ANY_DEPTH,
     faults::TESTS,

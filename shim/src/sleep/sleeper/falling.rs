@@ -39,6 +39,7 @@ impl Work {
 pub(super) struct DumpWork {
     work: Work,
     enter_cgroups: Option<Box<EnterCgroups>>,
+    rehearsal: bool,
 }
 
 type EnterCgroups = dyn Fn() -> Result<(), PlaceholderError> + Send;
@@ -59,6 +60,7 @@ impl DumpWork {
             timeout: checkpoint.dump_timeout,
             quota: checkpoint.quota,
             control: &work.control,
+            rehearsal: self.rehearsal,
         })
     }
 }
@@ -86,10 +88,15 @@ impl Sleeper {
 
     pub(super) fn dump_work(&mut self) -> Result<DumpWork, Trouble> {
         let work = self.work()?;
-        let enter_cgroups = self.placeholder(&work.facts)?;
+        let rehearsal = self.new.settings.dry_run;
+        let enter_cgroups = match rehearsal {
+            true => None,
+            false => self.placeholder(&work.facts)?,
+        };
         Ok(DumpWork {
             work,
             enter_cgroups,
+            rehearsal,
         })
     }
 
@@ -272,6 +279,13 @@ impl Sleeper {
 
     fn stayed_awake(&mut self, trouble: Trouble, early_exit: Option<Exit>) -> Outcome {
         self.placeholder = None;
+        if self.new.settings.dry_run
+            && early_exit.is_none()
+            && trouble.tasks() == Tasks::Running
+            && !trouble.is_traffic()
+        {
+            return self.rehearsed(&trouble);
+        }
         if let (Trouble::OverQuota(quota), None) = (&trouble, early_exit) {
             return self.refused_by_quota(*quota);
         }

@@ -2,7 +2,7 @@
 
 use podmotion_model::{
     annotations,
-    idle::{Decision, Disk, Observation, decide},
+    idle::{Decision, Disk, Observation, decide, rehearsal_due},
     settings::Ports,
 };
 
@@ -210,6 +210,11 @@ impl Sleeper {
                 reason: AwakeReason::ProbePending(pending),
                 recheck,
             },
+            // Whoever asks is answered when it has come to its end.
+            Some(Decision::StayAwake {
+                reason: AwakeReason::DryRun,
+                ..
+            }) => return self.rehearse(),
             Some(Decision::StayAwake { reason, .. }) => {
                 for asker in self.asked.drain(..) {
                     drop(asker.send(Err(Refusal::Awake(reason.to_string()))));
@@ -231,6 +236,10 @@ impl Sleeper {
                 // The attempt reports back; nothing follows for the driver yet.
                 self.event(Event::Sleep(depth));
             }
+            Decision::StayAwake {
+                reason: AwakeReason::DryRun,
+                ..
+            } if rehearsal_due(self.rehearsed_at, now) => self.rehearse(),
             Decision::StayAwake { reason, recheck } => {
                 if let AwakeReason::DiskPressure(_) | AwakeReason::Quota(_) = reason {
                     self.give_up_image();
