@@ -15,6 +15,9 @@ macro_rules! annotations {
 
         /// All annotations there are.
         pub const ALL: &[&str] = &[$($constant),+];
+
+        /// What each of [`ALL`] means, in the same order.
+        pub(crate) const MEANINGS: &[&[&str]] = &[$(&[$($doc),*]),+];
     };
 }
 

@@ -7,6 +7,7 @@
 
 pub mod annotations;
 pub mod config;
+pub mod docs;
 pub mod duration;
 pub mod idle;
 pub mod lifecycle;

@@ -108,6 +108,73 @@ impl AwakeReason {
     }
 }
 
+impl AwakeReason {
+    /// What somebody can do who wants the container to sleep.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Sandbox => "Nothing: it holds the pod's namespaces and takes next to no memory.",
+            Self::NotSelected => {
+                "Add its name to `komodor.com/podmotion-container-names`, or leave the annotation out."
+            }
+            Self::Disabled => {
+                "Set `komodor.com/podmotion-scaledown-duration`, or `sleep.scaledown_duration` of the \
+                 node, to more than 0."
+            }
+            Self::HostNetwork => "Run the pod without `hostNetwork`.",
+            Self::SharedPidNamespace => {
+                "Run the pod without `hostPID` and `shareProcessNamespace`. An ephemeral container \
+                 that targets this one shares its namespace until it has ended."
+            }
+            Self::Terminal => "Run it without `tty`.",
+            Self::Exec => "End the exec, such as a shell that was left open.",
+            Self::Attached => "Detach.",
+            Self::Paused => "Resume it.",
+            Self::Filling => "Wait: it takes seconds.",
+            Self::GateUnavailable { .. } => {
+                "Run `podmotion check` on the node: the BPF programs are not pinned, or the kernel \
+                 refuses them."
+            }
+            Self::NotMovable { .. } => {
+                "See what light sleep does not do in `docs/sleep-depths.md`, or allow deep sleep: \
+                 `komodor.com/podmotion-deep-sleep-after` other than `never`."
+            }
+            Self::NotCheckpointable { .. } => {
+                "Where CRIU does not work, `podmotion check` says why. Otherwise the cause names what \
+                 it cannot checkpoint; light sleep may do: `komodor.com/podmotion-deep-sleep-after` \
+                 other than `0`."
+            }
+            Self::DiskPressure(_) => {
+                "Make room on the file system of `checkpoint.directory`, put it on a larger one, or \
+                 lower `pressure.min_disk`."
+            }
+            Self::Quota(_) => {
+                "Raise `checkpoint.quota`. `podmotion ps` shows which images are large; `podmotion gc` \
+                 removes those without an owner."
+            }
+            Self::Starting => "Wait for `komodor.com/podmotion-scaledown-duration`.",
+            Self::Traffic => {
+                "Wait for `komodor.com/podmotion-scaledown-duration`. If it never sleeps, something \
+                 calls it: health checks and scrapers from outside count as use."
+            }
+            Self::BackOff(_) => {
+                "See to the cause, which names CRIU's own line. `podmotion sleep` tries at once."
+            }
+            Self::NoPorts => {
+                "Name the ports that wake it in `komodor.com/podmotion-ports-map`. What listens on \
+                 nothing could not be woken."
+            }
+            Self::BusyCpu { .. } => {
+                "Raise `komodor.com/podmotion-busy-cpu`, if what it computes may stand still."
+            }
+            Self::Unanswered { .. } => "Wait, or shorten `komodor.com/podmotion-answer-wait`.",
+            Self::DryRun => {
+                "Remove `komodor.com/podmotion-dry-run`, or `sleep.dry_run` of the node. `podmotion \
+                 inspect` says whether a checkpoint is possible."
+            }
+        }
+    }
+}
+
 impl fmt::Display for AwakeReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
