@@ -11,7 +11,7 @@
 //!
 //! In every state but `Failed` a fault is answered. `Guard` does that alone: processes that are
 //! stopped fault too, when the kernel writes to their memory for them. In `Moving` pages are being
-//! taken away by `MADV_DONTNEED`, which waits for this thread to read of it; it looks all the time.
+//! taken away by `MADV_DONTNEED`, which waits for this thread to read of each mapping.
 //!
 //! Invariants:
 //! - The thread has a descriptor table that it shares with its keeper and with nobody else
@@ -20,6 +20,7 @@
 //! - Dropping the handle changes nothing for the processes: the thread goes on until all memory is
 //!   back or all address spaces are gone.
 
+mod busy;
 mod events;
 mod fill;
 mod forks;

@@ -11,15 +11,21 @@ pub struct FillPolicy {
     pub patience: Duration,
     /// Bytes per second that the background does not exceed.
     pub rate: u64,
+    /// How long the background waits at most while the node's processors are wanted by others and the
+    /// processes ask for little: many containers that wake at once have their first answers before any of
+    /// them has all its memory.
+    pub give_way: Duration,
 }
 
 impl Default for FillPolicy {
-    /// A chunk (512 KiB) when there was no fault for 2 ms, at least every 20 ms, at most 2 GB/s.
+    /// A chunk (512 KiB) when there was no fault for 2 ms, at least every 20 ms, at most 2 GB/s. Not in the
+    /// first second while the node is busy.
     fn default() -> Self {
         Self {
             quiet: Duration::from_millis(2),
             patience: Duration::from_millis(20),
             rate: 2_000_000_000,
+            give_way: Duration::from_secs(1),
         }
     }
 }
@@ -31,6 +37,7 @@ impl FillPolicy {
             quiet: Duration::ZERO,
             patience: Duration::ZERO,
             rate: u64::MAX,
+            give_way: Duration::ZERO,
         }
     }
 }

@@ -62,8 +62,13 @@ impl Worker {
                 space.relocate(from, to, len);
                 self.repeat_in_children(descriptor, &event)?;
             }
-            Event::Remove(range) if matches!(self.mode, Mode::Moving) => space.withdraw(range),
-            Event::Remove(range) => space.forget(&range),
+            Event::Remove(range) => match &mut self.mode {
+                Mode::Moving(last) => {
+                    *last = Instant::now();
+                    space.withdraw(range);
+                }
+                _ => space.forget(&range),
+            },
             Event::Unmap(ref range) => {
                 space.forget(range);
                 self.repeat_in_children(descriptor, &event)?;

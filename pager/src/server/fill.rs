@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use super::ServerError;
+use super::busy::is_busy;
 use super::worker::{Fault, Held, Mode, Worker};
 use crate::FillPolicy;
 use crate::runs::Run;
@@ -23,6 +24,11 @@ const NOTED_FAULTS: usize = 1 << 16;
 /// and reclaim takes its time.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(10);
 
+/// A process that has asked for so many pages since it woke needs more of them, and soon.
+const NEEDY: u64 = 64;
+/// Time between two looks whether the node is still busy.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// The background's progress.
 #[derive(Debug)]
 pub(super) struct Background {
@@ -31,6 +37,8 @@ pub(super) struct Background {
     last_fault: Instant,
     last_chunk: Instant,
     bytes: u64,
+    /// It waits for others until then, and looks again.
+    not_before: Instant,
 }
 
 impl Background {
@@ -42,6 +50,17 @@ impl Background {
         quiet
             .min(overdue)
             .max(self.started + Duration::from_secs_f64(seconds))
+            .max(self.not_before)
+    }
+
+    /// Whether others are to go first, after so many faults. Then the next chunk is due a moment later.
+    pub(super) fn gives_way(&mut self, now: Instant, faults: u64) -> bool {
+        let may = faults < NEEDY && now < self.started + self.policy.give_way;
+        let gives_way = may && is_busy();
+        if gives_way {
+            self.not_before = now + LOOK_AGAIN;
+        }
+        gives_way
     }
 }
 
@@ -61,6 +80,7 @@ impl Worker {
                     last_fault: now,
                     last_chunk: now,
                     bytes: 0,
+                    not_before: now,
                 });
             }
             Err(source) => self.fail(ServerError::system("get memory", None)(source)),

@@ -11,6 +11,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::worker::{Mode, Worker};
 use super::{Call, Complete, Outcome, ServerError};
 
+/// While pages are taken away one report follows another: how long the next one is looked for without sleeping.
+/// Small mappings take less, and waking up would take longer than they do; in the time of a large one the
+/// processor has better things to do.
+const NEXT_REPORT: Duration = Duration::from_micros(50);
 /// How often address spaces are looked at whose end has no event, while there is nothing else to do.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -91,8 +95,8 @@ impl Worker {
             return Turn::End;
         }
         let now = Instant::now();
-        let timeout = match &self.mode {
-            Mode::Moving => Some(Duration::ZERO),
+        let timeout = match &mut self.mode {
+            Mode::Moving(last) if last.elapsed() < NEXT_REPORT => Some(Duration::ZERO),
             _ if !self.waiting.is_empty() => {
                 // Whoever the kernel waits for must run first; that has no event.
                 thread::yield_now();
@@ -100,16 +104,16 @@ impl Worker {
             }
             Mode::Filling(background) => {
                 let due = background.due(self.start.page);
-                if due <= now {
+                if due <= now && !background.gives_way(now, self.stats.faults) {
                     if let Err(error) = self.background() {
                         self.fail(error);
                     }
                     return Turn::Go;
                 }
-                Some(due - now)
+                Some(background.due(self.start.page) - now)
             }
             Mode::Guard | Mode::Failed if alone => Some(LOOK_INTERVAL),
-            Mode::Guard | Mode::Failed => None,
+            Mode::Guard | Mode::Moving(_) | Mode::Failed => None,
         };
         self.sleep(wake, timeout);
         Turn::Go

@@ -41,7 +41,8 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub(super) enum Mode {
     Guard,
-    Moving,
+    /// With the moment of the last event.
+    Moving(Instant),
     Filling(Background),
     Failed,
 }
@@ -183,7 +184,11 @@ impl Worker {
 
     /// Pages are about to be taken away, or have been.
     pub(crate) fn set_moving(&mut self, moving: bool) {
-        self.mode = if moving { Mode::Moving } else { Mode::Guard };
+        self.mode = if moving {
+            Mode::Moving(Instant::now())
+        } else {
+            Mode::Guard
+        };
     }
 
     /// Stops filling in the background. Returns what was done since the fill began; none when it

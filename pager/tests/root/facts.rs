@@ -169,6 +169,7 @@ fn not_moved_again() {
             rate: 1,
             quiet: Duration::from_secs(100),
             patience: Duration::from_secs(100),
+            give_way: Duration::ZERO,
         };
         let filling = out.serve(idle).unwrap();
         cage.thaw();
@@ -314,6 +315,7 @@ fn lock_is_passed_on() {
         rate: 1,
         quiet: Duration::from_secs(100),
         patience: Duration::from_secs(100),
+        give_way: Duration::ZERO,
     };
     let filling = out.serve(idle).unwrap();
     cage.thaw();

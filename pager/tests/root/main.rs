@@ -1,5 +1,6 @@
 //! Real processes whose memory leaves and comes back. Needs root.
 
+mod busy;
 mod cage;
 mod corrupt;
 mod facts;
@@ -28,6 +29,7 @@ fn main() {
         .is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     let cases = [
         facts::CASES,
+        busy::CASES,
         refused::CASES,
         corrupt::CASES,
         torture::CASES,
