@@ -8,8 +8,8 @@
 //!                                              -> no fault -> forgotten
 //! ```
 //!
-//! What every wake needs costs one fault in some thirty wakes, what was needed once is gone after a
-//! few. A wake is never made slow for it: of the pages whose lease has ended, a small part is left
+//! What every wake needs costs one fault in thirty wakes or more, what was needed once is gone after a
+//! few, unless it was much. A wake is never made slow for it: of the pages whose lease has ended, a small part is left
 //! out at a time and the others wait for their turn. A page that was written since the wake was
 //! needed: that shows at the next sleep and renews its lease.
 
@@ -29,8 +29,8 @@ const MAGIC: u64 = u64::from_le_bytes(*b"PODMWS\n\0");
 const VERSION: u64 = 1;
 const STRONGEST: u32 = 5;
 /// Of so many pages one is left out at a time, but always a few.
-const LEFT_OUT_OF: usize = 32;
-const LEFT_OUT: usize = 16;
+const LEFT_OUT_OF: usize = 128;
+const LEFT_OUT: usize = 8;
 
 /// A page of a process, by pid and address.
 pub(crate) type PageOf = (i32, u64);
