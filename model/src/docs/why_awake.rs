@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::cell;
 use crate::idle::{self, AwakeReason, Disk, Retry, Room};
+use crate::probe::Pending;
 use crate::value::{ByteSize, Share};
 
 const HEAD: &str = "# Why a container stays awake
@@ -84,7 +85,11 @@ fn after(reason: Option<&AwakeReason>) -> Option<AwakeReason> {
             age: minute / 2,
             limit: 2 * minute,
         },
-        Unanswered { .. } => DryRun,
+        Unanswered { .. } => ProbePending(Pending {
+            port: 8080,
+            failed: true,
+        }),
+        ProbePending(_) => DryRun,
         DryRun => return None,
     })
 }

@@ -154,7 +154,8 @@ impl AwakeReason {
             Self::Starting => "Wait for `komodor.com/podmotion-scaledown-duration`.",
             Self::Traffic => {
                 "Wait for `komodor.com/podmotion-scaledown-duration`. If it never sleeps, something \
-                 calls it: health checks and scrapers from outside count as use."
+                 calls it: name scrapers and health checks that are not the kubelet's in \
+                 `traffic.ignore_networks` or `traffic.ignore_user_agents`."
             }
             Self::BackOff(_) => {
                 "See to the cause, which names CRIU's own line. `podmotion sleep` tries at once."
@@ -167,6 +168,10 @@ impl AwakeReason {
                 "Raise `komodor.com/podmotion-busy-cpu`, if what it computes may stand still."
             }
             Self::Unanswered { .. } => "Wait, or shorten `komodor.com/podmotion-answer-wait`.",
+            Self::ProbePending(_) => {
+                "See to the probe that fails, as `kubectl describe pod` shows it. One that only has not \
+                 come yet comes within its period."
+            }
             Self::DryRun => {
                 "Remove `komodor.com/podmotion-dry-run`, or `sleep.dry_run` of the node. `podmotion \
                  inspect` says whether a checkpoint is possible."

@@ -209,6 +209,7 @@ pub const GENTLY: FillPolicy = FillPolicy {
     quiet: Duration::from_millis(2),
     patience: Duration::from_millis(20),
     rate: 32 << 20,
+    give_way: Duration::from_secs(1),
 };
 
 /// Wakes a container: what the last wakes have needed goes in, then it runs, then the rest follows.
