@@ -49,6 +49,7 @@ struct netns_value {
 	__u32 tap_ifindex; /* 0 while nobody in the pod is held */
 	__u32 eth_ifindex; /* 0 for a pod with nothing but its loopback */
 	__u64 other_activity; /* last use of a TCP port that is not managed, ns */
+	__u64 other_probe; /* last connection request of a probe for such a port, ns */
 };
 
 struct port_key {

@@ -93,7 +93,8 @@ enum sender {
 
 /* Who has sent a segment that is not a mere acknowledgement. `key` is that of `probes`. */
 static __always_inline enum sender sender(const struct packet *p, struct port_value *port,
-					  const struct flow_key *key, __u64 cookie)
+					  struct netns_value *pod, const struct flow_key *key,
+					  __u64 cookie)
 {
 	struct probe_value *probe = bpf_map_lookup_elem(&probes, key);
 
@@ -109,6 +110,8 @@ static __always_inline enum sender sender(const struct packet *p, struct port_va
 			note_probe(port);
 			if (port->flags & PORT_STEER)
 				probe->steered_to = cookie;
+		} else if (pod && !key->netns) {
+			pod->other_probe = bpf_ktime_get_coarse_ns();
 		}
 	} else if (p->tcp_flags & (TCP_FIN | TCP_RST)) {
 		probe->time = 0;
@@ -170,7 +173,7 @@ int gate_ingress(struct __sk_buff *ctx)
 
 	if (tcp && used && (!recent || p.tcp_flags & TCP_CONTROL)) {
 		flow_key.netns = ctx->ifindex == LOOPBACK_IFINDEX ? cookie : 0;
-		switch (sender(&p, port, &flow_key, cookie)) {
+		switch (sender(&p, port, pod, &flow_key, cookie)) {
 		case SENDER_STEERED:
 			return GATE_PASS;
 		case SENDER_PROBE:

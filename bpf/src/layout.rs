@@ -32,6 +32,8 @@ pub struct NetnsValue {
     /// pod opened), ns of `CLOCK_MONOTONIC`. The programs write it, and replacing the entry may lose
     /// what they write meanwhile.
     pub other_activity: u64,
+    /// Time of the last connection request of a probe for such a port, as above.
+    pub other_probe: u64,
 }
 
 /// Key of `ports`.
@@ -368,7 +370,7 @@ mod tests {
         assert_eq!(size_of::<PortKey>(), 16);
         assert_eq!(size_of::<PortValue>(), 32);
         assert_eq!(size_of::<FlowKey>(), 48);
-        assert_eq!(size_of::<NetnsValue>(), 16);
+        assert_eq!(size_of::<NetnsValue>(), 24);
         assert_eq!(size_of::<FlowValue>(), 16);
         assert_eq!(size_of::<Counters>(), 32);
         assert_eq!(size_of::<KubeletKey>(), 24);

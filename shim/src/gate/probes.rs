@@ -101,6 +101,12 @@ impl Gate {
         Ok(probes)
     }
 
+    /// When a probe last came for a port that no container had then, as `CLOCK_MONOTONIC`.
+    pub fn last_other_probe(&self) -> Result<Option<Duration>, GateError> {
+        let entry = self.maps.netns.get(&self.cookie)?;
+        Ok(entry.and_then(|entry| monotonic(entry.other_probe)))
+    }
+
     /// Has the connection that this process is about to open within the pod, from `client`, which is
     /// bound, to `server`, taken for a probe: it is not use, and never steered.
     pub fn note_own_probe(

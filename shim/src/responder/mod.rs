@@ -25,7 +25,7 @@ use std::time::Duration;
 use log::{debug, warn};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
-    sockopt::{Ipv6V6Only, Linger},
+    sockopt::{Ipv6V6Only, Linger, ReuseAddr},
 };
 use podmotion_bpf::netns;
 use podmotion_model::probe::{Head, MAX_HEAD, Request, wire::Task};
@@ -42,6 +42,8 @@ use crate::sleep::pod::{Place, PodGate};
 const CONNECTIONS: usize = 64;
 /// For what a client says before it has asked something. Kubelets give up earlier.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// For a client that has its answer to go.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// What a request that is known gets.
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 /// How HTTP/2 in clear text begins.
@@ -97,6 +99,8 @@ pub fn socket_in(netns: BorrowedFd<'_>) -> io::Result<std::net::TcpListener> {
             return free_port(|port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
         };
         setsockopt(&listener, Ipv6V6Only, &false).map_err(failed)?;
+        // What it accepts has the application's port, which must not keep that from listening there.
+        setsockopt(&listener, ReuseAddr, &true).map_err(failed)?;
         free_port(|port| {
             let loopback = Ipv4Addr::LOCALHOST.to_ipv6_mapped().into();
             let address = SockaddrStorage::from(SocketAddr::new(loopback, port));
@@ -227,7 +231,9 @@ async fn attend_http(client: &mut TcpStream, probe: Probe) -> io::Result<()> {
     match probe.ask(request.clone()).await? {
         Verdict::Known => {
             client.write_all(OK).await?;
-            client.shutdown().await
+            // It is the client's to close: whoever does so first keeps the application's port for a minute.
+            drop(timeout(FAREWELL, client.read(&mut [0])).await);
+            Ok(())
         }
         Verdict::Nobody => reset(client),
         Verdict::Application => proxy::serve(client, request, begun, &probe).await,

@@ -41,6 +41,8 @@ pub mod status;
 mod still;
 mod trouble;
 
+use std::time::Duration;
+
 use podmotion_criu_driver::FillFailure;
 use podmotion_pager::{FillFailed, FillStats, Pager};
 use tokio::sync::oneshot;
@@ -50,6 +52,12 @@ use crate::responder;
 
 pub use node::Node;
 pub use sleeper::{Fixed, New, Sleeper, memory_images};
+
+/// Time on the clock that the gate's programs use.
+fn monotonic() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_or(Duration::ZERO, Duration::from)
+}
 
 /// What a sleeper is told by its helpers and by whoever asks.
 pub enum Notice {
@@ -87,7 +95,7 @@ pub enum Notice {
     /// The gate has been opened again.
     Released(Result<crate::gate::Released, crate::gate::GateError>),
     /// A lazy restore has, or will never have, all memory.
-    Filled(Result<std::time::Duration, FillFailure>),
+    Filled(Result<Duration, FillFailure>),
     /// The same after light sleep.
     FilledLight(Box<Result<(Pager, FillStats), FillFailed>>),
     /// Somebody asks for sleep, through the shim's own service.

@@ -110,8 +110,8 @@ pub struct Seat {
 /// Which probes go to the responder.
 #[derive(Default)]
 struct Steering {
-    /// The container's ports.
-    ports: BTreeSet<u16>,
+    /// The container's ports, and since when they are.
+    ports: BTreeMap<u16, Duration>,
     /// Those of them that a TCP socket listens on. On the others the kernel answers with the truth.
     listening: BTreeSet<u16>,
     on: bool,
@@ -271,7 +271,11 @@ impl Seat {
             place.ports.clone_from(ports);
         }
         let mut steering = lock(&self.steering);
-        steering.ports.clone_from(ports);
+        let now = super::monotonic();
+        steering.ports.retain(|port, _| ports.contains(port));
+        for port in ports {
+            steering.ports.entry(*port).or_insert(now);
+        }
         steering.listening = listening;
         self.tell_flags(&mut gate, &steering)
     }
@@ -289,7 +293,7 @@ impl Seat {
     }
 
     fn tell_flags(&self, gate: &mut Gate, steering: &Steering) -> Result<(), GateError> {
-        for port in &steering.ports {
+        for port in steering.ports.keys() {
             let flags = match (self.count_probes, steering.on) {
                 (true, _) => PortFlags::COUNT_PROBES,
                 (false, true) if steering.listening.contains(port) => PortFlags::STEER,
@@ -300,12 +304,22 @@ impl Seat {
         Ok(())
     }
 
-    /// When its ports were probed; none where probes are use like everything else.
+    /// When its ports were probed; none where probes are use like everything else. A probe that came
+    /// before the container was known to have any of them may have been for each.
     pub fn probes(&self) -> Result<BTreeMap<u16, ProbeTimes>, GateError> {
-        match self.count_probes {
-            true => Ok(BTreeMap::new()),
-            false => lock(&self.pod.gate).probes(self.key),
+        if self.count_probes {
+            return Ok(BTreeMap::new());
         }
+        let gate = lock(&self.pod.gate);
+        let mut probes = gate.probes(self.key)?;
+        if let Some(last) = gate.last_other_probe()? {
+            let ports = &lock(&self.steering).ports;
+            for (port, _) in ports.iter().filter(|(_, since)| last <= **since) {
+                let gap = None;
+                probes.entry(*port).or_insert(ProbeTimes { last, gap });
+            }
+        }
+        Ok(probes)
     }
 
     /// Time of the last packet that counted, on the monotonic clock.

@@ -44,6 +44,7 @@ use super::{
     fall::Fallen,
     leftover::LeftoverError,
     light::Memory,
+    monotonic,
     placeholder::Placeholder,
     pod::{PodGateError, Seat},
     rise::WorkDirectory,
@@ -175,12 +176,6 @@ pub struct Sleeper {
     work: Option<WorkDirectory>,
     guard: Option<FillGuard>,
     tail: Option<JoinHandle<()>>,
-}
-
-/// Time on the clock that the gate's programs use.
-fn monotonic() -> Duration {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .map_or(Duration::ZERO, Duration::from)
 }
 
 impl Sleeper {

@@ -1,6 +1,7 @@
 //! Waking, as the driver sees it: the attempt is handed to a thread, its outcome taken in.
 
 use podmotion_criu_driver::FillFailure;
+use podmotion_model::config::TrafficConfig;
 use podmotion_model::value::OnRestoreFailure;
 use podmotion_pager::{FillPolicy, FillStats};
 
@@ -141,7 +142,7 @@ impl Sleeper {
             status.last_wake = Some(last);
             status.counters.wakes += 1;
         });
-        if cause.is_use() {
+        if self.begins_use(cause) {
             self.awake_since = monotonic();
             self.last_use = None;
         }
@@ -149,6 +150,17 @@ impl Sleeper {
         // Not at once: the processor is the container's now, to answer whoever woke it.
         self.check_at = Some(Instant::now() + SETTLE);
         outcome
+    }
+
+    /// Whether idle time begins anew with a wake. Where some traffic is ignored, what was held may have
+    /// been that: the gate counts it when it is given back, or does not.
+    fn begins_use(&self, cause: WakeCause) -> bool {
+        let TrafficConfig {
+            ignore_networks,
+            ignore_user_agents,
+        } = &self.new.node.config.traffic;
+        let ignores = !(ignore_networks.0.is_empty() && ignore_user_agents.0.is_empty());
+        cause.is_use() && !(cause == WakeCause::Traffic && ignores)
     }
 
     fn begin_move_in(&mut self, gently: bool) {
