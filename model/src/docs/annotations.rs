@@ -67,7 +67,7 @@ impl Entry {
 fn entries() -> Vec<Entry> {
     type Names = BTreeSet<ContainerName>;
     const MIGRATION: &str = "It is read and checked; nothing moves between nodes yet.";
-    const PROBES: &str = "It is read and checked; probes count as use yet, and wake.";
+    const PROBES: &str = "It is read and checked, and changes nothing yet.";
     let sleep = NodeConfig::default().sleep;
     vec![
         Entry::of::<Option<Duration>>(

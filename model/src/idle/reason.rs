@@ -154,8 +154,8 @@ impl AwakeReason {
             Self::Starting => "Wait for `komodor.com/podmotion-scaledown-duration`.",
             Self::Traffic => {
                 "Wait for `komodor.com/podmotion-scaledown-duration`. If it never sleeps, something \
-                 calls it: name scrapers and health checks that are not the kubelet's in \
-                 `traffic.ignore_networks` or `traffic.ignore_user_agents`."
+                 calls it: health checks and scrapers from outside count as use unless \
+                 `traffic.ignore_networks` or `traffic.ignore_user_agents` names them."
             }
             Self::BackOff(_) => {
                 "See to the cause, which names CRIU's own line. `podmotion sleep` tries at once."
