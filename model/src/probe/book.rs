@@ -1,6 +1,6 @@
 //! What is known about a container's probes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -54,6 +54,8 @@ impl fmt::Display for Pending {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Book {
     ports: BTreeMap<u16, Vec<Entry>>,
+    /// Ports whose probes were all seen once: since then each of them is waited for by itself.
+    learned: BTreeSet<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +143,7 @@ impl Book {
     ) -> Option<Pending> {
         let fresh_since = fresh_since(idle_since, learning_since);
         let learning_since = learning_since.unwrap_or(now);
+        let learning_for = now.saturating_sub(learning_since);
         let comes = |last: Duration, gap| now.saturating_sub(last) <= patience(gap);
         for at in seen.iter().filter(|at| comes(at.last, at.gap)) {
             let port = at.port;
@@ -154,7 +157,13 @@ impl Book {
             if coming.iter().any(|entry| !entry.passed) {
                 return Some(Pending { port, failed: true });
             }
-            if coming.is_empty() || coming.iter().any(|entry| !entry.is_fresh(fresh_since)) {
+            // Two probes of the same period have both come in twice their longest pause.
+            let all = 2 * at.gap.unwrap_or_default();
+            let unseen = !self.learned.contains(&port) && learning_for < all;
+            if unseen
+                || coming.is_empty()
+                || coming.iter().any(|entry| !entry.is_fresh(fresh_since))
+            {
                 let failed = false;
                 return Some(Pending { port, failed });
             }
@@ -166,6 +175,7 @@ impl Book {
     /// not go by.
     pub fn fall_asleep(&mut self, idle_since: Duration, learning_since: Option<Duration>) {
         let fresh_since = fresh_since(idle_since, learning_since);
+        self.learned.extend(self.ports.keys());
         for entries in self.ports.values_mut() {
             entries.retain(|entry| entry.passed && entry.is_fresh(fresh_since));
         }

@@ -143,7 +143,7 @@ const NOW: Duration = Duration::from_secs(1000);
 const IDLE: Duration = Duration::from_secs(900);
 
 fn pending(book: &Book, seen: PortSeen) -> Option<bool> {
-    let pending = book.pending(&[seen], IDLE, None, NOW);
+    let pending = book.pending(&[seen], IDLE, Some(NOW - 2 * SECOND), NOW);
     pending.map(|pending| pending.failed)
 }
 
@@ -158,6 +158,17 @@ fn a_port_with_probes_waits_for_one_that_passes() {
     book.note(80, http("/"), true, NOW);
     assert_eq!(pending(&book, seen(NOW)), None);
     assert!(book.knows(80, &http("/"), NOW));
+}
+
+#[test]
+fn at_first_every_probe_gets_its_chance_to_come() {
+    let mut book = Book::default();
+    book.note(80, http("/live"), true, NOW);
+    let pending = |book: &Book, since| book.pending(&[seen(NOW)], IDLE, Some(since), NOW);
+    assert!(pending(&book, NOW - SECOND).is_some());
+    assert_eq!(pending(&book, NOW - 2 * SECOND), None);
+    book.fall_asleep(IDLE, None);
+    assert_eq!(pending(&book, NOW - SECOND), None);
 }
 
 #[test]
@@ -217,7 +228,7 @@ fn an_answer_while_it_is_watched_counts_whoever_uses_it() {
     let used = NOW;
     let at = seen(NOW);
     assert!(book.pending(&[at], used, None, NOW).is_some());
-    assert_eq!(book.pending(&[at], used, Some(NOW - SECOND), NOW), None);
+    assert_eq!(book.pending(&[at], used, Some(NOW - 2 * SECOND), NOW), None);
 }
 
 #[test]
