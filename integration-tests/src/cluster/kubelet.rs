@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::daemon::Daemon;
 use super::network::Place;
@@ -32,11 +32,12 @@ impl Kubelet {
         node: &Node,
         folder: &Path,
         kubeconfig: PathBuf,
+        settings: &Value,
     ) -> Result<Self> {
         let root = folder.join("kubelet");
         fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
         Machine::get()?.groups().create()?;
-        let config = json!({
+        let mut config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
             "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
@@ -61,6 +62,9 @@ impl Kubelet {
             // Changes reach the tests soon.
             "syncFrequency": "1s",
         });
+        for (field, value) in settings.as_object().context("settings are fields")? {
+            config[field] = value.clone();
+        }
         let config = write(folder.join("kubelet.json"), &config.to_string())?;
         let program = node.tools().cached("kubernetes/bin/kubelet")?;
         let mut command = Command::new(program);

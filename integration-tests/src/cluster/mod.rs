@@ -46,6 +46,18 @@ pub struct Cluster {
     folder: PathBuf,
 }
 
+/// A change of the first kubelet's configuration, see [`Cluster::set_kubelet`].
+#[derive(Debug)]
+#[must_use]
+pub struct KubeletSettings<'a>(&'a Cluster);
+
+impl Drop for KubeletSettings<'_> {
+    fn drop(&mut self) {
+        // Tests that follow find no ready node then, and say so.
+        let _ = self.0.restart_kubelet();
+    }
+}
+
 /// One of its nodes.
 #[derive(Debug)]
 struct Member {
@@ -65,7 +77,13 @@ impl Member {
             node.need_cri_image(*image)?;
         }
         let config = control.config_of(Identity::Kubelet(place));
-        let kubelet = Kubelet::start(place, &node, &folder.join(place.name()), config)?;
+        let kubelet = Kubelet::start(
+            place,
+            &node,
+            &folder.join(place.name()),
+            config,
+            &serde_json::json!({}),
+        )?;
         let kubelet = Mutex::new(kubelet);
         Ok(Self { kubelet, node })
     }
@@ -154,13 +172,25 @@ impl Cluster {
         KubePod::create(self, manifest)
     }
 
+    /// Kills the first node's kubelet and starts it with these fields of its configuration set, until the
+    /// result is dropped. Returns once it is healthy.
+    pub fn set_kubelet(&self, settings: &serde_json::Value) -> Result<KubeletSettings<'_>> {
+        let guard = KubeletSettings(self);
+        self.start_kubelet(settings)?;
+        Ok(guard)
+    }
+
     /// Kills the first node's kubelet and starts it again; returns once it is healthy.
     pub fn restart_kubelet(&self) -> Result<()> {
+        self.start_kubelet(&serde_json::json!({}))
+    }
+
+    fn start_kubelet(&self, settings: &serde_json::Value) -> Result<()> {
         let mut kubelet = self.first.kubelet();
         kubelet.kill();
         let config = self.control.config_of(Identity::Kubelet(Place::Machine));
         let folder = self.folder.join(Place::Machine.name());
-        *kubelet = Kubelet::start(Place::Machine, self.node(), &folder, config)?;
+        *kubelet = Kubelet::start(Place::Machine, self.node(), &folder, config, settings)?;
         kubelet.wait_healthy()
     }
 

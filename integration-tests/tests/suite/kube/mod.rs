@@ -3,6 +3,7 @@
 mod counter;
 mod ends;
 mod failures;
+mod kubelet;
 mod limits;
 mod manifest;
 mod members;
@@ -31,6 +32,7 @@ const TOPICS: &[&[(&str, Body)]] = &[
     members::TESTS,
     limits::TESTS,
     ends::TESTS,
+    kubelet::TESTS,
 ];
 
 /// All tests, each in both depths.
