@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use podmotion_bpf::{
-    PortFlags, PortKey, Protocol, Responders, SteerLink, attach_steer, note_own_probe,
+    PortFlags, PortKey, ProbeKey, Protocol, Responders, SteerLink, attach_steer, note_own_probe,
 };
 
-use super::{ContainerKey, Gate, GateError, monotonic};
+use super::{ContainerKey, Flow, Gate, GateError, monotonic};
 
 /// When a port was probed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +105,24 @@ impl Gate {
     pub fn last_other_probe(&self) -> Result<Option<Duration>, GateError> {
         let entry = self.maps.netns.get(&self.cookie)?;
         Ok(entry.and_then(|entry| monotonic(entry.other_probe)))
+    }
+
+    /// Whether one of these connections is that of a probe which reaches the application, and has not
+    /// ended.
+    pub fn has_probe(&self, flows: &[Flow]) -> Result<bool, GateError> {
+        for flow in flows {
+            let keys = [
+                ProbeKey::from_outside(flow.local, flow.remote),
+                ProbeKey::over_loopback(self.cookie, flow.local, flow.remote),
+            ];
+            for key in keys {
+                let probe = self.maps.probes.get(&key)?;
+                if probe.is_some_and(|probe| probe.time != 0 && probe.steered_to == 0) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Has the connection that this process is about to open within the pod, from `client`, which is

@@ -322,6 +322,12 @@ impl Seat {
         Ok(probes)
     }
 
+    /// Whether one of these connections is a probe's that the application has not answered, or whose
+    /// client has not gone yet.
+    pub fn has_probe(&self, flows: &[Flow]) -> Result<bool, GateError> {
+        lock(&self.pod.gate).has_probe(flows)
+    }
+
     /// Time of the last packet that counted, on the monotonic clock.
     pub fn last_activity(&self) -> Result<Option<Duration>, GateError> {
         lock(&self.pod.gate).last_activity(self.key)

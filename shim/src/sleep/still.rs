@@ -91,6 +91,10 @@ impl Target<'_> {
         if second.unanswered.is_some_and(waits) {
             return Err(Trouble::Traffic("a request has no answer yet"));
         }
+        // HTTP/2 says something before it answers, so nothing of the above may show it.
+        if self.seat.has_probe(&second.flows)? {
+            return Err(Trouble::Traffic("a probe is under way"));
+        }
         if second.flows.len() != first.flows.len() {
             return Err(Trouble::Traffic("a connection came or went"));
         }
