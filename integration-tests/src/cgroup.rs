@@ -104,12 +104,15 @@ impl Groups {
         }
     }
 
-    /// Makes the run's group in every hierarchy, for a kubelet: it puts its own groups below one that is there.
-    pub(crate) fn create(&self) -> Result<()> {
+    /// Makes a group of that name in the run's, in every hierarchy, for a kubelet: it puts its own groups below
+    /// one that is there. Its path below each hierarchy.
+    pub(crate) fn create(&self, name: &str) -> Result<String> {
         for top in self.tops()? {
-            fs::create_dir_all(&top).with_context(|| format!("create cgroup {}", top.display()))?;
+            let group = top.join(name);
+            fs::create_dir_all(&group)
+                .with_context(|| format!("create cgroup {}", group.display()))?;
         }
-        Ok(())
+        Ok(format!("{}/{name}", self.top()))
     }
 
     /// Every directory of every hierarchy below the run's group.

@@ -36,14 +36,15 @@ impl Kubelet {
     ) -> Result<Self> {
         let root = folder.join("kubelet");
         fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
-        Machine::get()?.groups().create()?;
+        // Kubelets end what is in a pod's group below their own and is not theirs.
+        let groups = Machine::get()?.groups().create(place.name())?;
         let mut config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
             "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
             "authorization": {"mode": "AlwaysAllow"},
             "cgroupDriver": Machine::get()?.cgroup_driver().name(),
-            "cgroupRoot": node.cgroup_parent()?,
+            "cgroupRoot": groups,
             // The machine is not its own.
             "enforceNodeAllocatable": [],
             "failCgroupV1": false,

@@ -67,7 +67,6 @@ impl Entry {
 fn entries() -> Vec<Entry> {
     type Names = BTreeSet<ContainerName>;
     const MIGRATION: &str = "It is read and checked; nothing moves between nodes yet.";
-    const PROBES: &str = "It is read and checked, and changes nothing yet.";
     let sleep = NodeConfig::default().sleep;
     vec![
         Entry::of::<Option<Duration>>(
@@ -85,8 +84,8 @@ fn entries() -> Vec<Entry> {
         Entry::new::<bool>(DISABLE_CHECKPOINTING, "`false`", "true").missing(
             "Stopping without a checkpoint is not there yet: the container stays awake and says so.",
         ),
-        Entry::new::<bool>(DISABLE_PROBE_DETECTION, "`false`", "true").missing(PROBES),
-        Entry::new::<bool>(GRPC_PROBES, "`false`", "true").missing(PROBES),
+        Entry::new::<bool>(DISABLE_PROBE_DETECTION, "`false`", "true"),
+        Entry::new::<bool>(GRPC_PROBES, "`false`", "true"),
         Entry::of::<Option<f64>>(BUSY_CPU, "sleep.busy_cpu", &sleep.busy_cpu, "0.1"),
         Entry::of::<Option<Duration>>(
             ANSWER_WAIT,
