@@ -54,6 +54,7 @@ impl Kubelet {
             "podLogsDir": folder.join("pods"),
             "volumePluginDir": folder.join("plugins"),
             // Whatever the machine is short of, it is not the tests' pods that go.
+            "imageGCHighThresholdPercent": 100,
             "evictionHard": {
                 "nodefs.available": "0%", "nodefs.inodesFree": "0%",
                 "imagefs.available": "0%", "imagefs.inodesFree": "0%",
