@@ -54,7 +54,8 @@ pub(super) fn once(name: &str, port: u16, code: u8) -> Value {
          server = socket.create_server(('', {port}))\n\
          print('listening', flush=True)\n\
          client = server.accept()[0]\n\
-         client.recv(4096)\n\
+         request = b''\n\
+         while not request.endswith(b'\\r\\n\\r\\n'): request += client.recv(4096)\n\
          client.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 4\\r\\n\\r\\nbye\\n')\n\
          os._exit({code})"
     );
