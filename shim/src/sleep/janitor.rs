@@ -14,7 +14,10 @@ use std::{
     thread,
 };
 
-use podmotion_criu_driver::images::{self, ImagesError};
+use podmotion_criu_driver::images;
+
+use super::shared::{SharedError, failed, open};
+use crate::chain::Chain;
 
 /// Locked by all shims that live.
 const LOCK: &str = ".shims";
@@ -24,34 +27,6 @@ const GONE: &str = ".gone-";
 
 /// Names that begin so are no container's.
 const OURS: char = '.';
-
-/// The directory of the checkpoints cannot be claimed.
-#[derive(Debug, thiserror::Error)]
-pub enum JanitorError {
-    /// The system refused.
-    #[error("{operation} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        operation: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
-    /// There is none.
-    #[error(transparent)]
-    Images(#[from] ImagesError),
-}
-
-fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JanitorError {
-    let path = path.to_owned();
-    move |source| JanitorError::Io {
-        operation,
-        path,
-        source,
-    }
-}
 
 /// What a living shim may need stays there for as long as it has this.
 #[derive(Debug)]
@@ -64,16 +39,10 @@ pub struct Claim {
 ///
 /// # Errors
 /// When the directory cannot be made or locked. Then others may remove what is put there.
-pub fn claim(directory: &Path) -> Result<Claim, JanitorError> {
+pub fn claim(directory: &Path) -> Result<Claim, SharedError> {
     images::make(directory)?;
     let path = directory.join(LOCK);
-    let lock = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(failed("open", &path))?;
+    let lock = open(&path)?;
     let gone = match lock.try_lock() {
         Ok(()) => put_aside(directory),
         Err(TryLockError::WouldBlock) => Ok(Vec::new()),
@@ -81,7 +50,7 @@ pub fn claim(directory: &Path) -> Result<Claim, JanitorError> {
     };
     lock.lock_shared().map_err(failed("lock", &path))?;
     let gone = gone.unwrap_or_else(|error| {
-        log::warn!("nothing of earlier shims is removed: {error}");
+        log::warn!("nothing of earlier shims is removed: {}", Chain(&error));
         Vec::new()
     });
     if !gone.is_empty() {
@@ -93,7 +62,7 @@ pub fn claim(directory: &Path) -> Result<Claim, JanitorError> {
 
 /// Takes everything that is a container's out of the way. Returns where it is now, and what others
 /// have begun to remove.
-fn put_aside(directory: &Path) -> Result<Vec<PathBuf>, JanitorError> {
+fn put_aside(directory: &Path) -> Result<Vec<PathBuf>, SharedError> {
     let mut gone = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
         let entry = entry.map_err(failed("list", directory))?;

@@ -36,6 +36,7 @@ mod quota;
 pub mod rise;
 mod room;
 mod runc_state;
+mod shared;
 mod sleeper;
 pub mod status;
 mod still;

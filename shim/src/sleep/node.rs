@@ -11,9 +11,10 @@ use podmotion_model::config::{self, ConfigError, NodeConfig};
 use podmotion_model::manifest::Platform;
 
 use super::{
-    janitor::{self, Claim, JanitorError},
+    janitor::{self, Claim},
     manifest,
     pod::PodGates,
+    shared::SharedError,
     status::Registry,
 };
 
@@ -76,7 +77,7 @@ impl Node {
     ///
     /// # Errors
     /// When there is no such directory to be had.
-    pub fn claim(&self) -> Result<(), JanitorError> {
+    pub fn claim(&self) -> Result<(), SharedError> {
         let mut claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
         if claim.is_none() {
             *claim = Some(janitor::claim(&self.config.checkpoint.directory)?);

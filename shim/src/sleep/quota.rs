@@ -10,15 +10,16 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},
     io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use podmotion_criu_driver::images::{self, ImagesError};
+use podmotion_criu_driver::images;
 use podmotion_model::{idle::Quota, value::Share};
 
 use super::{
-    room::{self, RoomError},
+    room,
+    shared::{SharedError, failed, open},
     trouble::Trouble,
 };
 
@@ -30,37 +31,6 @@ const RESERVED: &str = ".reserved-";
 
 /// Size of a block of `stat`, whatever the file system has.
 const BLOCK: u64 = 512;
-
-/// What images take cannot be told or noted.
-#[derive(Debug, thiserror::Error)]
-pub enum QuotaError {
-    /// The system refused.
-    #[error("{operation} {}", path.display())]
-    Io {
-        /// What was tried.
-        operation: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
-    /// There is no directory for images.
-    #[error(transparent)]
-    Images(#[from] ImagesError),
-    /// The size of the disk cannot be told.
-    #[error(transparent)]
-    Room(#[from] RoomError),
-}
-
-fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> QuotaError {
-    let path = path.to_owned();
-    move |source| QuotaError::Io {
-        operation,
-        path,
-        source,
-    }
-}
 
 /// Room for an image that is being written. Goes with its owner.
 #[derive(Debug)]
@@ -121,19 +91,8 @@ pub fn reserve(images: &Path, bytes: u64, share: Share) -> Result<Option<Reserva
     Ok(Some(reserved))
 }
 
-fn open(path: &Path) -> Result<File, QuotaError> {
-    File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed("open", path))
-}
-
 /// Bytes of all images but `own`, written or still to be. Removes notes of the dead.
-fn used_beside(directory: &Path, own: &str) -> Result<u64, QuotaError> {
+fn used_beside(directory: &Path, own: &str) -> Result<u64, SharedError> {
     let mut used: BTreeMap<String, u64> = BTreeMap::new();
     let list = failed("list", directory);
     for entry in fs::read_dir(directory).map_err(list)? {
@@ -153,7 +112,7 @@ fn used_beside(directory: &Path, own: &str) -> Result<u64, QuotaError> {
 
 /// The length of a note that somebody has locked. Another is removed, and so is one's `own`, which is
 /// to be made anew.
-fn still_reserved(path: &Path, own: bool) -> Result<u64, QuotaError> {
+fn still_reserved(path: &Path, own: bool) -> Result<u64, SharedError> {
     let file = match File::open(path) {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(0),
         opened => opened.map_err(failed("open", path))?,
@@ -174,7 +133,7 @@ fn still_reserved(path: &Path, own: bool) -> Result<u64, QuotaError> {
 
 /// Bytes that a file, or a directory with all that is in it, takes on the disk. What goes away
 /// meanwhile takes none.
-fn size(path: &Path) -> Result<u64, QuotaError> {
+fn size(path: &Path) -> Result<u64, SharedError> {
     let gone = |cause: &io::Error| {
         matches!(
             cause.kind(),

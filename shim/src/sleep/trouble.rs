@@ -9,8 +9,8 @@ use podmotion_model::idle::{Disk, Quota};
 use podmotion_pager::{AbsentError, FillFailed, ImageError, OutError};
 
 use super::{
-    facts::FactsError, janitor::JanitorError, look::LookError, placeholder::PlaceholderError,
-    quota::QuotaError, room::RoomError,
+    facts::FactsError, look::LookError, placeholder::PlaceholderError, room::RoomError,
+    shared::SharedError,
 };
 use crate::gate::GateError;
 
@@ -82,12 +82,9 @@ pub enum Trouble {
     /// What all images may take together is taken.
     #[error("{0}")]
     OverQuota(Quota),
-    /// What images take cannot be told or noted.
+    /// Its image would not be safe from other shims, or what all images take cannot be told or noted.
     #[error(transparent)]
-    Quota(#[from] QuotaError),
-    /// Its image would not be safe from other shims.
-    #[error(transparent)]
-    Claim(#[from] JanitorError),
+    Shared(#[from] SharedError),
     /// What its processes miss cannot be told.
     #[error(transparent)]
     Absent(#[from] AbsentError),
