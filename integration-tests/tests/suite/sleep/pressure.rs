@@ -104,7 +104,8 @@ fn nothing_is_written_to_a_disk_that_is_short(node: &Node, _: Runtime) -> Result
     let told = refusal(&refused).context("no answer")?;
     ensure!(told.contains("less than 50% ("), "{told}");
     // Awake it does not need what the last sleep has left.
-    wait_no_images(&image(&disk, &container))?;
+    disk.wait_emptied(1 << 20)?;
+    ensure!(!image(&disk, &container).exists());
     ensure!(visit(address)? == 2);
     disk.mount("remount,size=200m")?;
     container.sleep()?;

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{Node, Settings};
+use podmotion_integration_tests::{Node, PATIENCE, Settings};
 
 /// A small file system in memory, for the checkpoints of containers that start while it lives.
 pub(crate) struct SmallDisk {
@@ -39,6 +41,21 @@ impl SmallDisk {
     /// Where it is.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Waits until no more than `bytes` of it are taken. The kernel gives the room of a removed file
+    /// back after its name.
+    pub(crate) fn wait_emptied(&self, bytes: u64) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let disk = rustix::fs::statvfs(&self.folder).context("look at the disk")?;
+            let used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize;
+            if used <= bytes {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{used} bytes are taken");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// How many files and directories there are.
