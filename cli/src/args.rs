@@ -117,6 +117,8 @@ pub enum StateName {
     Light,
     /// Asleep, checkpointed
     Deep,
+    /// Asleep without processes or a checkpoint: stopped, to be started anew
+    Cold,
     /// On its way back
     Waking,
     /// It could not be restored

@@ -131,6 +131,7 @@ impl StateName {
             Self::Asleep => "asleep",
             Self::Light => "light",
             Self::Deep => "deep",
+            Self::Cold => "cold",
             Self::Waking => "waking",
             Self::RestoreFailed => "restore-failed",
             Self::Stopped => "stopped",
@@ -139,7 +140,7 @@ impl StateName {
 
     fn is_of(self, container: &Container) -> bool {
         match self {
-            Self::Light | Self::Deep => container.depth == self.as_str(),
+            Self::Light | Self::Deep | Self::Cold => container.depth == self.as_str(),
             _ => container.state == self.as_str(),
         }
     }

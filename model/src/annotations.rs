@@ -28,7 +28,10 @@ annotations! {
     CONTAINER_NAMES = "container-names",
     /// Ports that count and wake, `web=8080,8443;admin=9000`.
     PORTS_MAP = "ports-map",
-    /// `true`: stop the idle process instead of checkpointing it.
+    /// `true`: stop the idle process instead of checkpointing it. It gets TERM, and KILL after
+    /// `stop.timeout`; a connection starts it anew, with nothing in its memory, and is held until it
+    /// listens again. Neither hooks nor init containers run once more. Its open connections would
+    /// end, so they keep it awake.
     DISABLE_CHECKPOINTING = "disable-checkpointing",
     /// `true`: probes count as traffic.
     DISABLE_PROBE_DETECTION = "disable-probe-detection",

@@ -119,6 +119,17 @@ node_config! {
         terminate_asleep: TerminateAsleep = TerminateAsleep::Wake,
     }
 
+    /// Containers that are stopped instead of being checkpointed
+    /// (komodor.com/podmotion-disable-checkpointing).
+    stop: StopConfig {
+        /// Time for a container's processes to end after a TERM. Then they are killed.
+        timeout: Duration = Duration::from_secs(30),
+        /// The longest time that connections are held for a container that was started anew and
+        /// does not listen on all of its ports yet. Then they go on as to any other container that
+        /// starts.
+        start_timeout: Duration = Duration::from_secs(60),
+    }
+
     /// What is left alone for the rest of the node.
     pressure: PressureConfig {
         /// While less memory than this is available (MemAvailable in /proc/meminfo, percentages

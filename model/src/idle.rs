@@ -66,6 +66,8 @@ pub struct Observation {
     pub cpu_cores: Option<f64>,
     /// The age of the youngest request that has arrived and that nothing was sent for yet.
     pub unanswered: Option<Duration>,
+    /// Its open TCP connections, whoever has opened them.
+    pub connections: usize,
     /// The ports its sockets listen on, TCP and UDP.
     pub listening: BTreeSet<u16>,
     /// Why the gate cannot hold packets for it, when it cannot.
@@ -159,7 +161,10 @@ pub fn decide(settings: &Settings, seen: &Observation) -> Decision {
         Ok(depth) => depth,
         Err(reason) => return Decision::ask_again(reason, poll),
     };
-    if let Some(disk) = seen.disk.filter(|disk| disk.is_short()) {
+    if let Some(disk) = seen
+        .disk
+        .filter(|disk| disk.is_short() && depth != Depth::Cold)
+    {
         return Decision::ask_again(AwakeReason::DiskPressure(disk), poll);
     }
     if let Some(over) = seen.over_quota
@@ -203,6 +208,10 @@ pub fn decide(settings: &Settings, seen: &Observation) -> Decision {
         let reason = AwakeReason::Unanswered { age, limit };
         return Decision::ask_again(reason, left.min(poll));
     }
+    if seen.connections > 0 && depth == Depth::Cold {
+        let open = seen.connections;
+        return Decision::ask_again(AwakeReason::Connections { open }, poll);
+    }
     if let Some(pending) = seen.probe {
         return Decision::ask_again(AwakeReason::ProbePending(pending), poll);
     }
@@ -213,8 +222,12 @@ pub fn decide(settings: &Settings, seen: &Observation) -> Decision {
 }
 
 /// How deep it sleeps at first: light, which wakes faster and works for more programs, unless the
-/// settings want a checkpoint at once or its memory cannot be moved out.
+/// settings want a checkpoint at once or its memory cannot be moved out. Where nothing is to be kept
+/// of its processes, cold.
 fn first_depth(settings: &Settings, seen: &Observation) -> Result<Depth, AwakeReason> {
+    if settings.disable_checkpointing {
+        return Ok(Depth::Cold);
+    }
     let wants_deep = settings.deep_sleep_after == DeepSleepAfter::Immediately;
     match &seen.not_movable {
         None if !wants_deep => return Ok(Depth::Light),

@@ -23,8 +23,8 @@
 //!
 //! Invariants:
 //!
-//! 1. The gate is shut by [`Effect::BeginMoveOut`] or [`Effect::BeginDump`] and opened by exactly
-//!    one [`Effect::OpenGate`] per sleep, whichever way the sleep ends; a container that runs has
+//! 1. The gate is shut by [`Effect::BeginMoveOut`], [`Effect::BeginDump`] or [`Effect::BeginStop`]
+//!    and opened by exactly one [`Effect::OpenGate`] per sleep, whichever way the sleep ends; a container that runs has
 //!    an open gate.
 //! 2. [`Effect::BeginRestore`] only ever follows a dump that succeeded, with its images there:
 //!    [`Effect::DiscardImages`] comes when nothing can need them any more. [`Effect::BeginMoveIn`]
@@ -41,10 +41,10 @@
 //!
 //! What the driver must see to:
 //!
-//! - A dump that succeeds ends the processes, so their exit is no [`Event::Exited`]. An exit
-//!   seen while a dump or restore is under way waits until its result is known: after a dump's
+//! - A dump or a stop that succeeds ends the processes, so their exit is no [`Event::Exited`]. An
+//!   exit seen while one or a restore is under way waits until its result is known: after
 //!   `FellAsleep` it is dropped; after any other result it is real. In light sleep the processes
-//!   are there, and their exit is real.
+//!   are there, and their exit is real; so is that of a program that is being started anew.
 //! - The result of an aborted sleep is reported like any other: `FellAsleep` when the abort
 //!   came too late, else `SleepAborted`.
 //! - A wake for something that needs a live process (an exec, a signal) is sent in every
@@ -53,12 +53,13 @@
 //! | state | Started | Sleep | Deepen | Wake | FellAsleep | SleepAborted, SleepFailed |
 //! |---|---|---|---|---|---|---|
 //! | Created | Running | rejected | rejected | nothing | rejected | rejected |
-//! | Running, filled | rejected | FallingAsleep: BeginMoveOut or BeginDump | rejected | nothing | rejected | rejected |
+//! | Running, filled | rejected | FallingAsleep: BeginMoveOut, BeginDump or BeginStop | rejected | nothing | rejected | rejected |
 //! | Running, filling | rejected | rejected | rejected | nothing | rejected | rejected |
 //! | FallingAsleep | rejected | nothing | rejected | recorded: AbortSleep | Asleep | Running: OpenGate, DiscardImages |
-//! | FallingAsleep, wake recorded | rejected | rejected | rejected | nothing | Waking: BeginMoveIn or BeginRestore | Running: OpenGate, DiscardImages |
+//! | FallingAsleep, wake recorded | rejected | rejected | rejected | nothing | Waking: BeginMoveIn, BeginRestore or BeginStart | Running: OpenGate, DiscardImages |
 //! | Asleep, light | rejected | nothing | Deepening: BeginDeepening | Waking: BeginMoveIn | rejected | rejected |
 //! | Asleep, deep | rejected | nothing | nothing | Waking: BeginRestore | rejected | rejected |
+//! | Asleep, cold | rejected | nothing | nothing | Waking: BeginStart | rejected | rejected |
 //! | Deepening | rejected | nothing | nothing | recorded: AbortSleep | Asleep, deep | Asleep, light: DiscardImages |
 //! | Deepening, wake recorded | rejected | rejected | rejected | nothing | Waking: BeginRestore | Waking: DiscardImages, BeginMoveIn |
 //! | Waking | rejected | rejected | rejected | nothing | rejected | rejected |
@@ -74,6 +75,7 @@
 //! | FallingAsleep, Deepening | rejected | rejected | rejected | rejected | Stopped: AbortSleep unless done, OpenGate, DiscardImages |
 //! | Asleep | rejected | rejected | rejected | rejected | Stopped: OpenGate, DiscardImages |
 //! | Waking from light | Running, filling: OpenGate | fill failed: OpenGate, KillProcesses | rejected | rejected | Stopped: OpenGate, DiscardImages |
+//! | Waking from cold | Running: OpenGate | rejected | rejected | rejected | Stopped: OpenGate, DiscardImages |
 //! | Waking from deep | Running: OpenGate, DiscardImages unless lazy | BeginRestore, second time RestoreFailed: FollowRestorePolicy | rejected | rejected | Stopped: OpenGate, DiscardImages |
 //! | RestoreFailed | rejected | rejected | rejected | rejected | Stopped: OpenGate |
 //! | Stopped | KillProcesses | nothing | nothing | nothing | rejected |
@@ -150,6 +152,7 @@ fn transition(state: State, event: Event) -> Option<(State, Vec<Effect>)> {
             let begin = match into {
                 Depth::Light => Effect::BeginMoveOut,
                 Depth::Deep => Effect::BeginDump,
+                Depth::Cold => Effect::BeginStop,
             };
             Some((State::FallingAsleep { into, wake: None }, vec![begin]))
         }
@@ -164,7 +167,7 @@ fn transition(state: State, event: Event) -> Option<(State, Vec<Effect>)> {
                 State::Deepening { wake: None },
                 vec![Effect::BeginDeepening],
             )),
-            Depth::Deep => unchanged,
+            Depth::Deep | Depth::Cold => unchanged,
         },
         (State::Deepening { wake: None }, Event::Deepen) => unchanged,
 
@@ -198,6 +201,7 @@ fn transition(state: State, event: Event) -> Option<(State, Vec<Effect>)> {
         }
 
         (State::Waking { from, lazy, .. }, Event::Woke) => Some(match (from, lazy) {
+            (Depth::Cold, _) => (RUNNING, vec![Effect::OpenGate]),
             (Depth::Deep, false) => (RUNNING, vec![Effect::OpenGate, Effect::DiscardImages]),
             (Depth::Deep, true) | (Depth::Light, _) => {
                 let fill = Fill::UnderWay { from };
@@ -216,7 +220,7 @@ fn transition(state: State, event: Event) -> Option<(State, Vec<Effect>)> {
         }
         (
             State::Waking {
-                from,
+                from: Depth::Deep,
                 cause,
                 attempt,
                 ..
@@ -225,7 +229,7 @@ fn transition(state: State, event: Event) -> Option<(State, Vec<Effect>)> {
         ) => Some(match attempt {
             Attempt::First => (
                 State::Waking {
-                    from,
+                    from: Depth::Deep,
                     cause,
                     attempt: Attempt::Second,
                     lazy: false,
@@ -243,7 +247,7 @@ fn transition(state: State, event: Event) -> Option<(State, Vec<Effect>)> {
         ) => {
             let effects = match from {
                 // What was moved out serves the next time too.
-                Depth::Light => vec![],
+                Depth::Light | Depth::Cold => vec![],
                 Depth::Deep => vec![Effect::DiscardImages],
             };
             Some((RUNNING, effects))
@@ -279,6 +283,7 @@ fn begin_waking(from: Depth, cause: WakeCause, lazy: bool) -> (State, Vec<Effect
     let begin = match from {
         Depth::Light => Effect::BeginMoveIn,
         Depth::Deep => Effect::BeginRestore { lazy },
+        Depth::Cold => Effect::BeginStart,
     };
     (waking, vec![begin])
 }

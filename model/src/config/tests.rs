@@ -41,7 +41,7 @@ fn the_example_with_every_key_in_use_gives_the_defaults() {
             _ => format!("{line}\n"),
         })
         .collect();
-    assert_eq!(in_use.matches(" = ").count(), 30);
+    assert_eq!(in_use.matches(" = ").count(), 32);
     assert_eq!(
         NodeConfig::from_toml(&in_use).unwrap(),
         NodeConfig::default()
@@ -227,8 +227,8 @@ fn an_unknown_key_is_named_with_those_that_exist() {
     );
     assert_eq!(
         error("\n\n[slep]\ndry_run = true"),
-        "line 3: slep does not exist, there are sleep, pressure, checkpoint, criu, runc, gate, probes, \
-         traffic, shim"
+        "line 3: slep does not exist, there are sleep, stop, pressure, checkpoint, criu, runc, gate, \
+         probes, traffic, shim"
     );
 }
 

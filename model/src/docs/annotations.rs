@@ -81,18 +81,11 @@ fn entries() -> Vec<Entry> {
             "the ports that its sockets listen on, read at each sleep",
             "web=8080,8443;admin=9000",
         ),
-        Entry::new::<bool>(DISABLE_CHECKPOINTING, "`false`", "true").missing(
-            "Stopping without a checkpoint is not there yet: the container stays awake and says so.",
-        ),
+        Entry::new::<bool>(DISABLE_CHECKPOINTING, "`false`", "true"),
         Entry::new::<bool>(DISABLE_PROBE_DETECTION, "`false`", "true"),
         Entry::new::<bool>(GRPC_PROBES, "`false`", "true"),
         Entry::of::<Option<f64>>(BUSY_CPU, "sleep.busy_cpu", &sleep.busy_cpu, "0.1"),
-        Entry::of::<Option<Duration>>(
-            ANSWER_WAIT,
-            "sleep.answer_wait",
-            &sleep.answer_wait,
-            "10m",
-        ),
+        Entry::of::<Option<Duration>>(ANSWER_WAIT, "sleep.answer_wait", &sleep.answer_wait, "10m"),
         Entry::of::<DeepSleepAfter>(
             DEEP_SLEEP_AFTER,
             "sleep.deep_sleep_after",

@@ -85,7 +85,8 @@ fn after(reason: Option<&AwakeReason>) -> Option<AwakeReason> {
             age: minute / 2,
             limit: 2 * minute,
         },
-        Unanswered { .. } => ProbePending(Pending {
+        Unanswered { .. } => Connections { open: 3 },
+        Connections { .. } => ProbePending(Pending {
             port: 8080,
             failed: true,
         }),

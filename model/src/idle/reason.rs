@@ -71,6 +71,11 @@ pub enum AwakeReason {
         /// How long it is waited for.
         limit: Duration,
     },
+    /// It is to be stopped instead of being checkpointed, and that would end its connections.
+    Connections {
+        /// How many are open.
+        open: usize,
+    },
     /// A probe has not passed yet, or failed: asleep it could not be answered with the truth.
     ProbePending(Pending),
     /// It would sleep now, but is only watched.
@@ -102,6 +107,7 @@ impl AwakeReason {
             Self::NoPorts => "no-ports",
             Self::BusyCpu { .. } => "busy-cpu",
             Self::Unanswered { .. } => "unanswered",
+            Self::Connections { .. } => "connections",
             Self::ProbePending(_) => "probe-pending",
             Self::DryRun => "dry-run",
         }
@@ -168,6 +174,10 @@ impl AwakeReason {
                 "Raise `komodor.com/podmotion-busy-cpu`, if what it computes may stand still."
             }
             Self::Unanswered { .. } => "Wait, or shorten `komodor.com/podmotion-answer-wait`.",
+            Self::Connections { .. } => {
+                "Have whoever is connected close idle connections, or remove \
+                 `komodor.com/podmotion-disable-checkpointing`: a checkpoint keeps connections."
+            }
             Self::ProbePending(_) => {
                 "See to the probe that fails, as `kubectl describe pod` shows it. One that only has not \
                  come yet comes within its period."
@@ -219,6 +229,10 @@ impl fmt::Display for AwakeReason {
                 "a request of {} ago has no answer yet, waited for until it is {} old",
                 duration::format(*age),
                 duration::format(*limit),
+            ),
+            Self::Connections { open } => write!(
+                f,
+                "it has {open} open connections, which would end with its processes"
             ),
             Self::ProbePending(pending) => pending.fmt(f),
             Self::DryRun => f.write_str("it would sleep now, but this is a dry run"),

@@ -458,6 +458,26 @@ proptest! {
 }
 
 #[test]
+fn what_is_stopped_instead_of_checkpointed_keeps_its_connections_first() {
+    let stop = settings(&[(annotations::DISABLE_CHECKPOINTING, "true")]);
+    let mut seen = idle();
+    // None of it is needed to end processes.
+    seen.not_movable = Some("io_uring".to_owned());
+    seen.not_checkpointable = Some("MPTCP".to_owned());
+    assert_eq!(decide(&stop, &seen), Decision::Sleep(Depth::Cold));
+    seen.connections = 2;
+    let (reason, recheck) = awake(&stop, &seen);
+    assert_eq!(reason, AwakeReason::Connections { open: 2 });
+    assert!(recheck.is_some(), "nobody tells when they end");
+    let kept = settings(&[]);
+    let seen = Observation {
+        connections: 2,
+        ..idle()
+    };
+    assert_eq!(decide(&kept, &seen), Decision::Sleep(Depth::Light));
+}
+
+#[test]
 fn a_probe_that_has_not_passed_is_the_last_reason() {
     let pending = Pending {
         port: 8080,

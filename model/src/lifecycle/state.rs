@@ -9,6 +9,8 @@ pub enum Depth {
     Light,
     /// A checkpoint; no process is left.
     Deep,
+    /// Neither: the processes were told to end, and its program starts anew.
+    Cold,
 }
 
 impl Depth {
@@ -17,6 +19,7 @@ impl Depth {
         match self {
             Self::Light => "light",
             Self::Deep => "deep",
+            Self::Cold => "cold",
         }
     }
 }
@@ -225,6 +228,8 @@ pub enum Effect {
     BeginMoveOut,
     /// Shut the gate and checkpoint the container. Images that are still there are replaced.
     BeginDump,
+    /// Shut the gate and have the container's processes end.
+    BeginStop,
     /// Checkpoint a container that sleeps light and goes on doing so if that fails.
     BeginDeepening,
     /// Ask what is under way to stop if it still can.
@@ -236,6 +241,8 @@ pub enum Effect {
         /// Whether to let it run before all of its memory is back.
         lazy: bool,
     },
+    /// Start the container's program anew. It runs ([`Event::Woke`]) once it listens again.
+    BeginStart,
     /// Let packets through again, first those that were held.
     OpenGate,
     /// Remove the images of a checkpoint, once nothing under way uses them any more.

@@ -287,11 +287,36 @@ fn processes_whose_memory_cannot_be_had_never_run() {
     assert_eq!(lifecycle.handle(Event::Exited).unwrap(), []);
 }
 
+#[test]
+fn what_was_stopped_starts_anew() {
+    let stopped = [
+        Event::Started,
+        Event::Sleep(Depth::Cold),
+        Event::FellAsleep { lazy: false },
+    ];
+    assert_eq!(after(&stopped[..2]).1, [Effect::BeginStop]);
+    assert_eq!(after(&stopped).0.depth(), Some(Depth::Cold));
+    assert_eq!(
+        then(&stopped, &[Event::Deepen]),
+        (after(&stopped).0, vec![]),
+        "nothing is left to checkpoint"
+    );
+    let woken = [Event::Wake(CAUSE), Event::Woke];
+    assert_eq!(then(&stopped, &woken[..1]).1, [Effect::BeginStart]);
+    assert_eq!(then(&stopped, &woken), (running(), vec![Effect::OpenGate]));
+    // A wake while its processes end comes too late for them.
+    let late = [
+        &stopped[..2],
+        &[Event::Wake(CAUSE), Event::FellAsleep { lazy: false }],
+    ];
+    assert_eq!(after(&late.concat()).1, [Effect::BeginStart]);
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let cause = prop_oneof![Just(WakeCause::Traffic), Just(WakeCause::Exec)];
     prop_oneof![
         4 => Just(Event::Started),
-        4 => prop_oneof![Just(Depth::Light), Just(Depth::Deep)].prop_map(Event::Sleep),
+        4 => prop_oneof![Just(Depth::Light), Just(Depth::Deep), Just(Depth::Cold)].prop_map(Event::Sleep),
         2 => Just(Event::Deepen),
         4 => cause.prop_map(Event::Wake),
         4 => any::<bool>().prop_map(|lazy| Event::FellAsleep { lazy }),
@@ -318,7 +343,7 @@ struct World {
 impl World {
     fn carry_out(&mut self, effect: Effect, from: State) -> Result<(), TestCaseError> {
         match effect {
-            Effect::BeginMoveOut | Effect::BeginDump => {
+            Effect::BeginMoveOut | Effect::BeginDump | Effect::BeginStop => {
                 prop_assert!(!self.gate_shut, "gate shut twice");
                 self.gate_shut = true;
                 self.aborts = 0;
@@ -342,6 +367,7 @@ impl World {
                 self.moved_out = false;
             }
             Effect::BeginRestore { .. } => prop_assert!(self.images, "no images to restore"),
+            Effect::BeginStart => prop_assert!(!self.moved_out, "memory is left"),
             Effect::OpenGate => {
                 prop_assert!(self.gate_shut, "gate opened twice in {}", from);
                 self.gate_shut = false;
@@ -408,6 +434,12 @@ proptest! {
                     },
                     Event::FellAsleep { .. },
                 ) => world.moved_out = true,
+                (
+                    State::FallingAsleep {
+                        into: Depth::Cold, ..
+                    },
+                    Event::FellAsleep { .. },
+                ) => {}
                 (State::FallingAsleep { .. }, Event::FellAsleep { .. }) => world.images = true,
                 (State::Deepening { .. }, Event::FellAsleep { .. }) => {
                     (world.images, world.moved_out) = (true, false);

@@ -98,6 +98,8 @@ pub struct Driver {
     /// Who waits for the deletion of a container that had not been started.
     delete_at_exit: Option<Reply<Exited>>,
     oom_watch: Option<JoinHandle<()>>,
+    /// What was changed since the bundle was made, in the runtime's form.
+    resources: Option<serde_json::Value>,
     commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
     notify: mpsc::UnboundedSender<Notice>,
@@ -130,15 +132,9 @@ impl Driver {
         } = parts;
         let (notify, notices) = mpsc::unbounded_channel();
         task_events::created(&shared.events, &new, init.pid);
-        let oom_watch = cgroup.as_ref().and_then(|cgroup| {
-            let (events, id) = (shared.events.clone(), new.id.clone());
-            oom::watch(cgroup, move || task_events::out_of_memory(&events, &id))
-                .inspect_err(|error| warn!("watch container {} for OOM: {error}", new.id))
-                .ok()
-        });
         let input = init.io.as_ref().map(ProcessIo::input).unwrap_or_default();
         let sleeper = asleep::sleeper(&new, &spec, settings, &shared);
-        let driver = Self {
+        let mut driver = Self {
             id: new.id,
             spec,
             options,
@@ -149,7 +145,8 @@ impl Driver {
             execs: HashMap::new(),
             held_exit: None,
             delete_at_exit: None,
-            oom_watch,
+            oom_watch: None,
+            resources: None,
             commands,
             notices,
             notify,
@@ -162,7 +159,22 @@ impl Driver {
             deleted: false,
         };
         driver.watch_init(exit);
+        driver.watch_memory();
         driver
+    }
+
+    /// Has a lack of memory in its cgroup reported. Of a cgroup that is made anew too.
+    fn watch_memory(&mut self) {
+        if let Some(before) = self.oom_watch.take() {
+            before.abort();
+        }
+        let Some(cgroup) = &self.cgroup else {
+            return;
+        };
+        let (events, id) = (self.shared.events.clone(), self.id.clone());
+        self.oom_watch = oom::watch(cgroup, move || task_events::out_of_memory(&events, &id))
+            .inspect_err(|error| warn!("watch container {} for OOM: {error}", self.id))
+            .ok();
     }
 
     /// Pid of the container's first process.

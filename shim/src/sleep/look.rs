@@ -15,6 +15,8 @@ use crate::gate::{GateError, sockets};
 /// What a look found.
 #[derive(Debug, Clone, Default)]
 pub struct Looked {
+    /// Its TCP connections.
+    pub connections: usize,
     /// Ports that the container listens on.
     pub listening: BTreeSet<u16>,
     /// Time of the last packet that counted, on the monotonic clock.
@@ -53,10 +55,14 @@ pub enum LookError {
     Room(#[from] RoomError),
 }
 
+/// The container's processes.
+pub fn processes(facts: &Facts) -> Result<Vec<i32>, LookError> {
+    Ok(Freezer::new(&facts.freezer)?.processes()?)
+}
+
 /// The inodes of the container's sockets.
 pub fn inodes(facts: &Facts) -> Result<BTreeSet<u64>, LookError> {
-    let pids = Freezer::new(&facts.freezer)?.processes()?;
-    sockets::inodes(&pids).map_err(LookError::Descriptors)
+    sockets::inodes(&processes(facts)?).map_err(LookError::Descriptors)
 }
 
 /// Looks at everything; images would go below `images`. The ports that count and wake from now on are
@@ -86,6 +92,7 @@ pub fn look(
         .map(|address| format!("it listens on {address} with MPTCP, which CRIU cannot checkpoint"));
     let last_packet = seat.last_activity()?.max(seat.last_other_activity()?);
     Ok(Looked {
+        connections: seen.flows.len(),
         listening,
         last_packet,
         cpu: facts.cgroup.cpu_time(),

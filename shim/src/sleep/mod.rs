@@ -10,6 +10,7 @@
 //! ```
 //!
 //! - [`Sleeper`] belongs to one container's driver and holds its lifecycle; nobody else changes it.
+//! - [`stop`] ends processes instead.
 //! - [`light`] moves memory out and in, [`fall`] and [`rise`] dump and restore, [`deepen`] leads from
 //!   one to the other, each in a blocking thread that reports back with a [`Notice`]. All sleep
 //!   begins with [`still`].
@@ -40,6 +41,7 @@ mod shared;
 mod sleeper;
 pub mod status;
 mod still;
+mod stop;
 mod trouble;
 
 use std::time::Duration;
@@ -82,6 +84,12 @@ pub enum Notice {
     FellLight(Box<Result<light::Fallen, Box<light::Failed>>>),
     /// The dump has ended.
     Fell(Box<Result<fall::Fallen, trouble::Trouble>>),
+    /// Its processes have ended as they were told, or not.
+    FellCold(Box<Result<stop::Stopped, trouble::Trouble>>),
+    /// The time has come to start its program anew.
+    StartAnew,
+    /// Its program was started anew and listens, or never will.
+    RoseCold(Box<Result<stop::Started, stop::StartTrouble>>),
     /// The dump of a container in light sleep has ended.
     Deepened(Box<Result<fall::Fallen, Box<deepen::Stays>>>),
     /// It runs again after light sleep, or must not.

@@ -5,6 +5,7 @@
 //! removing images, the next dump) wait for one another through `tail`.
 
 mod admission;
+mod cold;
 mod deepening;
 mod effects;
 mod ending;
@@ -150,6 +151,8 @@ pub struct Sleeper {
     control: Option<DumpControl>,
     early_exit: Option<Exit>,
     asleep: Option<Fallen>,
+    /// What is known of a container that was stopped.
+    cold: Option<cold::Cold>,
     /// The memory of light sleep.
     memory: Option<Memory>,
     /// What the last light sleep has left for the next one.
@@ -220,6 +223,7 @@ impl Sleeper {
             control: None,
             early_exit: None,
             asleep: None,
+            cold: None,
             memory: None,
             pager: None,
             not_movable: None,
@@ -256,12 +260,15 @@ impl Sleeper {
         }
     }
 
-    /// The container's process runs: the first time, or anew after a failed restore.
+    /// The container's process runs: the first time, or anew.
     pub fn started(&mut self, known: Known) -> Outcome {
         self.pid = known.pid;
-        self.known = Some(known);
+        self.known = Some(known.clone());
         self.facts = None;
         self.awake_since = monotonic();
+        if self.cold.is_some() {
+            return self.started_anew(known);
+        }
         // Another process, which has not answered any.
         self.probes = Probes::default();
         self.check_at = Some(Instant::now());

@@ -35,6 +35,9 @@ pub enum Trouble {
     /// The system has no descriptor left to control the dump with.
     #[error("prepare the dump")]
     Control(#[source] std::io::Error),
+    /// Its processes could not be told to end, or waited for.
+    #[error("have its processes end")]
+    Terminate(#[source] std::io::Error),
     /// A rehearsal came to its end: a checkpoint is possible.
     #[error("a checkpoint is possible")]
     Rehearsed {

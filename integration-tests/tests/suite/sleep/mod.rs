@@ -22,6 +22,7 @@ mod record;
 mod refused;
 mod software;
 mod stdio;
+mod stopped;
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -68,6 +69,7 @@ const TOPICS: &[Topic] = &[
     quota::TESTS,
     software::TESTS,
     stdio::TESTS,
+    stopped::TESTS,
 ];
 
 /// Those that are run once more with containers that sleep light.

@@ -111,7 +111,9 @@ impl Driver {
                 signal,
                 ..
             } if let Some(depth) = self.sleeper.depth() => {
-                match (*signal, self.sleeper.discards_on_term()) {
+                // One that was stopped has had its TERM.
+                let ends_on_term = depth == Depth::Cold || self.sleeper.discards_on_term();
+                match (*signal, ends_on_term) {
                     (9, _) => return self.end_asleep(command, depth, KILLED).await,
                     (15, true) => return self.end_asleep(command, depth, TERMINATED).await,
                     _ => WakeCause::Signal,
@@ -146,7 +148,7 @@ impl Driver {
     async fn end_asleep(&mut self, command: Command, depth: Depth, status: u32) -> Option<Command> {
         match depth {
             Depth::Light => self.sleeper.kill_light(status),
-            Depth::Deep => {
+            Depth::Deep | Depth::Cold => {
                 let outcome = self.sleeper.end_asleep(status);
                 self.follow(outcome).await;
             }
@@ -218,6 +220,12 @@ impl Driver {
         drop(expectation);
         self.init.pid = pid;
         self.watch_init(exit);
+        self.watch_memory();
+        // The bundle has them as they were when it was made.
+        if let Some(resources) = &self.resources {
+            let updated = self.runtime.update(resources.to_string().as_bytes()).await;
+            updated.map_err(failed("OCI runtime update failed"))?;
+        }
         self.runtime
             .start()
             .await

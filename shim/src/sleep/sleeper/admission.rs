@@ -60,6 +60,12 @@ impl Sleeper {
                 in_all: bytes,
             });
         }
+        if let Some(cold) = &self.cold {
+            return Some(WakeNeed {
+                at_first: cold.memory_bytes,
+                in_all: cold.memory_bytes,
+            });
+        }
         let Some(Memory::Out(moved)) = &self.memory else {
             return None;
         };

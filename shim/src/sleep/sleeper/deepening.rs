@@ -55,9 +55,9 @@ impl Sleeper {
         let stays = |moved, trouble| Err(attempt::Stays::new(Some(Memory::Out(moved)), trouble));
         let config = &self.new.node.config;
         let (min_disk, quota) = (config.pressure.min_disk, config.checkpoint.quota);
-        match self.dump_work() {
+        match self.end_work() {
             Ok(work) => self.after_tail(move || {
-                tell(match work.attempt() {
+                tell(match work.dump() {
                     Ok(dump) => attempt::Attempt {
                         dump,
                         moved,

@@ -15,6 +15,9 @@ impl Sleeper {
             Notice::Deepen => return self.look_deeper(),
             Notice::LookForMemory => self.admit_wake(),
             Notice::FellLight(result) => return self.fell_light(*result),
+            Notice::FellCold(result) => return self.fell_cold(*result),
+            Notice::StartAnew => return Outcome::ColdStart,
+            Notice::RoseCold(result) => return self.rose_cold(*result),
             Notice::Fell(result) => return self.fell(*result),
             Notice::Deepened(result) => return self.deepened(*result),
             Notice::RoseLight(result) => return self.rose_light(*result),
@@ -67,13 +70,16 @@ impl Sleeper {
             match effect {
                 Effect::BeginMoveOut => self.begin_move_out(),
                 Effect::BeginDump => self.begin_dump(),
+                Effect::BeginStop => self.begin_stop(),
                 Effect::BeginDeepening => self.begin_deepening(),
                 Effect::AbortSleep => {
                     if let Some(control) = &self.control {
                         control.abort();
                     }
                 }
-                Effect::BeginMoveIn | Effect::BeginRestore { .. } => self.admit_wake(),
+                Effect::BeginMoveIn | Effect::BeginRestore { .. } | Effect::BeginStart => {
+                    self.admit_wake();
+                }
                 Effect::OpenGate => self.open_gate(),
                 Effect::DiscardImages => {
                     let images = self.images();

@@ -51,7 +51,7 @@ impl Sleeper {
         self.after_tail(move || end_all(&facts.freezer, &id));
     }
 
-    /// The container in deep sleep is to end as if its process had ended with `status`.
+    /// The container, which has no processes, is to end as if its process had ended with `status`.
     pub fn end_asleep(&mut self, status: u32) -> Outcome {
         match self.event(Event::Exited) {
             Outcome::Nothing => Outcome::Ended(Exit {
@@ -64,8 +64,11 @@ impl Sleeper {
     }
 
     /// The init process `exit.pid` has ended. Returns the exit if it is the container's; the end of
-    /// a process that a dump removed is not.
+    /// a process that a dump removed, or that was told to end, is not.
     pub fn init_exited(&mut self, mut exit: Exit) -> Option<Exit> {
+        if self.was_stopped() {
+            return None;
+        }
         match self.lifecycle.state() {
             State::FallingAsleep { .. } | State::Deepening { .. } => {
                 self.early_exit = Some(exit);

@@ -5,7 +5,8 @@ use podmotion_model::idle::{OverQuota, Quota};
 
 use super::*;
 use crate::sleep::{
-    fall, light, placeholder::PlaceholderError, status::LastSleep, still::Target, trouble::Trouble,
+    fall, light, placeholder::PlaceholderError, status::LastSleep, still::Target, stop,
+    trouble::Trouble,
 };
 
 /// What a thread needs to put the container to sleep.
@@ -35,8 +36,8 @@ impl Work {
     }
 }
 
-/// The same, down to a checkpoint.
-pub(super) struct DumpWork {
+/// The same, down to where there is no process left.
+pub(super) struct EndWork {
     work: Work,
     enter_cgroups: Option<Box<EnterCgroups>>,
     rehearsal: bool,
@@ -44,8 +45,8 @@ pub(super) struct DumpWork {
 
 type EnterCgroups = dyn Fn() -> Result<(), PlaceholderError> + Send;
 
-impl DumpWork {
-    pub(super) fn attempt(&self) -> Result<fall::Attempt<'_>, Trouble> {
+impl EndWork {
+    pub(super) fn dump(&self) -> Result<fall::Attempt<'_>, Trouble> {
         let work = &self.work;
         work.node.claim()?;
         let checkpoint = &work.node.config.checkpoint;
@@ -62,6 +63,15 @@ impl DumpWork {
             control: &work.control,
             rehearsal: self.rehearsal,
         })
+    }
+
+    pub(super) fn stop(&self) -> stop::Attempt<'_> {
+        stop::Attempt {
+            target: self.work.target(),
+            enter_cgroups: self.enter_cgroups.as_ref().map(|enter| &**enter as _),
+            timeout: self.work.node.config.stop.timeout,
+            control: &self.work.control,
+        }
     }
 }
 
@@ -86,14 +96,14 @@ impl Sleeper {
         })
     }
 
-    pub(super) fn dump_work(&mut self) -> Result<DumpWork, Trouble> {
+    pub(super) fn end_work(&mut self) -> Result<EndWork, Trouble> {
         let work = self.work()?;
         let rehearsal = self.new.settings.dry_run;
         let enter_cgroups = match rehearsal {
             true => None,
             false => self.placeholder(&work.facts)?,
         };
-        Ok(DumpWork {
+        Ok(EndWork {
             work,
             enter_cgroups,
             rehearsal,
@@ -138,8 +148,8 @@ impl Sleeper {
     pub(super) fn begin_dump(&mut self) {
         let notify = self.notify.clone();
         let tell = move |result| drop(notify.send(Notice::Fell(Box::new(result))));
-        match self.dump_work() {
-            Ok(work) => self.after_tail(move || tell(work.attempt().and_then(|dump| dump.run()))),
+        match self.end_work() {
+            Ok(work) => self.after_tail(move || tell(work.dump().and_then(|dump| dump.run()))),
             Err(trouble) => tell(Err(trouble)),
         }
     }
@@ -234,7 +244,7 @@ impl Sleeper {
         outcome
     }
 
-    fn fell_asleep(&mut self, last: LastSleep, ports: &BTreeSet<u16>) {
+    pub(super) fn fell_asleep(&mut self, last: LastSleep, ports: &BTreeSet<u16>) {
         info!(
             "container {} fell into {} sleep in {:?}: {} bytes of memory freed, images of {} bytes",
             self.new.identity.id,
@@ -277,7 +287,7 @@ impl Sleeper {
         (Event::SleepFailed, why)
     }
 
-    fn stayed_awake(&mut self, trouble: Trouble, early_exit: Option<Exit>) -> Outcome {
+    pub(super) fn stayed_awake(&mut self, trouble: Trouble, early_exit: Option<Exit>) -> Outcome {
         self.placeholder = None;
         if self.new.settings.dry_run
             && early_exit.is_none()

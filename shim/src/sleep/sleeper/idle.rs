@@ -1,7 +1,6 @@
 //! Whether the container may sleep: looks at it, asks the policy, goes by the answer.
 
 use podmotion_model::{
-    annotations,
     idle::{Decision, Disk, Observation, decide, rehearsal_due},
     settings::Ports,
 };
@@ -59,14 +58,6 @@ impl Sleeper {
             || !settings.selected
             || *fixed != Fixed::default()
             || self.uses_host_network()
-    }
-
-    /// What was asked for and cannot be done: such a container is left alone, and says so.
-    fn unsupported(&self) -> Option<String> {
-        self.new.settings.disable_checkpointing.then(|| {
-            let name = annotations::DISABLE_CHECKPOINTING;
-            format!("{name} is set, and stopping without a checkpoint is not supported")
-        })
     }
 
     fn uses_host_network(&self) -> bool {
@@ -186,10 +177,11 @@ impl Sleeper {
             filling: false,
             cpu_cores,
             unanswered: looked.unanswered,
+            connections: looked.connections,
             listening: looked.listening.clone(),
             gate_unavailable,
-            not_movable: self.unsupported().or_else(|| self.not_movable.clone()),
-            not_checkpointable: self.unsupported().or_else(|| looked.obstacle.clone()),
+            not_movable: self.not_movable.clone(),
+            not_checkpointable: looked.obstacle.clone(),
             disk: self.disk(looked),
             over_quota: self.over_quota,
             probe: None,
@@ -214,7 +206,7 @@ impl Sleeper {
             Some(Decision::StayAwake {
                 reason: AwakeReason::DryRun,
                 ..
-            }) => return self.rehearse(),
+            }) if !settings.disable_checkpointing => return self.rehearse(),
             Some(Decision::StayAwake { reason, .. }) => {
                 for asker in self.asked.drain(..) {
                     drop(asker.send(Err(Refusal::Awake(reason.to_string()))));
@@ -239,7 +231,9 @@ impl Sleeper {
             Decision::StayAwake {
                 reason: AwakeReason::DryRun,
                 ..
-            } if rehearsal_due(self.rehearsed_at, now) => self.rehearse(),
+            } if !settings.disable_checkpointing && rehearsal_due(self.rehearsed_at, now) => {
+                self.rehearse();
+            }
             Decision::StayAwake { reason, recheck } => {
                 if let AwakeReason::DiskPressure(_) | AwakeReason::Quota(_) = reason {
                     self.give_up_image();

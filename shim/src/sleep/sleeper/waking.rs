@@ -33,6 +33,9 @@ impl Sleeper {
             State::Waking {
                 from: Depth::Light, ..
             } => self.begin_move_in(gently),
+            State::Waking {
+                from: Depth::Cold, ..
+            } => self.begin_start(),
             State::Waking { lazy, .. } => self.begin_restore(lazy),
             _ => {}
         }
@@ -114,7 +117,7 @@ impl Sleeper {
     }
 
     /// The processes run: what is true after every sleep.
-    fn runs_again(&mut self, depth: Depth, took: Duration, lazy: bool) -> Outcome {
+    pub(super) fn runs_again(&mut self, depth: Depth, took: Duration, lazy: bool) -> Outcome {
         let cause = match self.lifecycle.state() {
             State::Waking { cause, .. } => cause,
             _ => WakeCause::Request,
