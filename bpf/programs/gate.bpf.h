@@ -38,6 +38,8 @@
 #define PORT_STEER 1
 /* Probes are use. */
 #define PORT_COUNT_PROBES 2
+/* To everything but probes the port is one that nobody has. */
+#define PORT_PROBED 4
 
 #define IP_OFFSET_MASK 0x1fff
 #define TCP_FIN 0x01

@@ -141,7 +141,8 @@ int gate_ingress(struct __sk_buff *ctx)
 	/* A segment that only acknowledges, or keeps alive, says nothing about use. */
 	int used = !tcp || p.payload || (p.tcp_flags & TCP_CONTROL);
 	struct port_key key = { .netns = cookie, .port = p.local_port, .proto = p.proto };
-	struct port_value *port = bpf_map_lookup_elem(&ports, &key);
+	struct port_value *probed = bpf_map_lookup_elem(&ports, &key);
+	struct port_value *port = probed && !(probed->flags & PORT_PROBED) ? probed : NULL;
 	int awake = port && port->mode == MODE_AWAKE;
 
 	if (awake && !used)
@@ -173,7 +174,7 @@ int gate_ingress(struct __sk_buff *ctx)
 
 	if (tcp && used && (!recent || p.tcp_flags & TCP_CONTROL)) {
 		flow_key.netns = ctx->ifindex == LOOPBACK_IFINDEX ? cookie : 0;
-		switch (sender(&p, port, pod, &flow_key, cookie)) {
+		switch (sender(&p, probed, pod, &flow_key, cookie)) {
 		case SENDER_STEERED:
 			return GATE_PASS;
 		case SENDER_PROBE:

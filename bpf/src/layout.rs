@@ -90,6 +90,9 @@ impl PortFlags {
     pub const STEER: Self = Self(1);
     /// Probes count as use like everything else.
     pub const COUNT_PROBES: Self = Self(2);
+    /// Nothing but probes is looked after: other packets are dealt with as those of a port that is
+    /// not there. Not with [`Mode::Awake`].
+    pub const PROBED: Self = Self(4);
 
     /// Both.
     #[must_use]

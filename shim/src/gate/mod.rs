@@ -100,6 +100,8 @@ pub enum Ends {
 #[derive(Default)]
 struct Container {
     ports: BTreeSet<u16>,
+    /// Ports of which only the probes are looked after.
+    probed: BTreeSet<u16>,
     /// The programs are told to take its packets.
     holding: bool,
     /// Those that they have taken are kept: from before `holding` begins until after it ends.
@@ -117,6 +119,7 @@ pub struct Gate {
     eth_ifindex: u32,
     containers: BTreeMap<ContainerKey, Container>,
     by_port: HashMap<u16, ContainerKey>,
+    by_probed_port: HashMap<u16, ContainerKey>,
     by_flow: HashMap<Flow, ContainerKey>,
     flags: HashMap<u16, PortFlags>,
     steering: Option<Steering>,
@@ -168,6 +171,7 @@ impl Gate {
             eth_ifindex,
             containers: BTreeMap::new(),
             by_port: HashMap::new(),
+            by_probed_port: HashMap::new(),
             by_flow: HashMap::new(),
             flags: HashMap::new(),
             steering: None,
@@ -224,6 +228,7 @@ impl Gate {
             self.remove_port(container, *port)?;
         }
         for port in ports.difference(&old) {
+            self.remove_probed(*port)?;
             self.books(container).ports.insert(*port);
             self.by_port.insert(*port, container);
             self.tell_port(*port)?;
@@ -262,6 +267,11 @@ impl Gate {
         let mut result = self.release(container);
         for port in self.books(container).ports.clone() {
             if let Err(error) = self.remove_port(container, port) {
+                result = result.and(Err(error));
+            }
+        }
+        for port in self.books(container).probed.clone() {
+            if let Err(error) = self.remove_probed(port) {
                 result = result.and(Err(error));
             }
         }
@@ -345,7 +355,7 @@ impl Gate {
     /// The same for one port, if a container has it.
     fn tell_port(&mut self, port: u16) -> Result<(), GateError> {
         let Some(owner) = self.by_port.get(&port).copied() else {
-            return Ok(());
+            return self.tell_probed(port);
         };
         let mode = if self.books(owner).holding {
             Mode::Hold
@@ -358,14 +368,17 @@ impl Gate {
         let mut result = Ok(());
         for protocol in PROTOCOLS {
             let key = PortKey::new(self.cookie, port, protocol);
-            let before = self.maps.ports.get(&key);
-            result = result.and(before.and_then(|before| {
-                let value = PortValue::new(owner.0, mode, flags);
-                let value = before.map_or(value, |before| value.with_times_of(&before));
-                self.maps.ports.insert(&key, &value)
-            }));
+            let value = PortValue::new(owner.0, mode, flags);
+            result = result.and(self.replace(&key, value));
         }
-        Ok(result?)
+        result
+    }
+
+    /// Puts `value` there with the times of what was there.
+    fn replace(&mut self, key: &PortKey, value: PortValue) -> Result<(), GateError> {
+        let before = self.maps.ports.get(key)?;
+        let value = before.map_or(value, |before| value.with_times_of(&before));
+        Ok(self.maps.ports.insert(key, &value)?)
     }
 
     fn remove_port(&mut self, container: ContainerKey, port: u16) -> Result<(), GateError> {

@@ -1,12 +1,13 @@
 //! The gate's part in probes: when they came, and which of them go to the pod's responder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use podmotion_bpf::{
-    PortFlags, PortKey, ProbeKey, Protocol, Responders, SteerLink, attach_steer, note_own_probe,
+    Mode, PortFlags, PortKey, PortValue, ProbeKey, Protocol, Responders, SteerLink, attach_steer,
+    note_own_probe,
 };
 
 use super::{ContainerKey, Flow, Gate, GateError, monotonic};
@@ -67,6 +68,52 @@ impl Gate {
         result
     }
 
+    /// Has the probes of `ports` of `container` looked after, and nothing but them, in place of those
+    /// before. A port that a container has, this one or another, or that is another's in the same
+    /// way already, stays as it is.
+    pub fn set_probed(
+        &mut self,
+        container: ContainerKey,
+        ports: &BTreeSet<u16>,
+    ) -> Result<(), GateError> {
+        let is_free = |port: &u16| {
+            let other = self.by_probed_port.get(port);
+            !self.by_port.contains_key(port) && other.is_none_or(|owner| *owner == container)
+        };
+        let ports: BTreeSet<u16> = ports.iter().copied().filter(is_free).collect();
+        let old = self.books(container).probed.clone();
+        for port in old.difference(&ports) {
+            self.remove_probed(*port)?;
+        }
+        for port in ports.difference(&old) {
+            self.books(container).probed.insert(*port);
+            self.by_probed_port.insert(*port, container);
+            self.tell_probed(*port)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the programs of such a port, if it is one.
+    pub(super) fn tell_probed(&mut self, port: u16) -> Result<(), GateError> {
+        let Some(owner) = self.by_probed_port.get(&port).copied() else {
+            return Ok(());
+        };
+        let flags = self.flags.get(&port).copied().unwrap_or_default();
+        let value = PortValue::new(owner.0, Mode::Shared, flags.with(PortFlags::PROBED));
+        self.replace(&PortKey::new(self.cookie, port, Protocol::Tcp), value)
+    }
+
+    /// Leaves such a port alone from now on, if it is one.
+    pub(super) fn remove_probed(&mut self, port: u16) -> Result<(), GateError> {
+        let Some(owner) = self.by_probed_port.remove(&port) else {
+            return Ok(());
+        };
+        self.books(owner).probed.remove(&port);
+        self.flags.remove(&port);
+        let key = PortKey::new(self.cookie, port, Protocol::Tcp);
+        Ok(self.maps.ports.remove(&key)?)
+    }
+
     /// Gives `port`, which a container has, these flags in place of those before, until the port is
     /// taken away. The times noted for it are kept. Without a responder
     /// ([`start_steering`](Self::start_steering)) nothing is steered, whatever the flags say.
@@ -75,7 +122,7 @@ impl Gate {
             Some(_) => flags,
             None => flags.without(PortFlags::STEER),
         };
-        if !self.by_port.contains_key(&port) {
+        if !self.by_port.contains_key(&port) && !self.by_probed_port.contains_key(&port) {
             return Ok(());
         }
         if self.flags.insert(port, flags) == Some(flags) {
@@ -87,7 +134,8 @@ impl Gate {
     /// When the ports of `container` were probed; those that never were are not there.
     pub fn probes(&self, container: ContainerKey) -> Result<BTreeMap<u16, ProbeTimes>, GateError> {
         let mut probes = BTreeMap::new();
-        let ports = self.containers.get(&container).map(|entry| &entry.ports);
+        let entry = self.containers.get(&container);
+        let ports = entry.map(|entry| entry.ports.iter().chain(&entry.probed));
         for port in ports.into_iter().flatten() {
             let key = PortKey::new(self.cookie, *port, Protocol::Tcp);
             let value = self.maps.ports.get(&key)?;

@@ -110,7 +110,7 @@ pub struct Seat {
 /// Which probes go to the responder.
 #[derive(Default)]
 struct Steering {
-    /// The container's ports, and since when they are.
+    /// The container's ports, those that nothing else is done about too, and since when they are.
     ports: BTreeMap<u16, Duration>,
     /// Those of them that a TCP socket listens on. On the others the kernel answers with the truth.
     listening: BTreeSet<u16>,
@@ -258,8 +258,8 @@ impl PodGate {
 }
 
 impl Seat {
-    /// From now on packets to `ports` count and wake; on those that are `listening` too, probes can
-    /// be answered.
+    /// From now on packets to `ports` count and wake. On those that are `listening` probes can be
+    /// answered, also on others than `ports`.
     pub fn set_ports(
         &self,
         ports: &BTreeSet<u16>,
@@ -267,13 +267,15 @@ impl Seat {
     ) -> Result<(), GateError> {
         let mut gate = lock(&self.pod.gate);
         gate.set_ports(self.key, ports)?;
-        if let Some(place) = lock(&self.pod.places).get_mut(&self.key) {
-            place.ports.clone_from(ports);
-        }
+        gate.set_probed(self.key, &(&listening - ports))?;
+        let all = ports | &listening;
         let mut steering = lock(&self.steering);
         let now = super::monotonic();
-        steering.ports.retain(|port, _| ports.contains(port));
-        for port in ports {
+        steering.ports.retain(|port, _| all.contains(port));
+        if let Some(place) = lock(&self.pod.places).get_mut(&self.key) {
+            place.ports.clone_from(&all);
+        }
+        for port in &all {
             steering.ports.entry(*port).or_insert(now);
         }
         steering.listening = listening;

@@ -69,6 +69,7 @@ fn main() {
         probes::pauses_between_probes_are_told,
         probes::probes_of_a_sleeping_container_go_to_the_responder,
         probes::probes_of_an_awake_container_go_to_the_responder_if_told,
+        probes::probes_of_ports_that_do_not_wake_go_to_the_responder_and_nothing_else_does,
         probes::without_a_responder_probes_wait_like_others,
         probes::what_the_shim_opens_itself_is_not_use_and_not_steered,
         probes::a_later_connection_with_the_same_addresses_is_no_probe,

@@ -17,7 +17,7 @@ use podmotion_bpf::{Maps, PortFlags, ProbeKey};
 
 use crate::gate::{Gate, GateError, NodeRules};
 use crate::kubelet::{Connection, Likeness, admit};
-use crate::rig::{A, LIMITS, Net, PORT, address, maps, pins, wait_wanted};
+use crate::rig::{A, B, LIMITS, Net, PORT, address, maps, pins, wait_wanted};
 
 const ADDRESSES: [&str; 2] = ["10.9.0.1", "fd09::1"];
 
@@ -250,6 +250,31 @@ pub fn probes_of_an_awake_container_go_to_the_responder_if_told() {
     kubelet.write(b"x");
     accepted.read_exact(&mut [0]).unwrap();
     assert!(gate.read_held().unwrap().is_empty());
+}
+
+pub fn probes_of_ports_that_do_not_wake_go_to_the_responder_and_nothing_else_does() {
+    let net = Net::new();
+    let (mut gate, responder) = steering(&net);
+    let server = address("10.9.0.1", 9090);
+    let listener = listen(&net, server);
+    gate.set_probed(A, &BTreeSet::from([PORT, 9090])).unwrap();
+    gate.set_flags(9090, PortFlags::STEER).unwrap();
+    gate.hold(A, &[]).unwrap();
+    steered_probe(&net, &responder, server);
+    assert!(gate.probes(A).unwrap().contains_key(&9090));
+    // To anybody else it is as if the gate knew nothing of it.
+    let client = net.connect(false, server);
+    listener.accept().unwrap();
+    drop(client);
+    assert!(gate.read_held().unwrap().is_empty());
+    assert_eq!(gate.last_activity(A).unwrap(), None);
+    // Another container has it for its own now.
+    gate.set_ports(B, &BTreeSet::from([9090])).unwrap();
+    probe(&net, &listener);
+    gate.set_ports(B, &BTreeSet::new()).unwrap();
+    gate.set_probed(A, &BTreeSet::new()).unwrap();
+    probe(&net, &listener);
+    nobody_waits(&responder);
 }
 
 pub fn without_a_responder_probes_wait_like_others() {

@@ -30,7 +30,7 @@ const GROUPS: [(&str, u64, &str); 3] = [
 const PORT: u16 = 8080;
 
 fn pods_under_random_use(cluster: &Cluster) -> Result<()> {
-    let lasts = Duration::from_secs(60 * if soak() { 30 } else { 2 });
+    let lasts = Duration::from_secs(60 * if soak() { 30 } else { 10 });
     // A first pod makes what stays for those that follow.
     let first = cluster.run(&pod(vec![counter("app", PORT)]))?;
     first.container("app")?.sleeper.sleep()?;
