@@ -26,13 +26,14 @@ const HEALTH: u16 = 10248;
 pub(super) struct Kubelet(Daemon);
 
 impl Kubelet {
-    /// Starts that of `node`, with its files in `folder`.
+    /// Starts that of `node`, with its files in `folder`. It finds logind on `bus`, if anywhere.
     pub(super) fn start(
         place: Place,
         node: &Node,
         folder: &Path,
         kubeconfig: PathBuf,
         settings: &Value,
+        bus: Option<&str>,
     ) -> Result<Self> {
         let root = folder.join("kubelet");
         fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
@@ -76,7 +77,11 @@ impl Kubelet {
             .arg(format!("--root-dir={}", root.display()))
             .arg(format!("--node-ip={}", place.address()))
             .arg(format!("--hostname-override={}", place.name()))
-            .env("PATH", node.tools().path());
+            .env("PATH", node.tools().path())
+            .env(
+                "DBUS_SYSTEM_BUS_ADDRESS",
+                bus.unwrap_or("unix:path=/nowhere"),
+            );
         let daemon = Daemon::start("kubelet", folder, node.room(), command)?;
         Ok(Self(daemon))
     }

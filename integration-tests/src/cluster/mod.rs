@@ -14,6 +14,7 @@ mod control;
 mod daemon;
 mod kubectl;
 mod kubelet;
+mod logind;
 mod network;
 mod pod;
 
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use anyhow::{Context, Result, bail};
 
 pub use self::kubectl::Kubectl;
+pub use self::logind::Logind;
 pub use self::pod::{KubeContainer, KubePod};
 
 use self::control::{Control, Identity};
@@ -83,6 +85,7 @@ impl Member {
             &folder.join(place.name()),
             config,
             &serde_json::json!({}),
+            None,
         )?;
         let kubelet = Mutex::new(kubelet);
         Ok(Self { kubelet, node })
@@ -176,21 +179,32 @@ impl Cluster {
     /// result is dropped. Returns once it is healthy.
     pub fn set_kubelet(&self, settings: &serde_json::Value) -> Result<KubeletSettings<'_>> {
         let guard = KubeletSettings(self);
-        self.start_kubelet(settings)?;
+        self.start_kubelet(settings, None)?;
         Ok(guard)
+    }
+
+    /// The same, with a logind that can tell it that the machine ends.
+    pub fn set_kubelet_with_logind(
+        &self,
+        settings: &serde_json::Value,
+    ) -> Result<(KubeletSettings<'_>, Logind)> {
+        let guard = KubeletSettings(self);
+        let logind = Logind::start(&self.folder)?;
+        self.start_kubelet(settings, Some(&logind.address()))?;
+        Ok((guard, logind))
     }
 
     /// Kills the first node's kubelet and starts it again; returns once it is healthy.
     pub fn restart_kubelet(&self) -> Result<()> {
-        self.start_kubelet(&serde_json::json!({}))
+        self.start_kubelet(&serde_json::json!({}), None)
     }
 
-    fn start_kubelet(&self, settings: &serde_json::Value) -> Result<()> {
+    fn start_kubelet(&self, settings: &serde_json::Value, bus: Option<&str>) -> Result<()> {
         let mut kubelet = self.first.kubelet();
         kubelet.kill();
         let config = self.control.config_of(Identity::Kubelet(Place::Machine));
         let folder = self.folder.join(Place::Machine.name());
-        *kubelet = Kubelet::start(Place::Machine, self.node(), &folder, config, settings)?;
+        *kubelet = Kubelet::start(Place::Machine, self.node(), &folder, config, settings, bus)?;
         kubelet.wait_healthy()
     }
 

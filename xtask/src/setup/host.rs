@@ -12,6 +12,7 @@ use crate::process;
 const PACKAGES: &[(&str, &str)] = &[
     ("ca-certificates", "downloads over TLS"),
     ("clang", "compiles the BPF programs"),
+    ("dbus-daemon", "the bus that tells kubelets of a shutdown"),
     ("debian-archive-keyring", "verifies what comes from Debian"),
     ("e2fsprogs", "makes the virtual machine's disk"),
     ("gcc", "links, and compiles the pause program"),

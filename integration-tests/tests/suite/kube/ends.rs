@@ -25,6 +25,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         all_pods_of_a_node_told_to_end_at_once_hear_of_it,
     ),
     (
+        "kube::ends::pods_are_told_when_the_machine_is_shut_down",
+        pods_are_told_when_the_machine_is_shut_down,
+    ),
+    (
         "kube::ends::a_rollout_replaces_pods_that_sleep",
         a_rollout_replaces_pods_that_sleep,
     ),
@@ -166,9 +170,44 @@ fn eviction_wakes_only_when_the_budget_allows_it(cluster: &Cluster) -> Result<()
     Ok(())
 }
 
-/// The kubelet does so when the machine is shut down, of which logind tells it: there is none here.
-fn all_pods_of_a_node_told_to_end_at_once_hear_of_it(cluster: &Cluster) -> Result<()> {
+fn pods_are_told_when_the_machine_is_shut_down(cluster: &Cluster) -> Result<()> {
     let witness = Witness::new(cluster, "shutdown")?;
+    let (settings, logind) = cluster.set_kubelet_with_logind(&json!({
+        "shutdownGracePeriod": "30s",
+        "shutdownGracePeriodCriticalPods": "5s",
+    }))?;
+    let pods = (0..3)
+        .map(|_| cluster.create(&witness.pod()))
+        .collect::<Result<Vec<_>>>()?;
+    for pod in &pods {
+        pod.wait_ready()?;
+        pod.container("app")?.sleeper.sleep()?;
+    }
+    logind.shut_down()?;
+    let mut expected: Vec<_> = pods
+        .iter()
+        .map(|pod| format!("{} term", pod.name()))
+        .collect();
+    expected.sort();
+    ensure!(witness.lines()? == expected, "{:?}", witness.lines()?);
+    for pod in &pods {
+        let seen = pod.get()?;
+        let status = &seen["status"];
+        let mut conditions = status["conditions"].as_array().into_iter().flatten();
+        ensure!(
+            conditions.any(|one| one["reason"] == "TerminationByKubelet"),
+            "{status}"
+        );
+        let ended = &status["containerStatuses"][0]["state"]["terminated"];
+        ensure!(ended["exitCode"] == 0, "{status}");
+    }
+    logind.go_on()?;
+    drop(settings);
+    cluster.kubectl().wait("node/node-1", "condition=Ready")
+}
+
+fn all_pods_of_a_node_told_to_end_at_once_hear_of_it(cluster: &Cluster) -> Result<()> {
+    let witness = Witness::new(cluster, "deleted")?;
     let pods = (0..5)
         .map(|_| cluster.create(&witness.pod()))
         .collect::<Result<Vec<_>>>()?;
