@@ -73,7 +73,7 @@ impl Manager {
         let (ours, theirs) = pipe.map_err(|error| fdo::Error::Failed(error.to_string()))?;
         let mut delays = self.delays.lock().unwrap_or_else(PoisonError::into_inner);
         delays.push(ours);
-        Ok(StdFd::from(theirs).into())
+        Ok(theirs.into())
     }
 
     #[zbus(signal)]

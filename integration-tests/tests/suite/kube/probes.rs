@@ -15,6 +15,14 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         they_neither_wake_nor_fail,
     ),
     (
+        "kube::probes::of_a_port_that_does_not_wake",
+        of_a_port_that_does_not_wake,
+    ),
+    (
+        "kube::probes::of_a_container_that_was_stopped",
+        of_a_container_that_was_stopped,
+    ),
+    (
         "kube::probes::one_that_fails_keeps_awake",
         one_that_fails_keeps_awake,
     ),
@@ -206,6 +214,41 @@ fn they_neither_wake_nor_fail(cluster: &Cluster) -> Result<()> {
         status.last_wake.cause == "traffic" && status.probes.proxied > proxied,
         "{status:?}"
     );
+    ensure!(probes(cluster, &pod, "failed")? == failed);
+    Ok(())
+}
+
+fn of_a_port_that_does_not_wake(cluster: &Cluster) -> Result<()> {
+    let certificate = certificate()?;
+    let both = [("TLS_PORT", "8443"), ("CERTIFICATE", certificate.as_str())];
+    let app = app(&both)
+        .with("livenessProbe", probe(&http("/live", 8080)))
+        .with("readinessProbe", probe(&https("/ready", 8443)));
+    let pod = cluster.run(&annotated(sleepy(vec![app]), "ports-map", "app=8080"))?;
+    let failed = probes(cluster, &pod, "failed")?;
+    sleeps_through(&sleeper(&pod)?, 6)?;
+    ensure!(is_ready(&pod)? && pod.restarts("app")? == 0);
+    ensure!(probes(cluster, &pod, "failed")? == failed);
+    ensure!(count(&pod, 8080)? == 1);
+    Ok(())
+}
+
+fn of_a_container_that_was_stopped(cluster: &Cluster) -> Result<()> {
+    // One that is not known yet starts it, which takes longer than a second on a busy machine.
+    let probe = |path| probe(&http(path, 8080)).with("timeoutSeconds", json!(10));
+    let app = app(&[])
+        .with("livenessProbe", probe("/live"))
+        .with("readinessProbe", probe("/ready"));
+    let manifest = annotated(sleepy(vec![app]), "disable-checkpointing", "true");
+    let pod = cluster.run(&manifest)?;
+    let failed = probes(cluster, &pod, "failed")?;
+    for _ in 0..3 {
+        let asleep = sleeps_through(&sleeper(&pod)?, 4)?;
+        ensure!(asleep.depth == "cold", "{asleep:?}");
+        // It starts anew, and whoever asks waits for it, probes too.
+        ensure!(count(&pod, 8080)? == 1);
+    }
+    ensure!(is_ready(&pod)? && pod.restarts("app")? == 0);
     ensure!(probes(cluster, &pod, "failed")? == failed);
     Ok(())
 }
