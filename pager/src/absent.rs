@@ -51,7 +51,10 @@ impl Moved {
     /// When it cannot be told of all of them.
     pub fn absent(&self, pids: &[i32]) -> Result<Absent, AbsentError> {
         let (pager, server) = self.parts();
-        let views = server.call(|worker| worker.views())?;
+        let views = server.call(|worker| {
+            worker.stop_compressing();
+            worker.views()
+        })?;
         let views = views.ok_or(AbsentError::Forked)?;
         let mut spaces = Vec::new();
         for &pid in pids {
@@ -63,10 +66,10 @@ impl Moved {
             }
         }
         let pages = &pager.pages;
-        let sums = pages.sums().clone();
+        let (sums, places) = (pages.sums().clone(), pages.places().clone());
         Ok(Absent {
             page: pager.page,
-            reader: Reader::open(&pager.directory, pager.page, pages.id(), sums)?,
+            reader: Reader::open(&pager.directory, pager.page, pages.id(), sums, places)?,
             spaces,
         })
     }

@@ -8,6 +8,9 @@
 //! image: an unchanged page costs one copy through the cache and is not written again. (The kernel
 //! could tell which pages were written, with asynchronous write protection; see the crate's
 //! documentation for why it is not asked.)
+//!
+//! A page that is unchanged and compressed, and that the last wakes have needed, is written once more,
+//! plain: nothing is decompressed before a process runs.
 
 use std::io;
 use std::ops::Range;
@@ -16,10 +19,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use crate::image::{ImageError, Pages, checksum, is_zero};
+use crate::image::{ImageError, Pages, Place, Places, checksum, is_zero};
 use crate::out::{GivenUp, OutError};
 use crate::runs::{Run, RunMap};
 use crate::sys::memory::{self, PageBuffer};
+use crate::working_set::WorkingSet;
 
 /// Bytes in one go: little enough to stay in the cache between the steps.
 pub(crate) const CHUNK: u64 = 512 << 10;
@@ -56,21 +60,27 @@ pub(crate) struct Done {
     pub(crate) zero: u64,
 }
 
-/// Copies what `jobs` name, unless it is `given_up`. `hints` says, for each process, which slots its pages had last time.
+/// Copies what `jobs` name, unless it is `given_up`. `hints` says, for each process, which slots its pages had last time,
+/// `working_set` which of them are not to be compressed.
 pub(crate) fn copy(
     pages: &mut Pages,
     page: u64,
     jobs: &[Job],
     hints: &[&RunMap],
+    working_set: &WorkingSet,
     given_up: &GivenUp<'_>,
 ) -> Result<Vec<Done>, OutError> {
     let bytes: u64 = jobs.iter().map(|job| job.range.end - job.range.start).sum();
     let sums = Arc::clone(pages.sums());
+    let places = Arc::clone(pages.places());
+    let places = places.read().unwrap_or_else(PoisonError::into_inner);
     let shared = Shared {
         page,
         jobs,
         hints,
+        working_set,
         sums: &sums,
+        places: &places,
         given_up,
         next: AtomicUsize::new(0),
         pages: Mutex::new(pages),
@@ -93,8 +103,10 @@ struct Shared<'a> {
     page: u64,
     jobs: &'a [Job],
     hints: &'a [&'a RunMap],
+    working_set: &'a WorkingSet,
     /// Checksums of the index in force.
     sums: &'a [u64],
+    places: &'a Places,
     given_up: &'a GivenUp<'a>,
     next: AtomicUsize,
     pages: Mutex<&'a mut Pages>,
@@ -126,6 +138,7 @@ impl Shared<'_> {
             ..Done::default()
         };
         let hints = self.hints[job.process];
+        let needed = self.working_set.within(job.pid, job.range.clone());
         let (mut addresses, mut sums) = (Vec::new(), Vec::new());
         let mut at = job.range.start;
         while at < job.range.end {
@@ -143,8 +156,11 @@ impl Shared<'_> {
                 }
                 let sum = checksum(content);
                 let slot = hints.get(address);
-                if let Some(slot) = slot.filter(|slot| self.sums.get(*slot as usize) == Some(&sum))
-                {
+                let slot = slot.filter(|slot| {
+                    self.sums.get(*slot as usize) == Some(&sum)
+                        && (needed.binary_search(&address).is_err() || !self.is_compressed(*slot))
+                });
+                if let Some(slot) = slot {
                     done.unchanged += self.page;
                     push(&mut done.runs, address, slot, self.page);
                     continue;
@@ -164,6 +180,10 @@ impl Shared<'_> {
         )?;
         done.written = addresses;
         Ok(done)
+    }
+
+    fn is_compressed(&self, slot: u64) -> bool {
+        matches!(self.places.get(slot), Place::Record { .. })
     }
 
     /// Reads whole pages, less than asked for when one cannot be read; none when the first cannot.
@@ -259,7 +279,8 @@ mod tests {
             range: start..start + memory.len() as u64,
         };
         let page = crate::sys::page_size();
-        copy(pages, page, &[job], &[hints], &|| false)
+        let nothing = WorkingSet::new(page, 0);
+        copy(pages, page, &[job], &[hints], &nothing, &|| false)
             .unwrap()
             .remove(0)
     }
@@ -279,20 +300,20 @@ mod tests {
         let mut hints = RunMap::new(page);
         first.runs.iter().for_each(|run| hints.insert(*run));
         pages.keep([&hints].into_iter()).unwrap();
-        let size = pages.bytes();
+        let size = pages.sums().len();
 
         let second = copied(&mut pages, &memory, &hints);
         assert!(second.written.is_empty());
         assert_eq!(second.unchanged, 7 * page);
         assert_eq!(second.runs, first.runs);
-        assert_eq!(pages.bytes(), size);
+        assert_eq!(pages.sums().len(), size);
 
         memory[3 * page as usize + 5] = 77;
         memory[4 * page as usize..][..page as usize].fill(0);
         let third = copied(&mut pages, &memory, &hints);
         assert_eq!(third.written, [memory.as_ptr() as u64 + 3 * page]);
         assert_eq!(third.zero, 2 * page);
-        assert_eq!(pages.bytes(), size + page);
+        assert_eq!(pages.sums().len(), size + 1);
     }
 
     #[test]
@@ -326,7 +347,8 @@ mod tests {
         let asked = AtomicUsize::new(0);
         let given_up = || asked.fetch_add(1, Ordering::Relaxed) == 2;
         let hints = RunMap::new(page);
-        let failed = copy(&mut pages, page, &jobs, &[&hints], &given_up);
+        let nothing = WorkingSet::new(page, 0);
+        let failed = copy(&mut pages, page, &jobs, &[&hints], &nothing, &given_up);
         assert!(matches!(failed, Err(OutError::GivenUp)), "{failed:?}");
         let written = pages.file().metadata().unwrap().len();
         assert!(written < 4 * page, "{written} bytes were written");

@@ -3,6 +3,7 @@
 //! ```text
 //!   directory/                        0600 each
 //!     pages.img        header | slot 1 | slot 2 | ...      one page of content per slot
+//!     compressed.img   what has been moved out of slots later           see `compressed`
 //!     working-set.img  what the last wakes touched                     see `working_set`
 //! ```
 //!
@@ -12,6 +13,9 @@
 //! A page of zeros has no slot. Slots that hold the content of a page are never written to: changed
 //! pages go to free slots, and what is no longer needed is free once the whole image is complete.
 //!
+//! An image is written plain, since processes stand still meanwhile. What no wake is known to need
+//! can be compressed afterwards ([`compressor`]); it keeps its slot, of which a hole is left.
+//!
 //! Everything is read with `read`, checked, and used from the buffer that was checked. A mapping
 //! would save a copy, but what the file says can change between check and use, and a file that got
 //! shorter would be a SIGBUS instead of an error.
@@ -19,15 +23,24 @@
 //! Nothing is synced: an image serves processes that are still there, and those do not outlive a
 //! power failure either.
 
+mod compressed;
+mod compressor;
+mod places;
 mod store;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use compressor::{CompressError, discard};
+pub(crate) use compressor::{Compressor, Done as Compression, Plan};
+pub(crate) use places::{Place, Places};
 pub(crate) use store::{Pages, Reader, checksum, is_zero};
 
 /// Name of the file with the content.
 pub const PAGES: &str = "pages.img";
+/// Name of the file with what of it is compressed.
+pub const COMPRESSED: &str = "compressed.img";
+
 /// An image cannot be written or must not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {

@@ -153,7 +153,12 @@ impl Pager {
             None => Some(self.start_server()?),
         };
         let views = match &self.server {
-            Some(server) => server.call(|worker| worker.views())?.unwrap_or_default(),
+            Some(server) => server
+                .call(|worker| {
+                    worker.stop_compressing();
+                    worker.views()
+                })?
+                .unwrap_or_default(),
             None => Vec::new(),
         };
         // All of them: those that share an address space need not share descriptors.
@@ -213,7 +218,7 @@ impl Pager {
                 .map(|process| (process.pid, process.known.clone())),
         );
         self.commit(known)?;
-        stats.image_bytes = self.pages.bytes();
+        stats.image_bytes = self.pages.disk_bytes()?;
         self.note_huge(&leaving)?;
         let server = self.server.take().ok_or(ServerError::Ended)?;
         for process in &mut leaving {
@@ -261,7 +266,14 @@ impl Pager {
                 }));
             }
         }
-        let done = copy(&mut self.pages, self.page, &jobs, &hints, given_up)?;
+        let done = copy(
+            &mut self.pages,
+            self.page,
+            &jobs,
+            &hints,
+            &self.working_set,
+            given_up,
+        )?;
         for process in &mut *leaving {
             stats.missing_bytes += process.missing.bytes();
             process.known = process.missing.clone();

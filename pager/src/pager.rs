@@ -122,9 +122,12 @@ impl Pager {
         &self.directory
     }
 
-    /// Size of the image file in bytes.
-    pub fn image_bytes(&self) -> u64 {
-        self.pages.bytes()
+    /// Bytes that the image takes on its file system.
+    ///
+    /// # Errors
+    /// When the file system does not tell.
+    pub fn image_bytes(&self) -> Result<u64, ImageError> {
+        self.pages.disk_bytes()
     }
 
     /// Goes on filling. To be called when no sleep follows a pause, also because
@@ -153,6 +156,7 @@ impl Pager {
             page: self.page,
             image: self.pages.id(),
             sums: self.pages.sums().clone(),
+            places: self.pages.places().clone(),
         })
     }
 

@@ -11,7 +11,8 @@
 //!
 //! In every state but `Failed` a fault is answered. `Guard` does that alone: processes that are
 //! stopped fault too, when the kernel writes to their memory for them. In `Moving` pages are being
-//! taken away by `MADV_DONTNEED`, which waits for this thread to read of each mapping.
+//! taken away by `MADV_DONTNEED`, which waits for this thread to read of each mapping. `Guard` is also
+//! when the image can be compressed, if nothing else is to be done: who reads it is who changes it.
 //!
 //! Invariants:
 //! - The thread has a descriptor table that it shares with its keeper and with nobody else
@@ -21,6 +22,7 @@
 //!   back or all address spaces are gone.
 
 mod busy;
+mod compress;
 mod events;
 mod fill;
 mod forks;

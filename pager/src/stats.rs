@@ -42,11 +42,54 @@ impl FillPolicy {
     }
 }
 
+/// How much of a processor compressing takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompressPolicy {
+    /// After each step, so many times as long as that has taken nothing is done. Where others want the
+    /// processors a step takes longer, and so does the pause.
+    pub rest: u32,
+}
+
+impl Default for CompressPolicy {
+    /// A tenth of a processor.
+    fn default() -> Self {
+        Self { rest: 9 }
+    }
+}
+
+impl CompressPolicy {
+    /// As fast as possible.
+    pub fn at_once() -> Self {
+        Self { rest: 0 }
+    }
+}
+
+/// What compressing an image did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CompressStats {
+    /// Bytes of pages that were compressed.
+    pub page_bytes: u64,
+    /// What they take now.
+    pub compressed_bytes: u64,
+    /// Bytes of pages that were found not to be worth it.
+    pub stubborn_bytes: u64,
+    /// Bytes that had been compressed before and were put together.
+    pub moved_bytes: u64,
+    /// Processor time of all that.
+    pub cpu_time: Duration,
+    /// From the beginning to the end.
+    pub time: Duration,
+    /// Bytes that the image takes on its file system afterwards.
+    pub image_bytes: u64,
+}
+
 /// What a fill did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FillStats {
     /// Bytes that were filled before the processes ran.
     pub prefetch_bytes: u64,
+    /// Of them, those that had to be decompressed.
+    pub prefetch_decompressed_bytes: u64,
     /// Time for that.
     pub prefetch_time: Duration,
     /// Faults that were answered with content.
@@ -82,7 +125,7 @@ pub struct OutStats {
     pub missing_bytes: u64,
     /// Bytes of pages in movable mappings that stay: shared with another process, or unreadable.
     pub staying_bytes: u64,
-    /// Size of the image file in bytes.
+    /// Bytes that the image takes on its file system.
     pub image_bytes: u64,
     /// Time to get the userfaultfds.
     pub setup_time: Duration,

@@ -78,6 +78,17 @@ impl WorkingSet {
         plan
     }
 
+    /// All pages that are known to be needed, also those that the next wake is to ask for.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = PageOf> {
+        self.leases.keys().copied()
+    }
+
+    /// Addresses of those of process `pid` in `range`, in order.
+    pub(crate) fn within(&self, pid: i32, range: Range<u64>) -> Vec<u64> {
+        let pages = self.leases.range((pid, range.start)..(pid, range.end));
+        pages.map(|((_, address), _)| *address).collect()
+    }
+
     /// A wake is over in which these pages faulted, in this order.
     pub(crate) fn learn(&mut self, faults: &[PageOf]) {
         let mut faulted: BTreeMap<PageOf, u32> = BTreeMap::new();

@@ -5,13 +5,16 @@ use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use twox_hash::XxHash3_64;
 
-use super::{ImageError, PAGES};
+use super::compressed::{Compressed, decompress};
+use super::places::{Piece, Places};
+use super::{COMPRESSED, ImageError, PAGES, Plan, discard};
 use crate::runs::RunMap;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"PODMPGS\n");
@@ -19,6 +22,8 @@ const MAGIC: u64 = u64::from_le_bytes(*b"PODMPGS\n");
 const VERSION: u64 = 1;
 /// The header has the first slot to itself.
 const FIRST_SLOT: u64 = 1;
+/// Size of a block of `stat`, whatever the file system has.
+pub(super) const BLOCK: u64 = 512;
 
 /// XXH3, 64 bits: at memory speed, and wide enough to tell a changed page from an unchanged one.
 /// It is against accidents, not against an enemy: whoever can write the image can write anything.
@@ -48,11 +53,13 @@ pub(crate) struct Pages {
     sums: Arc<Vec<u64>>,
     /// Slots that may be written to, by their first.
     free: BTreeMap<u64, u64>,
+    places: Arc<RwLock<Places>>,
 }
 
 impl Pages {
     /// Makes an empty one, in place of what was there.
     pub(crate) fn create(directory: &Path, page: u64) -> Result<Self, ImageError> {
+        discard(directory)?;
         let path = directory.join(PAGES);
         // A random number, so that a reader does not take another pages file for this one.
         let id = RandomState::new().build_hasher().finish();
@@ -76,6 +83,7 @@ impl Pages {
             id,
             sums: Arc::new(vec![checksum(&header)]),
             free: BTreeMap::new(),
+            places: Arc::default(),
         })
     }
 
@@ -89,9 +97,24 @@ impl Pages {
         &self.sums
     }
 
-    /// Size of the file in bytes.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.sums.len() as u64 * self.page
+    /// Where the content of slots is. Common to all readers.
+    pub(crate) fn places(&self) -> &Arc<RwLock<Places>> {
+        &self.places
+    }
+
+    /// Bytes that the image takes on its file system.
+    pub(crate) fn disk_bytes(&self) -> Result<u64, ImageError> {
+        let pages = self
+            .file
+            .metadata()
+            .map_err(ImageError::io("look at", &self.path))?;
+        let compressed = self.path.with_file_name(COMPRESSED);
+        let compressed = match compressed.metadata() {
+            Ok(about) => about.blocks(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
+            Err(e) => return Err(ImageError::io("look at", &compressed)(e)),
+        };
+        Ok((pages.blocks() + compressed) * BLOCK)
     }
 
     /// To write to the file from a thread that does not own it.
@@ -143,19 +166,18 @@ impl Pages {
         &mut self,
         maps: impl Iterator<Item = &'a RunMap>,
     ) -> Result<(), ImageError> {
-        let mut used: Vec<Range<u64>> = maps
-            .flat_map(RunMap::iter)
-            .map(|run| run.slot..run.slot + (run.end - run.start) / self.page)
-            .collect();
-        used.sort_unstable_by_key(|slots| slots.start);
         self.free.clear();
+        let mut places = write(&self.places);
         let mut next = FIRST_SLOT;
-        for slots in used {
+        for slots in self.named(maps) {
             if next < slots.start {
                 self.free.insert(next, slots.start);
+                places.forget(next..slots.start);
             }
             next = next.max(slots.end);
         }
+        places.forget(next..u64::MAX);
+        drop(places);
         // Readers may have these too: a copy is made only where there is something to cut off.
         if next < self.sums.len() as u64 {
             Arc::make_mut(&mut self.sums).truncate(next as usize);
@@ -167,13 +189,64 @@ impl Pages {
     }
 }
 
-/// The pages file, to read, with the checksums of one moment.
+impl Pages {
+    /// Slots that `maps` name, in order. They can overlap.
+    fn named<'a>(&self, maps: impl Iterator<Item = &'a RunMap>) -> Vec<Range<u64>> {
+        let mut named: Vec<Range<u64>> = maps
+            .flat_map(RunMap::iter)
+            .map(|run| run.slot..run.slot + (run.end - run.start) / self.page)
+            .collect();
+        named.sort_unstable_by_key(|slots| slots.start);
+        named
+    }
+
+    /// What of the image can be compressed when `maps` is all that is needed: everything but the
+    /// slots `plain`, which are in order.
+    pub(crate) fn plan<'a>(&self, maps: impl Iterator<Item = &'a RunMap>, plain: &[u64]) -> Plan {
+        let mut slots: Vec<Range<u64>> = Vec::new();
+        let mut plain = plain.iter().copied().peekable();
+        let mut next = FIRST_SLOT;
+        for named in self.named(maps) {
+            let mut start = named.start.max(next);
+            next = next.max(named.end);
+            while start < named.end {
+                while plain.next_if(|slot| *slot < start).is_some() {}
+                let end = plain.peek().map_or(named.end, |slot| named.end.min(*slot));
+                if start < end {
+                    slots.push(start..end);
+                }
+                start = end + 1;
+            }
+        }
+        let free = self.free.iter().map(|(start, end)| *start..*end);
+        Plan {
+            slots,
+            free: free.collect(),
+        }
+    }
+}
+
+fn read(places: &RwLock<Places>) -> RwLockReadGuard<'_, Places> {
+    places.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(places: &RwLock<Places>) -> RwLockWriteGuard<'_, Places> {
+    places.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The image, to read, with the checksums of one moment.
 #[derive(Debug)]
 pub(crate) struct Reader {
     file: File,
     path: PathBuf,
     page: u64,
+    id: u64,
     sums: Arc<Vec<u64>>,
+    places: Arc<RwLock<Places>>,
+    /// There from the moment on that anything is in it.
+    compressed: Option<Compressed>,
+    /// Bytes of pages that were decompressed.
+    decompressed: AtomicU64,
 }
 
 impl Reader {
@@ -183,15 +256,24 @@ impl Reader {
         page: u64,
         id: u64,
         sums: Arc<Vec<u64>>,
+        places: Arc<RwLock<Places>>,
     ) -> Result<Self, ImageError> {
         let path = directory.join(PAGES);
         let file = File::open(&path).map_err(ImageError::io("open", &path))?;
         let mut header = vec![0; page as usize];
+        let compressed = match read(&places).has_records() {
+            true => Some(Compressed::open(directory, page, id, false)?),
+            false => None,
+        };
         let reader = Self {
             file,
             path,
             page,
+            id,
             sums,
+            places,
+            compressed,
+            decompressed: AtomicU64::new(0),
         };
         reader.read_into(0, &mut header)?;
         let number = |at: usize| {
@@ -222,24 +304,110 @@ impl Reader {
         self.sums = sums;
     }
 
+    pub(crate) fn page(&self) -> u64 {
+        self.page
+    }
+
+    /// Identity of the pages file.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Where content is. Nobody may change it while this is held.
+    pub(crate) fn places(&self) -> RwLockReadGuard<'_, Places> {
+        read(&self.places)
+    }
+
+    /// To say where content is from now on. Waits for whoever reads.
+    pub(crate) fn places_mut(&self) -> RwLockWriteGuard<'_, Places> {
+        write(&self.places)
+    }
+
+    /// Something is going to be compressed.
+    pub(crate) fn can_read(&mut self, compressed: Compressed) {
+        self.compressed = Some(compressed);
+    }
+
+    /// Bytes of pages that were decompressed until now.
+    pub(crate) fn decompressed_bytes(&self) -> u64 {
+        self.decompressed.load(Ordering::Relaxed)
+    }
+
     /// Reads slots from `slot` on into `into`, a whole number of pages, and checks each.
     pub(crate) fn read_into(&self, slot: u64, into: &mut [u8]) -> Result<(), ImageError> {
-        let pages = into.len() as u64 / self.page;
-        match self.file.read_exact_at(into, slot * self.page) {
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(ImageError::Short {
-                path: self.path.clone(),
-                what: format!("slots {slot} to {}", slot + pages - 1),
-            }),
-            read => read.map_err(ImageError::io("read", &self.path)),
-        }?;
-        for (slot, page) in (slot..).zip(into.chunks_exact(self.page as usize)) {
+        let page = self.page as usize;
+        let end = slot + into.len() as u64 / self.page;
+        let places = self.places();
+        let (mut next, mut rest) = (slot, &mut *into);
+        while next < end {
+            let piece = places.piece(next..end);
+            let (Piece::Plain { slots } | Piece::Records { slots, .. }) = piece;
+            let (now, later) = rest.split_at_mut(slots as usize * page);
+            match piece {
+                Piece::Plain { .. } => self.read_plain(next, now)?,
+                Piece::Records { offset, bytes, .. } => {
+                    self.read_records(&places, next, offset, bytes, now)?;
+                }
+            }
+            (next, rest) = (next + slots, later);
+        }
+        drop(places);
+        for (slot, page) in (slot..).zip(into.chunks_exact(page)) {
             if self.sums.get(slot as usize) != Some(&checksum(page)) {
-                return Err(ImageError::Corrupt {
-                    path: self.path.clone(),
-                    what: format!("slot {slot}"),
-                });
+                return Err(self.corrupt(slot));
             }
         }
         Ok(())
     }
+
+    fn read_plain(&self, slot: u64, into: &mut [u8]) -> Result<(), ImageError> {
+        match self.file.read_exact_at(into, slot * self.page) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(self.without(slots(slot, into.len() as u64 / self.page)))
+            }
+            read => read.map_err(ImageError::io("read", &self.path)),
+        }
+    }
+
+    /// Slots from `slot` on, whose records are the `bytes` from `offset` on.
+    fn read_records(
+        &self,
+        places: &Places,
+        slot: u64,
+        offset: u64,
+        bytes: u64,
+        into: &mut [u8],
+    ) -> Result<(), ImageError> {
+        let pages = into.len() as u64 / self.page;
+        let Some(compressed) = &self.compressed else {
+            return Err(self.without(slots(slot, pages)));
+        };
+        let mut records = vec![0; bytes as usize];
+        compressed.read(offset, &mut records, || slots(slot, pages))?;
+        let mut rest = &records[..];
+        for (slot, page) in (slot..).zip(into.chunks_exact_mut(self.page as usize)) {
+            let Piece::Records { bytes, .. } = places.piece(slot..slot + 1) else {
+                return Err(self.corrupt(slot));
+            };
+            let (record, later) = rest.split_at(bytes as usize);
+            if !decompress(record, page) {
+                return Err(self.corrupt(slot));
+            }
+            rest = later;
+        }
+        let pages = into.len() as u64;
+        self.decompressed.fetch_add(pages, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn corrupt(&self, slot: u64) -> ImageError {
+        ImageError::Corrupt {
+            path: self.path.clone(),
+            what: format!("slot {slot}"),
+        }
+    }
+}
+
+fn slots(first: u64, count: u64) -> String {
+    format!("slots {first} to {}", first + count - 1)
 }

@@ -70,6 +70,7 @@ impl Worker {
         if matches!(self.mode, Mode::Failed) {
             return;
         }
+        self.stop_compressing();
         let now = Instant::now();
         match PageBuffer::new(CHUNK) {
             Ok(buffer) => {
@@ -89,9 +90,12 @@ impl Worker {
 
     /// Fills those pages of `plan` that are missing.
     pub(crate) fn prefetch(&mut self, plan: &[(i32, Range<u64>)]) -> Result<(), ServerError> {
+        self.stop_compressing();
         let started = Instant::now();
+        let before = self.reader.decompressed_bytes();
         let result = self.prefetch_all(plan);
         self.stats.prefetch_time += started.elapsed();
+        self.stats.prefetch_decompressed_bytes += self.reader.decompressed_bytes() - before;
         if let Err(error) = result {
             // The caller gets this one; the ranges stay registered.
             self.mode = Mode::Failed;

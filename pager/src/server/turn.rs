@@ -112,7 +112,14 @@ impl Worker {
                 }
                 Some(background.due(self.start.page) - now)
             }
-            Mode::Guard | Mode::Failed if alone => Some(LOOK_INTERVAL),
+            Mode::Guard | Mode::Failed if alone => {
+                self.stop_compressing();
+                Some(LOOK_INTERVAL)
+            }
+            Mode::Guard if self.pass.is_some() => match self.compress_next(now) {
+                Some(pause) => Some(pause),
+                None => return Turn::Go,
+            },
             Mode::Guard | Mode::Moving(_) | Mode::Failed => None,
         };
         self.sleep(wake, timeout);

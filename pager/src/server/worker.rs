@@ -3,13 +3,14 @@
 use std::ops::Range;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Instant;
 
 use super::ServerError;
+use super::compress::Pass;
 use super::fill::Background;
 use crate::FillStats;
-use crate::image::Reader;
+use crate::image::{Places, Reader};
 use crate::runs::RunMap;
 use crate::space::Space;
 use crate::sys::keep::{self, Keeper};
@@ -25,6 +26,8 @@ pub(crate) struct Start {
     /// Identity of the pages file.
     pub(crate) image: u64,
     pub(crate) sums: Arc<Vec<u64>>,
+    /// Where the content of slots is.
+    pub(crate) places: Arc<RwLock<Places>>,
 }
 
 /// An address space and its userfaultfd.
@@ -73,6 +76,8 @@ pub(crate) struct Worker {
     pub(super) keeper: Option<Keeper>,
     pub(super) held: Vec<Held>,
     pub(super) mode: Mode,
+    /// Compresses the image, in `Guard`.
+    pub(super) pass: Option<Pass>,
     pub(super) waiting: Vec<Fault>,
     /// One page: for faults.
     pub(super) single: PageBuffer,
@@ -98,15 +103,16 @@ impl Worker {
     pub(super) fn new(start: Start) -> Result<Self, ServerError> {
         let failed = ServerError::system;
         let keeper = Keeper::start().map_err(failed("start the keeper of descriptors", None))?;
-        let sums = Arc::clone(&start.sums);
+        let (sums, places) = (Arc::clone(&start.sums), Arc::clone(&start.places));
         let page = start.page as usize;
         Ok(Self {
-            reader: Reader::open(&start.directory, start.page, start.image, sums)?,
+            reader: Reader::open(&start.directory, start.page, start.image, sums, places)?,
             forks: Vec::new(),
             start,
             keeper: Some(keeper),
             held: Vec::new(),
             mode: Mode::Guard,
+            pass: None,
             waiting: Vec::new(),
             single: PageBuffer::new(page).map_err(failed("get memory", None))?,
             zeros: PageBuffer::new(page).map_err(failed("get memory", None))?,
@@ -184,6 +190,7 @@ impl Worker {
 
     /// Pages are about to be taken away, or have been.
     pub(crate) fn set_moving(&mut self, moving: bool) {
+        self.stop_compressing();
         self.mode = if moving {
             Mode::Moving(Instant::now())
         } else {
