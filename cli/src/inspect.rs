@@ -130,6 +130,9 @@ fn last_sleep(container: &Container, now: Timestamp, lines: &mut Vec<Line>) {
     if last.working_set_bytes != 0 {
         lines.push(("  working set", bytes(last.working_set_bytes)));
     }
+    if !last.compression.is_empty() {
+        lines.push(("  compression", last.compression.clone()));
+    }
     if !last.deepened.is_empty() {
         lines.push(("  deep because of", last.deepened.clone()));
     }

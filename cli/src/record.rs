@@ -80,6 +80,8 @@ struct LastSleep {
     working_set_bytes: Option<u64>,
     /// Why light sleep became deep.
     deepened: Option<String>,
+    /// What the image is compressed with, or `none: ` and why it cannot be. Not yet where it is missing.
+    compression: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -215,6 +217,7 @@ fn last_sleep(last: proto::LastSleep) -> LastSleep {
         image_bytes: last.image_bytes,
         working_set_bytes: Some(last.working_set_bytes).filter(|bytes| *bytes != 0),
         deepened: some(last.deepened),
+        compression: some(last.compression),
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::de::DeTable;
 
 use crate::value::{
-    ByteSize, CriuLogLevel, DeepSleepAfter, List, LogLevel, Network, OnRestoreFailure, ProcessName,
+    ByteSize, Compression, CriuLogLevel, DeepSleepAfter, List, LogLevel, Network, OnRestoreFailure, ProcessName,
     Program, Setting, Share, TerminateAsleep, UserAgent, deserialize, to_toml,
 };
 
@@ -157,6 +157,13 @@ node_config! {
         /// system of the directory. A sleep that would need more does not begin. Images that
         /// awake containers keep to spare their next sleep writing count too.
         quota: Share = Share::Percent(50),
+        /// What becomes of images of light sleep: "lz4" compresses what no wake is known to need,
+        /// page by page, with at most a tenth of a processor for each container, and a wake ends it
+        /// at once. A file system that cannot give up parts of a file has them stay as they are.
+        compression: Compression = Compression::Lz4,
+        /// Time in light sleep before the image is compressed: what wakes before then is spared
+        /// the work.
+        compress_after: Duration = Duration::from_secs(60),
         /// Checkpointed containers of one process with at least this much memory run again before
         /// all of it is back.
         lazy_threshold: ByteSize = ByteSize::mebibytes(64),

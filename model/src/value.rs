@@ -16,7 +16,7 @@ use serde::de::{self, Deserializer, Visitor};
 pub use lists::{Entry, List, Network, ProcessName, UserAgent};
 pub use names::{ContainerName, PortsMap, Program};
 pub use quantities::{ByteSize, CriuLogLevel, DeepSleepAfter, Share};
-pub use words::{LogLevel, NodeChangeTcp, OnRestoreFailure, TerminateAsleep};
+pub use words::{Compression, LogLevel, NodeChangeTcp, OnRestoreFailure, TerminateAsleep};
 
 use crate::duration::{self, DurationError};
 

@@ -1,6 +1,7 @@
 //! Puts a Python process to sleep and wakes it, several times, and prints how long each step took:
 //! `cargo run --release --example wake -- 50 500`. The numbers are the sizes in MiB; each request
-//! touches 32 MiB, or a fifth where that is less. Needs root.
+//! touches 32 MiB, or a fifth where that is less. With `compressed` among them images are compressed
+//! while it sleeps. Needs root.
 
 #[path = "../tests/root/cage.rs"]
 mod cage;
@@ -10,7 +11,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use cage::Cage;
-use podmotion_pager::{FillStats, NotMoved, Pager};
+use podmotion_pager::{CompressPolicy, FillStats, NotMoved, Pager};
 
 const SERVER: &str = "
 import os, sys
@@ -72,13 +73,17 @@ fn mebibytes(bytes: u64) -> String {
 }
 
 fn main() {
-    for size in std::env::args().skip(1) {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let sizes = arguments.len();
+    arguments.retain(|argument| argument != "compressed");
+    let compress = arguments.len() < sizes;
+    for size in arguments {
         let size: u64 = size.parse().unwrap();
-        run(size, (size / 5).clamp(1, 32));
+        run(size, (size / 5).clamp(1, 32), compress);
     }
 }
 
-fn run(size: u64, hot: u64) {
+fn run(size: u64, hot: u64, compress: bool) {
     println!("{size} MiB, of which a request touches {hot}");
     let directory = tempfile::tempdir_in("/var/tmp").unwrap();
     let mut pager = Pager::create(directory.path()).unwrap();
@@ -110,6 +115,20 @@ fn run(size: u64, hot: u64) {
             mebibytes(stats.missing_bytes),
             mebibytes(stats.image_bytes),
         );
+        if compress {
+            let compressing = moved.compress(CompressPolicy::at_once()).unwrap();
+            let stats = compressing.wait().unwrap().unwrap();
+            println!(
+                "     compressed {} to {} in {}, {} of a processor; not {}, moved {}; image {}",
+                mebibytes(stats.page_bytes),
+                mebibytes(stats.compressed_bytes),
+                milliseconds(stats.time),
+                milliseconds(stats.cpu_time),
+                mebibytes(stats.stubborn_bytes),
+                mebibytes(stats.moved_bytes),
+                mebibytes(stats.image_bytes),
+            );
+        }
         let pid = server.child.id();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let anonymous = status.lines().find(|line| line.starts_with("RssAnon"));

@@ -280,6 +280,7 @@ fn describe(handle: &Handle) -> proto::Container {
         awake_since,
         ports,
         last_sleep,
+        compression,
         last_wake,
         rehearsal,
         counters,
@@ -326,6 +327,7 @@ fn describe(handle: &Handle) -> proto::Container {
                 memory_bytes: last.memory_bytes,
                 image_bytes: last.image_bytes,
                 working_set_bytes: last.working_set_bytes,
+                compression,
                 ..Default::default()
             })
             .into(),

@@ -71,6 +71,8 @@ fn every_key_can_be_set() {
         [checkpoint]
         directory = "/data/checkpoints"
         quota = "1GiB"
+        compression = "none"
+        compress_after = "5m"
         lazy_threshold = 0
         dump_timeout = "1m30s"
         restore_timeout = "1.5s"
@@ -123,6 +125,8 @@ fn every_key_can_be_set() {
         CheckpointConfig {
             directory: "/data/checkpoints".into(),
             quota: Share::Bytes(ByteSize::mebibytes(1024)),
+            compression: Compression::None,
+            compress_after: Duration::from_secs(300),
             lazy_threshold: ByteSize(0),
             dump_timeout: Duration::from_secs(90),
             restore_timeout: Duration::from_millis(1500),

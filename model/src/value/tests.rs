@@ -38,6 +38,7 @@ fn what_is_rendered_is_read_back() {
         ("exit", OnRestoreFailure::Exit),
         ("cold-start", OnRestoreFailure::ColdStart),
     ]);
+    both_ways(&[("lz4", Compression::Lz4), ("none", Compression::None)]);
     both_ways(&[("warn", LogLevel::Warn), ("debug", LogLevel::Debug)]);
     both_ways(&[("2", CriuLogLevel::WARNINGS)]);
     both_ways(&[

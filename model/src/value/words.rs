@@ -64,6 +64,16 @@ words! {
 }
 
 words! {
+    /// What becomes of images of memory some time after they were written.
+    Compression, "lz4 or none" {
+        /// They are compressed.
+        Lz4 = "lz4",
+        /// They stay as they are.
+        None = "none",
+    }
+}
+
+words! {
     /// How much the shim logs.
     LogLevel, "error, warn, info, debug or trace" {
         /// Failures only.

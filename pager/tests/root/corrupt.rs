@@ -7,16 +7,25 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use podmotion_pager::{FillPolicy, ImageError, PAGES, Pager, ServerError};
+use podmotion_pager::{COMPRESSED, FillPolicy, ImageError, Moved, PAGES, Pager, ServerError};
 
 use crate::Case;
 use crate::cage::Cage;
+use crate::compress::compressed;
 use crate::holder::Holder;
 use crate::victim::{directory, moved};
 
 pub const CASES: &[Case] = &[
     ("a_corrupted_image_is_never_gone_on_with", corrupted),
     ("a_short_image_is_never_gone_on_with", short),
+    (
+        "a_corrupted_image_that_is_compressed_is_never_gone_on_with",
+        corrupted_compressed,
+    ),
+    (
+        "a_short_image_that_is_compressed_is_never_gone_on_with",
+        short_compressed,
+    ),
     (
         "an_image_on_a_disk_that_fails_is_never_gone_on_with",
         disk_fails,
@@ -29,20 +38,28 @@ pub const CASES: &[Case] = &[
 ];
 
 fn corrupt(image: &Path) {
-    let path = image.join(PAGES);
-    let pages = File::options().read(true).write(true).open(&path).unwrap();
-    let len = pages.metadata().unwrap().len();
     // A byte in each page but the header's.
-    for at in (4096..len).step_by(4096) {
+    corrupt_file(&image.join(PAGES), 4096);
+}
+
+/// A byte in every `step`, but in the first 4 KiB.
+fn corrupt_file(path: &Path, step: usize) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let len = file.metadata().unwrap().len();
+    for at in (4096..len - 77).step_by(step) {
         let mut byte = [0];
-        pages.read_exact_at(&mut byte, at + 77).unwrap();
-        pages.write_all_at(&[byte[0] ^ 1], at + 77).unwrap();
+        file.read_exact_at(&mut byte, at + 77).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at + 77).unwrap();
     }
 }
 
 fn shorten(image: &Path) {
-    let pages = File::options().write(true).open(image.join(PAGES)).unwrap();
-    pages.set_len(pages.metadata().unwrap().len() / 2).unwrap();
+    shorten_file(&image.join(PAGES));
+}
+
+fn shorten_file(path: &Path) {
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
 }
 
 /// A file system on a file, which is cut off while it is mounted.
@@ -119,6 +136,23 @@ fn corrupted() {
     });
 }
 
+/// Each record has a wrong byte.
+fn corrupted_compressed() {
+    let spoil = |image: &Path| corrupt_file(&image.join(COMPRESSED), 512);
+    let directory = directory();
+    never_gone_on_with_compressed(directory.path(), spoil, |error| {
+        matches!(error, ServerError::Image(ImageError::Corrupt { .. }))
+    });
+}
+
+fn short_compressed() {
+    let spoil = |image: &Path| shorten_file(&image.join(COMPRESSED));
+    let directory = directory();
+    never_gone_on_with_compressed(directory.path(), spoil, |error| {
+        matches!(error, ServerError::Image(ImageError::Short { .. }))
+    });
+}
+
 fn short() {
     never_gone_on_with(shorten, |error| {
         matches!(error, ServerError::Image(ImageError::Short { .. }))
@@ -134,11 +168,28 @@ fn never_gone_on_with_in(
     spoil: impl Fn(&Path),
     expected: fn(&ServerError) -> bool,
 ) {
+    never_gone_on(directory, |_| spoil(directory), expected);
+}
+
+fn never_gone_on_with_compressed(
+    directory: &Path,
+    spoil: impl Fn(&Path),
+    expected: fn(&ServerError) -> bool,
+) {
+    let spoil = |moved: &Moved| {
+        let stats = compressed(moved);
+        assert!(stats.page_bytes > 19 << 20, "{stats:?}");
+        spoil(directory);
+    };
+    never_gone_on(directory, spoil, expected);
+}
+
+fn never_gone_on(directory: &Path, spoil: impl Fn(&Moved), expected: fn(&ServerError) -> bool) {
     fs::create_dir_all(directory).unwrap();
     let cage = Cage::new();
     let mut holder = Holder::start(&cage, 20);
     let moved = moved(cage.sleep(Pager::create(directory).unwrap()));
-    spoil(directory);
+    spoil(&moved);
     let filling = moved.serve(FillPolicy::default()).unwrap();
     // Before the thaw: a reader that waits for a page of its buffer has the pipe locked.
     holder.order("check");

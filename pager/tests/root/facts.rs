@@ -10,6 +10,7 @@ use podmotion_pager::{FillPolicy, ImageError, NotMoved, OutError, Pager, Resumed
 
 use crate::Case;
 use crate::cage::Cage;
+use crate::compress::compressed;
 use crate::holder::Holder;
 use crate::victim::{compiled, directory, moved, proc};
 
@@ -33,6 +34,10 @@ pub const CASES: &[Case] = &[
         lock_is_passed_on,
     ),
     ("two_hundred_cycles_leave_nothing", two_hundred_cycles),
+    (
+        "two_hundred_compressed_cycles_leave_nothing",
+        two_hundred_compressed_cycles,
+    ),
     ("huge_pages_come_back_as_such", huge_pages),
     (
         "what_does_not_fit_on_the_disk_leaves_it_as_it_was",
@@ -346,6 +351,14 @@ fn wait_for_threads(threads: usize) {
 }
 
 fn two_hundred_cycles() {
+    cycles(false);
+}
+
+fn two_hundred_compressed_cycles() {
+    cycles(true);
+}
+
+fn cycles(compress: bool) {
     let directory = directory();
     let cage = Cage::new();
     let mut holder = Holder::start(&cage, 8);
@@ -354,6 +367,9 @@ fn two_hundred_cycles() {
     let mut first = None;
     for cycle in 0..220 {
         let out = moved(cage.sleep(pager));
+        if compress {
+            compressed(&out);
+        }
         let filling = cage.wake(out).unwrap();
         assert_eq!(holder.ask(&format!("touch {}", cycle % 50)), "done");
         pager = if cycle % 3 == 0 {
@@ -366,7 +382,7 @@ fn two_hundred_cycles() {
             let files = fs::read_dir(directory.path()).unwrap().count();
             let now = (holder.descriptors(), own_descriptors(), files);
             let tables = holder.status("VmPTE:");
-            let size = pager.image_bytes();
+            let size = pager.image_bytes().unwrap();
             let (then, then_tables, then_size) = *first.get_or_insert((now, tables, size));
             assert_eq!(now, then, "cycle {cycle}");
             assert!(

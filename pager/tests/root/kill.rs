@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use podmotion_pager::Pager;
+use podmotion_pager::{CompressPolicy, Pager};
 
 use crate::Case;
 use crate::cage::Cage;
@@ -35,6 +35,9 @@ pub fn filler(image: &Path, cage: &Path) -> ! {
     let mut pager = Pager::create(image).unwrap();
     loop {
         let out = moved(cage.sleep(pager));
+        if random.below(2) == 0 {
+            drop(out.compress(CompressPolicy::at_once()).unwrap());
+        }
         sleep(Duration::from_millis(random.below(20)));
         let filling = cage.wake(out).unwrap();
         pager = if random.below(2) == 0 {

@@ -2,6 +2,7 @@
 
 mod busy;
 mod cage;
+mod compress;
 mod corrupt;
 mod facts;
 mod holder;
@@ -31,6 +32,7 @@ fn main() {
         facts::CASES,
         busy::CASES,
         refused::CASES,
+        compress::CASES,
         corrupt::CASES,
         torture::CASES,
         kill::CASES,

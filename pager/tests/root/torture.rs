@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use podmotion_pager::Pager;
+use podmotion_pager::{CompressPolicy, Compressing, Pager};
 
 use crate::Case;
 use crate::cage::Cage;
@@ -96,14 +96,26 @@ fn torture(mut random: Random) {
     let mut pager = Pager::create(directory.path()).unwrap();
     let until = Instant::now() + Duration::from_secs(seconds());
     let (mut sleeps, mut paused, mut faults, mut events) = (0, 0, 0, 0);
+    let (mut compressed, mut given_up) = (0, 0);
     // However slow the machine is: some of everything has happened.
-    while Instant::now() < until || sleeps < 4 || paused == 0 || faults <= 100 || events <= 10 {
+    while Instant::now() < until
+        || [sleeps < 4, paused == 0, faults <= 100, events <= 10].contains(&true)
+        || [compressed, given_up].contains(&0)
+    {
         sleep(Duration::from_millis(20 + random.below(300)));
         if !tortured.runs() {
             tortured.kill(&cage);
             panic!("it was killed");
         }
         let out = moved(cage.sleep(pager));
+        let compressing = match random.below(2) {
+            // At once, or so slowly that the wake comes first.
+            0 => {
+                let rest = [0, 50][random.below(2) as usize];
+                Some(out.compress(CompressPolicy { rest }).unwrap())
+            }
+            _ => None,
+        };
         sleep(Duration::from_millis(random.below(60)));
         let filling = cage.wake(out).unwrap();
         let stats;
@@ -115,12 +127,17 @@ fn torture(mut random: Random) {
         } else {
             (pager, stats) = filling.wait().unwrap();
         }
+        match compressing.map(Compressing::wait) {
+            Some(Some(result)) => compressed += u64::from(result.unwrap().page_bytes > 0),
+            Some(None) => given_up += 1,
+            None => {}
+        }
         sleeps += 1;
         faults += stats.faults;
         events += stats.events;
     }
     let said = tortured.finish();
     eprintln!(
-        "{sleeps} sleeps, {paused} fills not finished, {faults} faults, {events} events, {said}"
+        "{sleeps} sleeps, {compressed} compressed, {paused} fills not finished, {faults} faults, {events} events, {said}"
     );
 }

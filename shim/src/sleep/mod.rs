@@ -47,7 +47,7 @@ mod trouble;
 use std::time::Duration;
 
 use podmotion_criu_driver::FillFailure;
-use podmotion_pager::{FillFailed, FillStats, Pager};
+use podmotion_pager::{CompressError, CompressStats, FillFailed, FillStats, Pager};
 use tokio::sync::oneshot;
 
 use crate::reaper::{Exit, Expectation};
@@ -78,6 +78,10 @@ pub enum Notice {
     Settled(Result<Box<sleeper::Settled>, sleeper::SettleError>),
     /// The time has come to ask whether it is to sleep deeper.
     Deepen,
+    /// The time has come to compress the image of its memory.
+    Compress,
+    /// That has come to an end of its own.
+    Compressed(Result<CompressStats, CompressError>),
     /// The time has come to ask whether there is memory for its wake.
     LookForMemory,
     /// Its memory is out, or not.

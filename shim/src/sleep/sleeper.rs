@@ -6,6 +6,7 @@
 
 mod admission;
 mod cold;
+mod compressing;
 mod deepening;
 mod effects;
 mod ending;
@@ -161,6 +162,8 @@ pub struct Sleeper {
     not_movable: Option<String>,
     /// When to ask whether light sleep is to become deep.
     deepen_at: Option<Instant>,
+    /// When to compress the image of light sleep.
+    compress_at: Option<Instant>,
     /// When light sleep began.
     light_since: Duration,
     /// When it was last tried to make it deep.
@@ -228,6 +231,7 @@ impl Sleeper {
             pager: None,
             not_movable: None,
             deepen_at: None,
+            compress_at: None,
             light_since: Duration::ZERO,
             deepen_tried: None,
             deepening: None,
@@ -256,6 +260,7 @@ impl Sleeper {
             Some(notice) = self.notices.recv() => notice,
             () = at(self.check_at) => Notice::Check,
             () = at(self.deepen_at) => Notice::Deepen,
+            () = at(self.compress_at) => Notice::Compress,
             () = at(self.waits.as_ref().map(admission::Waits::look_at)) => Notice::LookForMemory,
         }
     }
@@ -406,6 +411,7 @@ impl Sleeper {
         }
         if !matches!(state, State::Asleep { .. }) {
             self.deepen_at = None;
+            self.compress_at = None;
         }
         if state == State::Stopped {
             self.check_at = None;

@@ -143,6 +143,9 @@ pub struct Status {
     pub ports: Vec<u16>,
     /// The last sleep.
     pub last_sleep: Option<LastSleep>,
+    /// What became of the image of a last sleep that was light: `lz4`, or `none: ` and why. Empty
+    /// before anything has.
+    pub compression: String,
     /// The last wake.
     pub last_wake: Option<LastWake>,
     /// The last rehearsal of a dry run.
@@ -167,6 +170,7 @@ impl Default for Status {
             awake_since: SystemTime::now(),
             ports: Vec::new(),
             last_sleep: None,
+            compression: String::new(),
             last_wake: None,
             rehearsal: None,
             counters: Counters::default(),

@@ -108,6 +108,9 @@ impl Sleeper {
             self.event(Event::Wake(WakeCause::Failure));
         }
         let outcome = self.event(event);
+        if out {
+            self.compress_later();
+        }
         self.deepen_tried = Some(monotonic());
         self.deepen_at = Some(Instant::now());
         outcome

@@ -13,6 +13,8 @@ impl Sleeper {
             Notice::Looked(result) => self.looked(*result),
             Notice::Settled(result) => self.settled(result),
             Notice::Deepen => return self.look_deeper(),
+            Notice::Compress => self.compress(),
+            Notice::Compressed(result) => self.compressed(result),
             Notice::LookForMemory => self.admit_wake(),
             Notice::FellLight(result) => return self.fell_light(*result),
             Notice::FellCold(result) => return self.fell_cold(*result),

@@ -199,6 +199,7 @@ impl Sleeper {
             return Outcome::Ended(exit);
         }
         self.sleeps_light_from(monotonic());
+        self.compress_later();
         outcome
     }
 
@@ -256,6 +257,7 @@ impl Sleeper {
         let stays_light = self.deep_back_off.retry().is_some();
         self.update(|status| {
             status.last_sleep = Some(last);
+            status.compression.clear();
             status.counters.sleeps += 1;
             // Why it sleeps no deeper goes on being true.
             if !stays_light {

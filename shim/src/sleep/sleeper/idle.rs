@@ -247,7 +247,9 @@ impl Sleeper {
 
     /// The room for its image. What the last sleep has left of it is not needed again.
     fn disk(&self, looked: &Looked) -> Option<Disk> {
-        let there = self.pager.as_ref().map_or(0, Pager::image_bytes);
+        let there = self.pager.as_ref().map(Pager::image_bytes);
+        // Where it cannot be told there is to be room for all of it.
+        let there = there.and_then(Result::ok).unwrap_or_default();
         Some(Disk {
             room: looked.disk?,
             needed: looked.memory.unwrap_or_default().saturating_sub(there),
@@ -260,10 +262,10 @@ impl Sleeper {
         if self.pager.take().is_none() {
             return;
         }
-        let pages = self.memory_images().join(podmotion_pager::PAGES);
+        let directory = self.memory_images();
         self.after_tail(move || {
-            if let Err(cause) = fs::remove_file(&pages) {
-                error!("remove {}: {cause}", pages.display());
+            if let Err(cause) = podmotion_pager::discard(&directory) {
+                error!("{}", Chain(&cause));
             }
         });
     }
