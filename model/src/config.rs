@@ -10,8 +10,8 @@ use serde::Deserialize;
 use toml::de::DeTable;
 
 use crate::value::{
-    ByteSize, Compression, CriuLogLevel, DeepSleepAfter, List, LogLevel, Network, OnRestoreFailure, ProcessName,
-    Program, Setting, Share, TerminateAsleep, UserAgent, deserialize, to_toml,
+    ByteSize, Compression, CriuLogLevel, DeepSleepAfter, List, LogLevel, Network, OnRestoreFailure,
+    ProcessName, Program, Setting, Share, TerminateAsleep, UserAgent, deserialize, to_toml,
 };
 
 /// Where the configuration is on a node.

@@ -16,7 +16,11 @@ use podmotion_pager::{CompressPolicy, FillStats, NotMoved, Pager};
 const SERVER: &str = "
 import os, sys
 size, hot = int(sys.argv[1]) << 20, int(sys.argv[2]) << 20
-data = bytearray(os.urandom(1 << 20) * (size >> 20))
+piece = os.urandom(1 << 20)
+if sys.argv[3] == 'records':
+    piece = b''.join(b'{\"id\": %d, \"name\": \"customer %d\", \"sum\": %d}' % (n, n, n * n) for n in range(30000))
+    piece = piece[:1 << 20].ljust(1 << 20, b' ')
+data = bytearray(piece * (size >> 20))
 for i in range(0, size, 4096): data[i:i+8] = i.to_bytes(8, 'little')
 count = 0
 print('ready', flush=True)
@@ -33,10 +37,11 @@ struct Server {
 }
 
 impl Server {
-    fn start(cage: &Cage, size: u64, hot: u64) -> Self {
+    /// `content` is `records`, or something that cannot be compressed.
+    fn start(cage: &Cage, size: u64, hot: u64, content: &str) -> Self {
         let mut child = cage
             .command("python3".as_ref())
-            .args(["-c", SERVER, &size.to_string(), &hot.to_string()])
+            .args(["-c", SERVER, &size.to_string(), &hot.to_string(), content])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -88,7 +93,8 @@ fn run(size: u64, hot: u64, compress: bool) {
     let directory = tempfile::tempdir_in("/var/tmp").unwrap();
     let mut pager = Pager::create(directory.path()).unwrap();
     let cage = Cage::new();
-    let mut server = Server::start(&cage, size, hot);
+    let content = if compress { "records" } else { "random" };
+    let mut server = Server::start(&cage, size, hot, content);
     let started = Instant::now();
     server.ask();
     println!("  awake: {}", milliseconds(started.elapsed()));

@@ -85,20 +85,19 @@ impl Worker {
         if now < pass.not_before {
             return Some(pass.not_before - now);
         }
-        let result = pass.compressor.step(&self.reader);
+        let step = pass.compressor.step(&self.reader);
         let ended = Instant::now();
         pass.not_before = ended + (ended - now) * pass.policy.rest;
-        match result {
+        let result = match step {
             Ok(true) => return None,
-            Ok(false) => {
-                let stats = pass.stats();
-                let _ = pass.report.send(stats);
-            }
-            Err(error) => {
-                let _ = pass.report.send(Err(error));
-            }
+            Ok(false) => pass.stats(),
+            Err(error) => Err(error),
+        };
+        // Its buffers are free when it is told.
+        if let Some(report) = self.pass.take().map(|pass| pass.report) {
+            // Nobody who waits no longer needs it.
+            let _ = report.send(result);
         }
-        self.pass = None;
         None
     }
 }

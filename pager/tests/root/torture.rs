@@ -8,10 +8,11 @@ use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use podmotion_pager::{CompressPolicy, Compressing, Pager};
+use podmotion_pager::{CompressPolicy, Pager};
 
 use crate::Case;
 use crate::cage::Cage;
+use crate::compress::compressed;
 use crate::victim::{Random, compiled, directory, moved, soak};
 
 pub const CASES: &[Case] = &[("no_byte_differs_in_a_tortured_process", no_byte_differs)];
@@ -96,11 +97,11 @@ fn torture(mut random: Random) {
     let mut pager = Pager::create(directory.path()).unwrap();
     let until = Instant::now() + Duration::from_secs(seconds());
     let (mut sleeps, mut paused, mut faults, mut events) = (0, 0, 0, 0);
-    let (mut compressed, mut given_up) = (0, 0);
+    let (mut compressed_pages, mut given_up) = (0, 0);
     // However slow the machine is: some of everything has happened.
     while Instant::now() < until
         || [sleeps < 4, paused == 0, faults <= 100, events <= 10].contains(&true)
-        || [compressed, given_up].contains(&0)
+        || [compressed_pages, given_up].contains(&0)
     {
         sleep(Duration::from_millis(20 + random.below(300)));
         if !tortured.runs() {
@@ -108,12 +109,14 @@ fn torture(mut random: Random) {
             panic!("it was killed");
         }
         let out = moved(cage.sleep(pager));
-        let compressing = match random.below(2) {
-            // At once, or so slowly that the wake comes first.
+        let compressing = match random.below(4) {
             0 => {
-                let rest = [0, 50][random.below(2) as usize];
-                Some(out.compress(CompressPolicy { rest }).unwrap())
+                let stats = compressed(&out);
+                compressed_pages += stats.page_bytes / 4096;
+                None
             }
+            // So slowly that the wake comes first.
+            1 => Some(out.compress(CompressPolicy { rest: 50 }).unwrap()),
             _ => None,
         };
         sleep(Duration::from_millis(random.below(60)));
@@ -127,10 +130,11 @@ fn torture(mut random: Random) {
         } else {
             (pager, stats) = filling.wait().unwrap();
         }
-        match compressing.map(Compressing::wait) {
-            Some(Some(result)) => compressed += u64::from(result.unwrap().page_bytes > 0),
-            Some(None) => given_up += 1,
-            None => {}
+        if let Some(compressing) = compressing {
+            match compressing.wait() {
+                Some(result) => compressed_pages += result.unwrap().page_bytes / 4096,
+                None => given_up += 1,
+            }
         }
         sleeps += 1;
         faults += stats.faults;
@@ -138,6 +142,6 @@ fn torture(mut random: Random) {
     }
     let said = tortured.finish();
     eprintln!(
-        "{sleeps} sleeps, {compressed} compressed, {paused} fills not finished, {faults} faults, {events} events, {said}"
+        "{sleeps} sleeps, {compressed_pages} pages compressed, {given_up} times given up, {paused} fills not finished, {faults} faults, {events} events, {said}"
     );
 }

@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{App, Client, Container, Depth, Node, Runtime};
 
+use super::compression::{at_once, wait_compressed};
 use super::visit;
 use crate::Body;
 
@@ -18,6 +19,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         corrupted,
     ),
     ("sleep::damage::a_short_image_ends_the_container", short),
+    (
+        "sleep::damage::a_corrupted_image_that_is_compressed_ends_the_container",
+        corrupted_compressed,
+    ),
     (
         "sleep::damage::a_disk_that_fails_ends_the_container",
         disk_fails,
@@ -71,7 +76,22 @@ fn ensure_ended(container: &Container, reasons: &[&str]) -> Result<()> {
 fn corrupted(node: &Node, _: Runtime) -> Result<()> {
     let container = counter(node)?;
     container.sleep()?;
-    for path in files(&images(&checkpoints(), &container))? {
+    corrupt(&container)?;
+    ensure_ended(&container, &["does not match its checksum"])
+}
+
+fn corrupted_compressed(node: &Node, _: Runtime) -> Result<()> {
+    let _settings = at_once(node)?;
+    let container = counter(node)?;
+    container.sleep()?;
+    let status = wait_compressed(&container)?;
+    ensure!(status.last_sleep.compression == "lz4", "{status:?}");
+    corrupt(&container)?;
+    ensure_ended(&container, &["does not match its checksum"])
+}
+
+fn corrupt(container: &Container) -> Result<()> {
+    for path in files(&images(&checkpoints(), container))? {
         let mut file = OpenOptions::new().read(true).write(true).open(&path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
@@ -81,7 +101,7 @@ fn corrupted(node: &Node, _: Runtime) -> Result<()> {
         file.seek(SeekFrom::Start(0))?;
         file.write_all(&bytes)?;
     }
-    ensure_ended(&container, &["does not match its checksum"])
+    Ok(())
 }
 
 fn short(node: &Node, _: Runtime) -> Result<()> {

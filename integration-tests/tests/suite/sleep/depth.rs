@@ -60,7 +60,7 @@ pub(super) fn memory_images(container: &Container) -> PathBuf {
     Path::new("/var/lib/podmotion/checkpoints").join(name)
 }
 
-fn wait_depth(container: &Container, depth: &str) -> Result<Status> {
+pub(super) fn wait_depth(container: &Container, depth: &str) -> Result<Status> {
     container
         .sleeper()
         .wait_until(&format!("{depth} sleep"), |status| status.depth == depth)

@@ -3,6 +3,7 @@
 mod admission;
 mod byhand;
 mod cgroup;
+mod compression;
 mod connections;
 mod core;
 mod crowd;
@@ -75,6 +76,7 @@ const TOPICS: &[Topic] = &[
 /// Those that are run once more with containers that sleep light.
 const LIGHT: &[Topic] = &[
     admission::TESTS,
+    compression::TESTS,
     connections::TESTS,
     core::TESTS,
     crowd::TESTS,

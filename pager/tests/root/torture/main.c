@@ -44,10 +44,11 @@ uint64_t mix(uint64_t x)
 
 uint64_t draw(uint64_t *state) { return *state = mix(*state); }
 
-/* Of one seed in two it can be compressed. */
+/* Half of it can be compressed. */
 static uint64_t word(uint64_t seed, size_t i)
 {
-	return mix(seed + (seed & 1 ? i : i / 16));
+	uint64_t at = seed + i;
+	return mix(at & 4096 ? at : at / 16);
 }
 
 void fill(void *at, size_t bytes, uint64_t seed)

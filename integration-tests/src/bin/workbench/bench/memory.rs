@@ -56,6 +56,8 @@ const SIZES: &[Size] = &[
 
 /// Largest share of the time that plain runc takes for a checkpoint.
 const SLEEP: f64 = 0.5;
+/// Largest share of the time of a wake from a plain image for one from a compressed image.
+const COMPRESSED: f64 = 1.1;
 /// Most milliseconds for a light sleep that is not the first, of the smallest size.
 const SECOND_SLEEP_MS: f64 = 10.0;
 /// From so many MiB on an application reads some of them for each request.
@@ -78,6 +80,7 @@ pub struct Scale {
 enum Images {
     Cached,
     OnDisk,
+    Compressed,
 }
 
 #[derive(Default)]
@@ -101,6 +104,9 @@ struct Measured {
     light: Ours,
     /// The same, with an image that is not in the page cache.
     disk: Ours,
+    /// The same, with an image that is compressed, and beside it in turns with a plain one.
+    compressed: Ours,
+    beside_compressed: Ours,
     deep: Ours,
     plain: Theirs,
 }
@@ -142,11 +148,50 @@ pub fn measure(node: &Node, scale: &Scale, progress: &Progress) -> Result<Vec<Fi
         let count = rounds.max(wakes) + number + 2;
         measured.disk.round(&light, count, Images::OnDisk)?;
     }
+    if is_smallest(mb) {
+        measured.compressed(
+            node,
+            &light,
+            rounds,
+            rounds.max(wakes) + rounds + 2,
+            progress,
+        )?;
+    }
     progress.end(&format!(
         "{mb} MB: {rounds} sleeps and wakes of each, {wakes} from light sleep, in {:.0} s",
         started.elapsed().as_secs_f64()
     ));
     Ok(figures(mb, measured, first))
+}
+
+fn is_smallest(mb: u32) -> bool {
+    SIZES.first().is_some_and(|size| size.mb == mb)
+}
+
+impl Measured {
+    /// Wakes from compressed images and from those of `light`, whose next request is `next`, in turns.
+    fn compressed(
+        &mut self,
+        node: &Node,
+        light: &Container,
+        rounds: u64,
+        next: u64,
+        progress: &Progress,
+    ) -> Result<()> {
+        node.sleep(Depth::Light)?;
+        let settings = node.set("checkpoint.compress_after = \"1ms\"\n")?;
+        let container = node.run(counter(SIZES[0].mb))?;
+        container.stdout()?.wait_for("listening")?;
+        for number in 0..rounds {
+            progress.detail(&format!("compressed, {} of {rounds}", number + 1));
+            self.compressed
+                .round(&container, number + 1, Images::Compressed)?;
+            self.beside_compressed
+                .round(light, next + number, Images::Cached)?;
+        }
+        drop(settings);
+        Ok(())
+    }
 }
 
 /// A container of ours that never sleeps by itself.
@@ -181,8 +226,18 @@ impl Ours {
         let slept = container.wait_state("asleep")?.last_sleep;
         self.sleep.add_time(Duration::from_micros(slept.took_us));
         self.frozen.add_time(Duration::from_micros(slept.frozen_us));
-        if images == Images::OnDisk {
-            evict(container)?;
+        match images {
+            Images::Cached => {}
+            Images::OnDisk => evict(container)?,
+            Images::Compressed => {
+                let slept = container
+                    .sleeper()
+                    .wait_until("a compressed image", |status| {
+                        !status.last_sleep.compression.is_empty()
+                    })?;
+                let said = &slept.last_sleep.compression;
+                ensure!(said == "lz4", "the image is not compressed: {said}");
+            }
         }
 
         let began = Instant::now();
@@ -255,6 +310,8 @@ fn figures(mb: u32, measured: Measured, first: Samples) -> Vec<Figure> {
     let Measured {
         light,
         disk,
+        compressed,
+        beside_compressed,
         deep,
         plain,
     } = measured;
@@ -280,12 +337,19 @@ fn figures(mb: u32, measured: Measured, first: Samples) -> Vec<Figure> {
         deep_wake = deep_wake.target(Target::Share(size.wake));
     }
     let mut light_sleep = sleep("light sleep, decision to memory free", light.sleep);
-    if SIZES.first().is_some_and(|size| size.mb == mb) {
+    if is_smallest(mb) {
         light_sleep = light_sleep.target(Target::AtMost(SECOND_SLEEP_MS));
     }
     let mut figures = vec![light_wake, detail("to running again", light.restore)];
     if light.whole.count() > 0 {
         figures.push(detail("SYN to all memory back", light.whole));
+    }
+    if compressed.wake.count() > 0 {
+        figures.push(
+            named("light wake, compressed", compressed.wake)
+                .beside("light wake, plain", beside_compressed.wake)
+                .target(Target::Share(COMPRESSED)),
+        );
     }
     figures.extend([
         wake("light wake from disk", disk.wake),
