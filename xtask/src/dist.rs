@@ -1,34 +1,58 @@
 //! `cargo xtask build`: the programs as they go to a node, each one static file.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use cargo_metadata::{Metadata, MetadataCommand};
 use indicatif::HumanBytes;
 
-use crate::{elf, process};
+use crate::arch::Arch;
+use crate::{elf, process, setup};
+
+/// Arguments of `cargo xtask build`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Architecture to build for, this machine's unless told otherwise.
+    #[arg(long)]
+    arch: Option<Arch>,
+}
 
 /// (package, program) of everything that goes to a node.
-const PROGRAMS: [(&str, &str); 4] = [
+pub const PROGRAMS: [(&str, &str); 5] = [
     ("podmotion-shim", "containerd-shim-podmotion-v1"),
     ("podmotion-responder", "podmotion-responder"),
     ("podmotion-installer", "podmotion-installer"),
+    ("podmotion-manager", "podmotion-manager"),
     CLI,
 ];
 
 /// The one with manual pages and completions.
 const CLI: (&str, &str) = ("podmotion-cli", "podmotion");
 
-/// Builds the programs and returns the folder that they are in.
+/// Runs the command.
+///
+/// # Errors
+/// When the programs do not compile or turn out to need a loader of the node.
+pub fn run(args: &Args) -> Result<()> {
+    let arch = args.arch.map_or_else(Arch::host, Ok)?;
+    build(arch).map(drop)
+}
+
+/// Builds the programs for `arch` and returns the folder that they are in.
 ///
 /// # Errors
 /// When they do not compile or turn out to need a loader of the node.
-pub fn run() -> Result<PathBuf> {
+pub fn build(arch: Arch) -> Result<PathBuf> {
+    if arch != Arch::host()? {
+        setup::ensure(&[setup::CROSS])?;
+    }
     let packages = PROGRAMS.map(|(package, _)| package);
-    process::passthrough(&mut static_build(&packages)?)?;
-    let release = release_dir()?;
-    let dist = target_dir()?.join("dist");
+    process::passthrough(&mut static_build(&packages, arch)?)?;
+    let release = release_dir(arch)?;
+    let dist = dir(arch)?;
     fs::create_dir_all(&dist).with_context(|| format!("cannot create {}", dist.display()))?;
     for (_, program) in PROGRAMS {
         let built = release.join(program);
@@ -37,6 +61,7 @@ pub fn run() -> Result<PathBuf> {
         let partial = dist.join(format!("{program}.partial"));
         fs::copy(&built, &partial).with_context(|| format!("cannot copy {}", built.display()))?;
         fs::rename(&partial, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
+        arch.check_elf(&copy)?;
         let loader = elf::interpreter(&copy)?;
         ensure!(
             loader.is_none(),
@@ -49,29 +74,56 @@ pub fn run() -> Result<PathBuf> {
             .len();
         println!("{} {}", HumanBytes(size), copy.display());
     }
-    share(&dist)?;
+    if arch == Arch::host()? {
+        share(&dist)?;
+    }
     Ok(dist)
 }
 
-/// The command that builds `packages` as static programs, in [`release_dir`].
+/// Where [`build`] puts the programs for `arch`.
 ///
 /// # Errors
-/// When the compiler does not say what it builds for.
-pub fn static_build(packages: &[&str]) -> Result<Command> {
-    let host = host_triple()?;
-    // Named with --target, so that the flags stay away from build scripts and procedural macros, which cannot be static.
-    let flags = format!(
-        "target.{host}.rustflags=[\"-Ctarget-feature=+crt-static\",\"-Crelocation-model=static\"]"
-    );
+/// When cargo does not answer.
+pub fn dir(arch: Arch) -> Result<PathBuf> {
+    let target = target_dir()?;
+    Ok(if arch == Arch::host()? {
+        target.join("dist")
+    } else {
+        target.join(format!("dist-{}", arch.name()))
+    })
+}
+
+/// The command that builds `packages` as static programs for `arch`, in [`release_dir`]. The same sources make the same
+/// programs, wherever the checkout and cargo's folders are.
+///
+/// # Errors
+/// When cargo or the compiler does not answer.
+pub fn static_build(packages: &[&str], arch: Arch) -> Result<Command> {
+    let triple = arch.triple();
+    let mut flags = vec![
+        "-Ctarget-feature=+crt-static".to_owned(),
+        "-Crelocation-model=static".to_owned(),
+    ];
+    flags.extend(path_flags(&metadata()?)?);
     let mut build = process::command(process::cargo());
+    // Named with --target, so that the flags stay away from build scripts and procedural macros, which cannot be static.
     build.current_dir(crate::project_root()).args([
         "build",
         "--release",
+        "--locked",
         "--target",
-        &host,
+        triple,
         "--config",
-        &flags,
+        // JSON's strings are TOML's too.
+        &format!(
+            "target.{triple}.rustflags={}",
+            serde_json::to_string(&flags)?
+        ),
     ]);
+    if arch != Arch::host()? {
+        let linker = arch.cross_compiler();
+        build.args(["--config", &format!("target.{triple}.linker={linker:?}")]);
+    }
     for package in packages {
         build.args(["--package", package]);
     }
@@ -81,9 +133,35 @@ pub fn static_build(packages: &[&str]) -> Result<Command> {
 /// Where [`static_build`] puts programs.
 ///
 /// # Errors
-/// When the compiler or cargo does not answer.
-pub fn release_dir() -> Result<PathBuf> {
-    Ok(target_dir()?.join(host_triple()?).join("release"))
+/// When cargo does not answer.
+pub fn release_dir(arch: Arch) -> Result<PathBuf> {
+    Ok(target_dir()?.join(arch.triple()).join("release"))
+}
+
+/// Compiler flags that keep this machine's folders out of programs: a panic tells the source file that it is in. Those of
+/// the workspace itself are relative already.
+fn path_flags(metadata: &Metadata) -> Result<Vec<String>> {
+    let sysroot = process::output(process::command("rustc").args(["--print", "sysroot"]))?;
+    let version = process::output(process::command("rustc").arg("-vV"))?;
+    let commit = version
+        .lines()
+        .find_map(|line| line.strip_prefix("commit-hash: "))
+        .context("rustc does not say what commit it is of")?;
+    let mut folders = BTreeSet::new();
+    for package in metadata.packages.iter().filter(|it| it.source.is_some()) {
+        let folder = package.manifest_path.parent().and_then(|dir| dir.parent());
+        folders.extend(folder.map(|folder| (folder.to_string(), "/cargo".to_owned())));
+    }
+    folders.insert((metadata.target_directory.to_string(), "/target".to_owned()));
+    // Without the sources of the standard library the compiler says this by itself.
+    folders.insert((
+        format!("{}/lib/rustlib/src/rust", sysroot.trim()),
+        format!("/rustc/{commit}"),
+    ));
+    Ok(folders
+        .into_iter()
+        .map(|(from, to)| format!("--remap-path-prefix={from}={to}"))
+        .collect())
 }
 
 /// Has the command line write its manual pages and completions, in folders as below `/usr/share`.
@@ -94,24 +172,29 @@ fn share(dist: &Path) -> Result<()> {
     Ok(())
 }
 
-fn host_triple() -> Result<String> {
-    let about = process::output(process::command("rustc").arg("-vV"))?;
-    about
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .map(str::to_owned)
-        .context("rustc does not say what it builds for")
+/// What cargo knows of the workspace and of everything that it is built from.
+///
+/// # Errors
+/// When cargo does not answer.
+pub fn metadata() -> Result<Metadata> {
+    MetadataCommand::new()
+        .cargo_path(process::cargo())
+        .current_dir(crate::project_root())
+        .other_options(["--locked".to_owned()])
+        .exec()
+        .context("cannot ask cargo about the workspace")
 }
 
-fn target_dir() -> Result<PathBuf> {
-    let metadata = process::output(
-        process::command(process::cargo())
-            .current_dir(crate::project_root())
-            .args(["metadata", "--format-version", "1", "--no-deps"]),
-    )?;
-    let metadata: serde_json::Value = serde_json::from_str(&metadata).context("cargo metadata")?;
-    let dir = metadata["target_directory"]
-        .as_str()
-        .context("cargo metadata has no target folder")?;
-    Ok(PathBuf::from(dir))
+/// The folder that cargo builds in.
+///
+/// # Errors
+/// When cargo does not answer.
+pub fn target_dir() -> Result<PathBuf> {
+    MetadataCommand::new()
+        .cargo_path(process::cargo())
+        .current_dir(crate::project_root())
+        .no_deps()
+        .exec()
+        .map(|metadata| metadata.target_directory.into_std_path_buf())
+        .context("cannot ask cargo for its target folder")
 }

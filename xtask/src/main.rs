@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod arch;
 mod check;
 mod dist;
 mod elf;
@@ -32,7 +33,7 @@ enum Command {
     /// Bring build packages, tools, test images and the virtual machine into the cache.
     Setup(setup::Args),
     /// Build the programs that go to a node into `target/dist`, each one static file.
-    Build,
+    Build(dist::Args),
     /// Check format, lints, generated files, licences and advisories.
     Check,
     /// Run the tests; the last line is `N passed, N failed`.
@@ -51,7 +52,7 @@ enum Command {
 fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Setup(args) => setup::run(&args)?,
-        Command::Build => dist::run().map(drop)?,
+        Command::Build(args) => dist::run(&args)?,
         Command::Check => check::run()?,
         Command::Test(args) => return test::run(&args),
         Command::Demo(args) => match workbench::demo(&args)? {},

@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::arch::Arch;
 use crate::setup::{self, Cache};
 use crate::{dist, process};
 
@@ -41,7 +42,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         None
     } else {
         setup::run(&setup::Args::default())?;
-        Some(dist::run()?)
+        Some(dist::build(Arch::host()?)?)
     };
     let mut tally = Tally::default();
     for mut command in commands(args, bin.as_deref())? {

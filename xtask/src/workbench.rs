@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::arch::Arch;
 use crate::setup::{self, Cache};
 use crate::{dist, process};
 
@@ -125,7 +126,7 @@ fn prepare(verb: &str, needs: &[&str]) -> Result<PathBuf> {
         "cargo xtask {verb} starts containers: run it as root"
     );
     setup::ensure(needs)?;
-    dist::run()
+    dist::build(Arch::host()?)
 }
 
 /// Runs the program in place of this one.

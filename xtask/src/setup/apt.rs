@@ -13,6 +13,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, ensure};
 
 use super::{Cache, files, host};
+use crate::arch::Arch;
 use crate::process;
 
 /// Used where the machine has no Debian sources of its own.
@@ -31,12 +32,13 @@ const NETWORK_SETTINGS: &[&str] = &["Acquire::Check-", "Acquire::http::", "Acqui
 pub struct Suites {
     dir: PathBuf,
     mirror: OnceCell<String>,
-    open: RefCell<BTreeMap<String, Rc<Suite>>>,
+    open: RefCell<BTreeMap<(String, Arch), Rc<Suite>>>,
 }
 
-/// One suite of Debian.
+/// One suite of Debian, for one architecture.
 pub struct Suite {
     name: String,
+    arch: Arch,
     dir: PathBuf,
 }
 
@@ -50,6 +52,8 @@ pub struct Deb {
     pub version: String,
     /// Name of the source package.
     pub source: String,
+    /// Version of the source package.
+    pub source_version: String,
 }
 
 impl Suites {
@@ -61,23 +65,33 @@ impl Suites {
         }
     }
 
-    /// The suite called `name`, with fresh package lists.
+    /// The suite called `name` for this machine, with fresh package lists.
     pub fn suite(&self, name: &str) -> Result<Rc<Suite>> {
-        if let Some(suite) = self.open.borrow().get(name) {
+        self.suite_for(name, Arch::host()?)
+    }
+
+    /// The suite called `name` for `arch`, with fresh package lists.
+    pub fn suite_for(&self, name: &str, arch: Arch) -> Result<Rc<Suite>> {
+        let key = (name.to_owned(), arch);
+        if let Some(suite) = self.open.borrow().get(&key) {
             return Ok(Rc::clone(suite));
         }
         let keyring = self.keyring(name)?;
+        let folder = if arch == Arch::host()? {
+            name.to_owned()
+        } else {
+            format!("{name}-{}", arch.name())
+        };
         let suite = Rc::new(Suite {
             name: name.to_owned(),
-            dir: self.dir.join(name),
+            arch,
+            dir: self.dir.join(folder),
         });
         suite
             .configure(self.mirror()?, &keyring)
             .and_then(|()| suite.update())
-            .with_context(|| format!("package lists of Debian {name}"))?;
-        self.open
-            .borrow_mut()
-            .insert(name.to_owned(), Rc::clone(&suite));
+            .with_context(|| format!("package lists of Debian {name} for {}", arch.name()))?;
+        self.open.borrow_mut().insert(key, Rc::clone(&suite));
         Ok(suite)
     }
 
@@ -152,6 +166,7 @@ impl Suite {
         files::write(&self.dir.join("etc/sources.list"), sources.as_bytes())?;
         files::write(&self.dir.join("state/status"), b"")?;
         let dir = self.dir.display();
+        let arch = self.arch.name();
         // How to reach the network (proxies, time-outs, dates) is the machine's decision; all else is ours.
         let mut conf = host_acquire_settings()?;
         conf.push_str(&format!(
@@ -166,6 +181,8 @@ impl Suite {
              Dir::Cache \"{dir}/cache\";\n\
              Dir::Log \"{dir}/state\";\n\
              APT::Sandbox::User \"root\";\n\
+             APT::Architecture \"{arch}\";\n\
+             APT::Architectures {{ \"{arch}\"; }};\n\
              APT::Install-Recommends \"false\";\n\
              Acquire::Languages \"none\";\n\
              Acquire::Retries \"3\";\n"
@@ -223,30 +240,25 @@ impl Suite {
 
 impl Deb {
     fn open(path: PathBuf) -> Result<Self> {
+        let format = "${Package}\n${Version}\n${source:Package}\n${source:Version}\n";
         let fields = process::output(
             process::command("dpkg-deb")
-                .arg("-f")
-                .arg(&path)
-                .args(["Package", "Version", "Source"]),
+                .args(["--show", "--showformat", format])
+                .arg(&path),
         )?;
-        let field = |name: &str| {
+        let mut fields = fields.lines().map(str::to_owned);
+        let mut field = |name: &str| {
             fields
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-                .map(str::to_owned)
+                .next()
+                .filter(|value| !value.is_empty())
+                .with_context(|| format!("{} has no {name}", path.display()))
         };
-        let package =
-            field("Package").with_context(|| format!("{} has no name", path.display()))?;
-        let version =
-            field("Version").with_context(|| format!("{} has no version", path.display()))?;
-        // Without the field, or its version in parentheses, the source is called as the package.
-        let source = field("Source").unwrap_or_else(|| package.clone());
-        let source = source.split(' ').next().unwrap_or(&source).to_owned();
         Ok(Self {
+            package: field("name")?,
+            version: field("version")?,
+            source: field("source")?,
+            source_version: field("version of its source")?,
             path,
-            package,
-            version,
-            source,
         })
     }
 

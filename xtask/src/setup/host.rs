@@ -56,28 +56,33 @@ impl Item for Packages {
     }
 
     fn present(&self, _cache: &Cache) -> Result<bool> {
-        Ok(missing()?.is_empty())
+        Ok(missing(PACKAGES)?.is_empty())
     }
 
     fn make(&self, work: &Work<'_>, _partial: &Path) -> Result<String> {
-        let missing = missing()?;
-        for (package, purpose) in PACKAGES {
-            if missing.contains(package) {
-                work.ui.step(&format!("{package}: {purpose}"));
-            }
-        }
-        update()?;
-        process::output(
-            apt_get()
-                .args(["install", "-y", "--no-install-recommends"])
-                .args(&missing),
-        )?;
-        Ok(format!("{} installed", missing.len()))
+        install(work, PACKAGES)
     }
 
     fn check(&self, _place: &Path) -> Result<()> {
         Ok(())
     }
+}
+
+/// Installs those of `packages` that are missing and says how many they were.
+pub fn install(work: &Work<'_>, packages: &[(&'static str, &str)]) -> Result<String> {
+    let missing = missing(packages)?;
+    for (package, purpose) in packages {
+        if missing.contains(package) {
+            work.ui.step(&format!("{package}: {purpose}"));
+        }
+    }
+    update()?;
+    process::output(
+        apt_get()
+            .args(["install", "-y", "--no-install-recommends"])
+            .args(&missing),
+    )?;
+    Ok(format!("{} installed", missing.len()))
 }
 
 /// Refreshes the machine's package lists.
@@ -99,15 +104,16 @@ fn apt_get() -> Command {
     command
 }
 
-fn missing() -> Result<Vec<&'static str>> {
+/// Those of `packages` that this machine does not have.
+pub fn missing(packages: &[(&'static str, &str)]) -> Result<Vec<&'static str>> {
     // dpkg-query fails when it knows nothing of one of the names, and still lists the others.
     let output = process::command("dpkg-query")
         .args(["-W", "-f", "${Package} ${db:Status-Status}\n"])
-        .args(PACKAGES.iter().map(|(name, _)| name))
+        .args(packages.iter().map(|(name, _)| name))
         .output()
         .context("cannot start dpkg-query: setup works on Debian and Ubuntu")?;
     let listed = String::from_utf8_lossy(&output.stdout);
-    Ok(PACKAGES
+    Ok(packages
         .iter()
         .map(|(name, _)| *name)
         .filter(|name| {

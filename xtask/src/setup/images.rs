@@ -1,5 +1,6 @@
 //! The test images: Debian with the servers that people run, our test applications on top, and a pause program.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -179,6 +180,8 @@ impl Item for Apps {
             entrypoint: &[],
             command: &["python3", "/apps/counter.py"],
             env: &["PYTHONDONTWRITEBYTECODE=1"],
+            labels: &BTreeMap::new(),
+            created: oci::EPOCH,
         };
         oci::write_archive(partial, &image, &[base.join("layer.tar"), layer.clone()])?;
         // The unpacked root is for those who run the applications without containerd.
@@ -227,6 +230,8 @@ impl Item for Pause {
             entrypoint: &["/pause"],
             command: &[],
             env: &[],
+            labels: &BTreeMap::new(),
+            created: oci::EPOCH,
         };
         oci::write_archive(partial, &image, std::slice::from_ref(&layer))?;
         files::remove(&layer)?;

@@ -2,6 +2,8 @@
 
 use super::Item;
 use super::bundle::Bundle;
+use super::criu::{CRIU, Criu};
+use super::cross::Cross;
 use super::deny::Deny;
 use super::go::Go;
 use super::host::Packages;
@@ -10,15 +12,22 @@ use super::kubernetes::Kubernetes;
 use super::python::Python;
 use super::small::Busybox;
 use super::vm::Vm;
+use crate::arch::Arch;
+
+/// Name of the item with the emulators of single programs.
+pub const QEMU_USER: &str = "qemu-user";
+/// Where they are in the cache.
+pub const QEMU_USER_PLACE: &str = "tools/qemu-user";
 
 /// Every item; what one needs comes before it.
 pub fn all() -> Vec<Box<dyn Item>> {
-    let mut items: Vec<Box<dyn Item>> = vec![Box::new(Packages)];
+    let mut items: Vec<Box<dyn Item>> = vec![Box::new(Packages), Box::new(Cross)];
     items.extend(
         bundles()
             .into_iter()
             .map(|bundle| Box::new(bundle) as Box<dyn Item>),
     );
+    items.extend(Arch::ALL.map(|arch| Box::new(Criu(arch)) as Box<dyn Item>));
     items.push(Box::new(Pause));
     items.push(Box::new(Go));
     items.push(Box::new(Base));
@@ -42,19 +51,9 @@ const CONTAINERD_PROGRAMS: &[(&str, &str)] = &[
 
 const RUNC_PROGRAMS: &[(&str, &str)] = &[("usr/sbin/runc", "bin/runc")];
 
-fn bundles() -> [Bundle; 10] {
+fn bundles() -> [Bundle; 11] {
     [
-        Bundle {
-            name: "criu",
-            why: "CRIU 4.2 or newer with its own libraries; the machine's own is never used",
-            place: "criu",
-            suite: "forky",
-            packages: &["criu"],
-            programs: &[("usr/sbin/criu", "bin/criu")],
-            data: &[],
-            links: &[],
-            trial: ("bin/criu", &["--version"], "Version: 4.2"),
-        },
+        CRIU,
         containerd(
             "containerd-1.6",
             "the oldest containerd that is supported",
@@ -108,6 +107,20 @@ fn bundles() -> [Bundle; 10] {
             links: &[("tools/bin/wrk", "tools/wrk/bin/wrk")],
             // wrk prints its usage and fails when asked for its version.
             trial: ("bin/wrk", &["--version"], "wrk"),
+        },
+        Bundle {
+            name: QEMU_USER,
+            why: "runs single programs of the other architecture",
+            place: QEMU_USER_PLACE,
+            suite: "trixie",
+            packages: &["qemu-user"],
+            programs: &[
+                ("usr/bin/qemu-aarch64", "bin/qemu-aarch64"),
+                ("usr/bin/qemu-x86_64", "bin/qemu-x86_64"),
+            ],
+            data: &[],
+            links: &[],
+            trial: ("bin/qemu-aarch64", &["--version"], "qemu-aarch64 version"),
         },
         Bundle {
             name: "qemu",

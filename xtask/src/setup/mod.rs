@@ -8,14 +8,16 @@
 mod apt;
 mod bundle;
 mod cache;
+mod criu;
+mod cross;
 mod deny;
-mod files;
+pub mod files;
 mod go;
 mod host;
 mod images;
 mod items;
 mod kubernetes;
-mod oci;
+pub mod oci;
 mod programs;
 mod python;
 mod rootfs;
@@ -24,14 +26,22 @@ mod ui;
 mod vm;
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub use bundle::{Origin, read_origins};
 pub use cache::Cache;
 use cache::Stamp;
+pub use criu::{Criu, HOME as CRIU_HOME};
+pub use cross::CROSS;
 pub use deny::PROGRAM as CARGO_DENY;
+pub use items::QEMU_USER;
 use ui::Ui;
+
+use crate::arch::Arch;
+use crate::process;
 
 /// Arguments of `cargo xtask setup`.
 #[derive(clap::Args, Default)]
@@ -154,6 +164,20 @@ fn bring_named(cache: &Cache, items: &[Box<dyn Item>], names: &[&str]) -> Result
     }
     work.apt.clean()?;
     Ok(true)
+}
+
+/// A command that runs `program`, which is for `arch`, on this machine.
+///
+/// # Errors
+/// When Podmotion is not built for this machine.
+pub fn emulated(cache: &Cache, arch: Arch, program: &Path) -> Result<Command> {
+    if arch == Arch::host()? {
+        return Ok(process::command(program));
+    }
+    let emulator = cache.path(items::QEMU_USER_PLACE).join("bin");
+    let mut command = process::command(emulator.join(arch.emulator()));
+    command.arg(program);
+    Ok(command)
 }
 
 fn list(cache: &Cache, items: &[Box<dyn Item>]) -> Result<()> {

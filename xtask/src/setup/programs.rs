@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::images::{BASE_PLACE, files_below, sources};
 use super::{Work, files, go, rootfs};
+use crate::arch::Arch;
 use crate::{dist, process};
 
 /// In the workspace.
@@ -32,8 +33,12 @@ pub(super) fn compile(work: &Work<'_>, build: &Path) -> Result<()> {
     )?;
     work.ui.step("compiling the tokio server");
     let (package, program) = TOKIO;
-    process::output(&mut dist::static_build(&[package])?)?;
-    files::copy(&dist::release_dir()?.join(program), &build.join(program))?;
+    let host = Arch::host()?;
+    process::output(&mut dist::static_build(&[package], host)?)?;
+    files::copy(
+        &dist::release_dir(host)?.join(program),
+        &build.join(program),
+    )?;
     work.ui.step("compiling the Java server");
     inside(work, build, "Server.java", &["javac", "-d"])?;
     work.ui.step("compiling the Erlang server");

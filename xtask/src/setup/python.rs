@@ -1,6 +1,7 @@
 //! The test image once more, with Python and a shell in place of everything: an emulated processor unpacks the whole one
 //! for more than a minute.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -62,6 +63,8 @@ impl Item for Python {
             entrypoint: &[],
             command: &["python3", "/apps/counter.py"],
             env: &["PYTHONDONTWRITEBYTECODE=1"],
+            labels: &BTreeMap::new(),
+            created: oci::EPOCH,
         };
         oci::write_archive(partial, &image, &layers)?;
         for layer in &layers {

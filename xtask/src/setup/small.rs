@@ -1,5 +1,6 @@
 //! A small test image, for tests that need a shell and nothing else: it unpacks in no time.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -53,6 +54,8 @@ impl Item for Busybox {
             entrypoint: &[],
             command: &["/bin/sh"],
             env: &[],
+            labels: &BTreeMap::new(),
+            created: oci::EPOCH,
         };
         oci::write_archive(partial, &image, std::slice::from_ref(&layer))?;
         files::remove(&layer)?;
