@@ -1,7 +1,5 @@
 //! The architectures of the nodes that Podmotion is built for.
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
@@ -49,14 +47,6 @@ impl Arch {
         }
     }
 
-    /// The kernel's name for it.
-    pub fn machine(self) -> &'static str {
-        match self {
-            Self::Amd64 => "x86_64",
-            Self::Arm64 => "aarch64",
-        }
-    }
-
     /// What the compiler calls programs for it.
     pub fn triple(self) -> &'static str {
         match self {
@@ -87,18 +77,6 @@ impl Arch {
         }
     }
 
-    /// The package that has the C library which programs for it are linked with.
-    ///
-    /// # Errors
-    /// When Podmotion is not built for this machine's architecture.
-    pub fn libc_package(self) -> Result<&'static str> {
-        Ok(match (self == Self::host()?, self) {
-            (true, _) => "libc6-dev",
-            (false, Self::Amd64) => "libc6-dev-amd64-cross",
-            (false, Self::Arm64) => "libc6-dev-arm64-cross",
-        })
-    }
-
     /// The loader of its programs, below a library folder.
     pub fn loader(self) -> &'static str {
         match self {
@@ -113,64 +91,5 @@ impl Arch {
             Self::Amd64 => "qemu-x86_64",
             Self::Arm64 => "qemu-aarch64",
         }
-    }
-
-    /// The field that tells it in an ELF file.
-    fn elf_machine(self) -> u16 {
-        match self {
-            Self::Amd64 => 62,
-            Self::Arm64 => 183,
-        }
-    }
-
-    /// Fails unless `file` is an ELF file for it.
-    ///
-    /// # Errors
-    /// When it cannot be read, is no ELF file or is for another machine.
-    pub fn check_elf(self, file: &Path) -> Result<()> {
-        let content = crate::setup::files::read(file)?;
-        let machine = content
-            .get(18..20)
-            .filter(|_| content.starts_with(b"\x7fELF"))
-            .and_then(|field| field.try_into().ok())
-            .map(u16::from_le_bytes);
-        match machine {
-            None => bail!("{} is no ELF file", file.display()),
-            Some(found) if found != self.elf_machine() => bail!(
-                "{} is for another machine (ELF machine {found}, {} is {})",
-                file.display(),
-                self.name(),
-                self.elf_machine()
-            ),
-            Some(_) => Ok(()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_program_is_for_this_machine_and_for_no_other() {
-        let this = std::env::current_exe().expect("own path");
-        Arch::host()
-            .expect("known")
-            .check_elf(&this)
-            .expect("for this machine");
-        let error = Arch::foreign()
-            .expect("known")
-            .check_elf(&this)
-            .expect_err("for another machine");
-        assert!(error.to_string().contains("another machine"), "{error}");
-    }
-
-    #[test]
-    fn what_is_no_program_is_said_to_be_none() {
-        let dir = tempfile::tempdir().expect("temporary folder");
-        let file = dir.path().join("script");
-        std::fs::write(&file, "#!/bin/sh\necho a script that is long enough\n").expect("write");
-        let error = Arch::Amd64.check_elf(&file).expect_err("no ELF file");
-        assert!(error.to_string().contains("no ELF file"), "{error}");
     }
 }

@@ -61,7 +61,7 @@ pub fn build(arch: Arch) -> Result<PathBuf> {
         let partial = dist.join(format!("{program}.partial"));
         fs::copy(&built, &partial).with_context(|| format!("cannot copy {}", built.display()))?;
         fs::rename(&partial, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
-        arch.check_elf(&copy)?;
+        elf::check_machine(&copy, arch)?;
         let loader = elf::interpreter(&copy)?;
         ensure!(
             loader.is_none(),
@@ -177,10 +177,14 @@ fn share(dist: &Path) -> Result<()> {
 /// # Errors
 /// When cargo does not answer.
 pub fn metadata() -> Result<Metadata> {
+    let mut options = vec!["--locked".to_owned()];
+    for arch in Arch::ALL {
+        options.extend(["--filter-platform".to_owned(), arch.triple().to_owned()]);
+    }
     MetadataCommand::new()
         .cargo_path(process::cargo())
         .current_dir(crate::project_root())
-        .other_options(["--locked".to_owned()])
+        .other_options(options)
         .exec()
         .context("cannot ask cargo about the workspace")
 }

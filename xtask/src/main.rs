@@ -9,6 +9,7 @@ mod arch;
 mod check;
 mod dist;
 mod elf;
+mod image;
 mod process;
 mod setup;
 mod test;
@@ -34,6 +35,10 @@ enum Command {
     Setup(setup::Args),
     /// Build the programs that go to a node into `target/dist`, each one static file.
     Build(dist::Args),
+    /// Make images of installer and manager as OCI archives, with their SBOMs.
+    Image(image::ImageArgs),
+    /// Make the CRIU bundle of a node as a tar file.
+    Bundle(image::BundleArgs),
     /// Check format, lints, generated files, licences and advisories.
     Check,
     /// Run the tests; the last line is `N passed, N failed`.
@@ -53,6 +58,8 @@ fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Setup(args) => setup::run(&args)?,
         Command::Build(args) => dist::run(&args)?,
+        Command::Image(args) => image::run(&args)?,
+        Command::Bundle(args) => image::bundle(&args)?,
         Command::Check => check::run()?,
         Command::Test(args) => return test::run(&args),
         Command::Demo(args) => match workbench::demo(&args)? {},
