@@ -207,7 +207,7 @@ fn compilers(
     let mut seen = BTreeSet::new();
     for it in contents.linked.iter().filter(|it| seen.insert(&it.name)) {
         let mut package = package(
-            format!("SPDXRef-linked-{}", it.name),
+            format!("SPDXRef-linked-{}", sanitised(&it.name)),
             &it.name,
             &it.version,
             NO_ASSERTION,

@@ -1,7 +1,8 @@
 //! The table of everything that setup brings, in the order of making.
 
 use super::Item;
-use super::bundle::Bundle;
+use super::arm64::Machine;
+use super::bundle::{Bundle, OnDemand};
 use super::criu::{CRIU, Criu};
 use super::cross::Cross;
 use super::deny::Deny;
@@ -36,6 +37,8 @@ pub fn all() -> Vec<Box<dyn Item>> {
     items.push(Box::new(Python));
     items.push(Box::new(Kubernetes));
     items.push(Box::new(Vm));
+    items.push(Box::new(OnDemand(QEMU_ARM)));
+    items.push(Box::new(Machine));
     items.push(Box::new(Deny));
     items
 }
@@ -50,6 +53,23 @@ const CONTAINERD_PROGRAMS: &[(&str, &str)] = &[
 ];
 
 const RUNC_PROGRAMS: &[(&str, &str)] = &[("usr/sbin/runc", "bin/runc")];
+
+/// Only for those who ask for it: everything else is tested on this machine.
+const QEMU_ARM: Bundle = Bundle {
+    name: "qemu-arm",
+    why: "runs an arm64 machine by emulation",
+    place: "tools/qemu-arm",
+    suite: "trixie",
+    packages: &["qemu-system-arm"],
+    programs: &[("usr/bin/qemu-system-aarch64", "bin/qemu-system-aarch64")],
+    data: &[],
+    links: &[],
+    trial: (
+        "bin/qemu-system-aarch64",
+        &["--version"],
+        "QEMU emulator version",
+    ),
+};
 
 fn bundles() -> [Bundle; 11] {
     [
@@ -66,14 +86,14 @@ fn bundles() -> [Bundle; 11] {
             "trixie",
             " 1.7.",
         ),
-        containerd("containerd-2", "the newest containerd", "forky", " 2."),
+        newest_containerd(),
         runc(
             "runc-1.1",
             "the oldest runc that is supported",
             "bookworm",
             "runc version 1.1.",
         ),
-        runc("runc-1.3", "the newest runc", "forky", "runc version 1.3."),
+        newest_runc(),
         Bundle {
             name: "cni",
             why: "network plugins of the tests' pods",
@@ -151,6 +171,16 @@ fn bundles() -> [Bundle; 11] {
             ),
         },
     ]
+}
+
+/// The containerd of the newest suite.
+pub fn newest_containerd() -> Bundle {
+    containerd("containerd-2", "the newest containerd", "forky", " 2.")
+}
+
+/// The runc of the newest suite.
+pub fn newest_runc() -> Bundle {
+    runc("runc-1.3", "the newest runc", "forky", "runc version 1.3.")
 }
 
 const fn containerd(

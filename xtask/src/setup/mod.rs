@@ -6,6 +6,7 @@
 //! differs, the item is made again.
 
 mod apt;
+mod arm64;
 mod bundle;
 mod cache;
 mod criu;
@@ -31,6 +32,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub use arm64::{ARM64, ARM64_PLACE};
 pub use bundle::{Origin, read_origins};
 pub use cache::Cache;
 use cache::Stamp;

@@ -187,6 +187,43 @@ impl Bundle {
     }
 }
 
+/// A bundle that setup brings only when it is named, or needed by what is.
+pub struct OnDemand(pub Bundle);
+
+impl Item for OnDemand {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn why(&self) -> &str {
+        self.0.why()
+    }
+
+    fn needs(&self) -> &[&str] {
+        self.0.needs()
+    }
+
+    fn by_default(&self) -> bool {
+        false
+    }
+
+    fn place(&self) -> Option<&str> {
+        self.0.place()
+    }
+
+    fn recipe(&self, cache: &Cache) -> Result<String> {
+        self.0.recipe(cache)
+    }
+
+    fn make(&self, work: &Work<'_>, partial: &Path) -> Result<String> {
+        self.0.make(work, partial)
+    }
+
+    fn check(&self, place: &Path) -> Result<()> {
+        self.0.check(place)
+    }
+}
+
 /// Libraries that `object` names; none for a static program.
 fn needed(object: &Path) -> Result<Vec<String>> {
     if elf::interpreter(object)?.is_none() && !is_library(object) {
