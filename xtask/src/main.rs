@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod arch;
+mod arm64;
 mod check;
 mod dist;
 mod elf;
@@ -39,6 +40,8 @@ enum Command {
     Image(image::ImageArgs),
     /// Make the CRIU bundle of a node as a tar file.
     Bundle(image::BundleArgs),
+    /// Try the programs on arm64: each under emulation, then all of them in an emulated machine.
+    Arm64(arm64::Args),
     /// Check format, lints, generated files, licences and advisories.
     Check,
     /// Run the tests; the last line is `N passed, N failed`.
@@ -60,6 +63,7 @@ fn main() -> Result<ExitCode> {
         Command::Build(args) => dist::run(&args)?,
         Command::Image(args) => image::run(&args)?,
         Command::Bundle(args) => image::bundle(&args)?,
+        Command::Arm64(args) => arm64::run(&args)?,
         Command::Check => check::run()?,
         Command::Test(args) => return test::run(&args),
         Command::Demo(args) => match workbench::demo(&args)? {},
