@@ -1,14 +1,14 @@
 //! `cargo xtask test`: runs every test and ends with one line, `N passed, N failed`.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::arch::Arch;
 use crate::setup::{self, Cache};
-use crate::{dist, process};
+use crate::{arm64, dist, image, process};
 
 const INTEGRATION: &str = "podmotion-integration-tests";
 
@@ -26,6 +26,14 @@ pub struct Args {
     only: Option<String>,
 }
 
+/// Folders of what is under test.
+struct Product {
+    /// The programs of a node.
+    programs: PathBuf,
+    /// The images, as archives.
+    images: PathBuf,
+}
+
 /// Tests that passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
@@ -38,15 +46,21 @@ struct Tally {
 /// # Errors
 /// When the tests could not be run at all. Failed tests make the exit code.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let bin = if args.fast {
+    let product = if args.fast {
         None
     } else {
         setup::run(&setup::Args::default())?;
-        Some(dist::build(Arch::host()?)?)
+        let programs = dist::build(Arch::host()?)?;
+        let images = image::of_host(&programs)?;
+        Some(Product { programs, images })
     };
     let mut tally = Tally::default();
-    for mut command in commands(args, bin.as_deref())? {
+    for mut command in commands(args, product.as_ref())? {
         tally.add(count(&mut command)?);
+    }
+    // Its programs take as long to compile as all tests take.
+    if args.soak && args.only.is_none() {
+        tally.add(arm64());
     }
     ensure!(
         tally != Tally::default(),
@@ -61,13 +75,26 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// `bin` is the folder of the programs under test, none for the fast tests.
-fn commands(args: &Args, bin: Option<&Path>) -> Result<Vec<Command>> {
+/// Tries the product on arm64, which is one test.
+fn arm64() -> Tally {
+    let mut tally = Tally::default();
+    match arm64::run(&arm64::Args::default()) {
+        Ok(()) => tally.passed += 1,
+        Err(error) => {
+            println!("test: arm64: {error:#}");
+            tally.failed += 1;
+        }
+    }
+    tally
+}
+
+/// `product` is what is under test, none for the fast tests.
+fn commands(args: &Args, product: Option<&Product>) -> Result<Vec<Command>> {
     let mut each = vec![
         vec!["--workspace", "--exclude", INTEGRATION],
         vec!["--package", INTEGRATION, "--lib", "--bins"],
     ];
-    if bin.is_some() {
+    if product.is_some() {
         each.push(vec![
             "--package",
             "podmotion-bpf",
@@ -90,8 +117,10 @@ fn commands(args: &Args, bin: Option<&Path>) -> Result<Vec<Command>> {
                 .args(["test", "--no-fail-fast"])
                 .args(targets)
                 .env("PODMOTION_CACHE", cache.root());
-            match bin {
-                Some(bin) => command.env("PODMOTION_BIN", bin),
+            match product {
+                Some(product) => command
+                    .env("PODMOTION_BIN", &product.programs)
+                    .env("PODMOTION_IMAGES", &product.images),
                 None => command.env("PODMOTION_SKIP_ROOT", "1"),
             };
             if args.soak {
@@ -185,13 +214,17 @@ mod tests {
 
     #[test]
     fn the_long_variants_run_only_when_asked_for() {
+        let product = Product {
+            programs: PathBuf::from("bin"),
+            images: PathBuf::from("images"),
+        };
         for soak in [false, true] {
             let args = Args {
                 fast: false,
                 soak,
                 only: None,
             };
-            for command in commands(&args, Some(Path::new("bin"))).expect("commands") {
+            for command in commands(&args, Some(&product)).expect("commands") {
                 let set = command.get_envs().any(|(name, value)| {
                     name == "PODMOTION_SOAK" && value.is_some_and(|value| value == "1")
                 });

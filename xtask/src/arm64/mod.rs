@@ -42,7 +42,7 @@ const MANNERS: [(&str, &[&str], &str); 2] = [
 ];
 
 /// Arguments of `cargo xtask arm64`.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub struct Args {
     /// Take the programs from this folder instead of compiling them.
     #[arg(long, value_name = "DIR")]

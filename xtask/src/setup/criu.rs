@@ -56,7 +56,11 @@ impl Item for Criu {
     }
 
     fn needs(&self) -> &[&str] {
-        &["packages", QEMU_USER]
+        // The other architecture's is tried out under emulation.
+        match Arch::host() {
+            Ok(host) if host == self.0 => &["packages"],
+            _ => &["packages", QEMU_USER],
+        }
     }
 
     fn by_default(&self) -> bool {

@@ -28,6 +28,7 @@ pub fn all() -> Vec<Box<dyn Item>> {
             .into_iter()
             .map(|bundle| Box::new(bundle) as Box<dyn Item>),
     );
+    items.push(Box::new(OnDemand(QEMU_USER_BUNDLE)));
     items.extend(Arch::ALL.map(|arch| Box::new(Criu(arch)) as Box<dyn Item>));
     items.push(Box::new(Pause));
     items.push(Box::new(Go));
@@ -54,7 +55,22 @@ const CONTAINERD_PROGRAMS: &[(&str, &str)] = &[
 
 const RUNC_PROGRAMS: &[(&str, &str)] = &[("usr/sbin/runc", "bin/runc")];
 
-/// Only for those who ask for it: everything else is tested on this machine.
+/// The emulators are for those who ask for them: everything else is tested on this machine.
+const QEMU_USER_BUNDLE: Bundle = Bundle {
+    name: QEMU_USER,
+    why: "runs single programs of the other architecture",
+    place: QEMU_USER_PLACE,
+    suite: "trixie",
+    packages: &["qemu-user"],
+    programs: &[
+        ("usr/bin/qemu-aarch64", "bin/qemu-aarch64"),
+        ("usr/bin/qemu-x86_64", "bin/qemu-x86_64"),
+    ],
+    data: &[],
+    links: &[],
+    trial: ("bin/qemu-aarch64", &["--version"], "qemu-aarch64 version"),
+};
+
 const QEMU_ARM: Bundle = Bundle {
     name: "qemu-arm",
     why: "runs an arm64 machine by emulation",
@@ -71,7 +87,7 @@ const QEMU_ARM: Bundle = Bundle {
     ),
 };
 
-fn bundles() -> [Bundle; 11] {
+fn bundles() -> [Bundle; 10] {
     [
         CRIU,
         containerd(
@@ -127,20 +143,6 @@ fn bundles() -> [Bundle; 11] {
             links: &[("tools/bin/wrk", "tools/wrk/bin/wrk")],
             // wrk prints its usage and fails when asked for its version.
             trial: ("bin/wrk", &["--version"], "wrk"),
-        },
-        Bundle {
-            name: QEMU_USER,
-            why: "runs single programs of the other architecture",
-            place: QEMU_USER_PLACE,
-            suite: "trixie",
-            packages: &["qemu-user"],
-            programs: &[
-                ("usr/bin/qemu-aarch64", "bin/qemu-aarch64"),
-                ("usr/bin/qemu-x86_64", "bin/qemu-x86_64"),
-            ],
-            data: &[],
-            links: &[],
-            trial: ("bin/qemu-aarch64", &["--version"], "qemu-aarch64 version"),
         },
         Bundle {
             name: "qemu",
