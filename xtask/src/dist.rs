@@ -80,6 +80,26 @@ pub fn build(arch: Arch) -> Result<PathBuf> {
     Ok(dist)
 }
 
+/// Whether the programs compile for `arch`: types of the C library differ between architectures.
+///
+/// # Errors
+/// When they do not.
+pub fn check(arch: Arch) -> Result<()> {
+    setup::ensure(&[setup::CROSS])?;
+    let mut check = process::command(process::cargo());
+    check.current_dir(crate::project_root()).args([
+        "check",
+        "--quiet",
+        "--locked",
+        "--target",
+        arch.triple(),
+    ]);
+    for (package, _) in PROGRAMS {
+        check.args(["--package", package]);
+    }
+    process::passthrough(&mut check)
+}
+
 /// Where [`build`] puts the programs for `arch`.
 ///
 /// # Errors

@@ -58,9 +58,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     for mut command in commands(args, product.as_ref())? {
         tally.add(count(&mut command)?);
     }
-    // Its programs take as long to compile as all tests take.
-    if args.soak && args.only.is_none() {
-        tally.add(arm64());
+    if product.is_some() && args.only.is_none() {
+        let foreign = Arch::foreign()?;
+        tally.add(single(&format!("compile for {}", foreign.name()), || {
+            dist::check(foreign)
+        }));
+        // Its programs take as long to build as all tests take.
+        if args.soak {
+            tally.add(single("arm64", || arm64::run(&arm64::Args::default())));
+        }
     }
     ensure!(
         tally != Tally::default(),
@@ -75,17 +81,22 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// Tries the product on arm64, which is one test.
-fn arm64() -> Tally {
-    let mut tally = Tally::default();
-    match arm64::run(&arm64::Args::default()) {
-        Ok(()) => tally.passed += 1,
+/// Something that is one test by itself.
+fn single(name: &str, body: impl FnOnce() -> Result<()>) -> Tally {
+    println!("test: {name}");
+    match body() {
+        Ok(()) => Tally {
+            passed: 1,
+            failed: 0,
+        },
         Err(error) => {
-            println!("test: arm64: {error:#}");
-            tally.failed += 1;
+            println!("test: {name}: {error:#}");
+            Tally {
+                passed: 0,
+                failed: 1,
+            }
         }
     }
-    tally
 }
 
 /// `product` is what is under test, none for the fast tests.
@@ -231,6 +242,12 @@ mod tests {
                 assert_eq!(set, soak, "{command:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_single_test_counts_as_one() {
+        assert_eq!(single("it", || Ok(())).passed, 1);
+        assert_eq!(single("it", || anyhow::bail!("broken")).failed, 1);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod images;
 mod kube;
 mod plain;
 mod pool;
@@ -38,6 +39,7 @@ fn run() -> Result<ExitCode> {
             let mut trials = plain::trials();
             trials.extend(sleep::trials());
             trials.extend(cli::trials());
+            trials.extend(images::trials());
             trials.extend(kube::trials());
             trials.push(vm::outside());
             trials

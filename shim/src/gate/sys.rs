@@ -14,7 +14,8 @@ pub(super) fn make_tap(tun: BorrowedFd<'_>, pattern: &str) -> io::Result<String>
     let name: Vec<u8> = request
         .ifr_name
         .iter()
-        .map(|byte| byte.cast_unsigned())
+        // Signed on x86_64, unsigned on arm64.
+        .flat_map(|byte| byte.to_ne_bytes())
         .take_while(|byte| *byte != 0)
         .collect();
     String::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData.into())

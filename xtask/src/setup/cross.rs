@@ -27,10 +27,6 @@ impl Item for Cross {
         &["packages"]
     }
 
-    fn by_default(&self) -> bool {
-        false
-    }
-
     fn place(&self) -> Option<&str> {
         None
     }
