@@ -1,6 +1,8 @@
 //! `podmotion.shim.v1`: what this shim's containers do, for `podmotion ps` and the node's manager,
 //! and sleep or wake on request. Only root can connect.
 
+mod tallies;
+
 use std::{
     fs, io,
     os::unix::{fs::DirBuilderExt, fs::PermissionsExt, net::UnixListener},
@@ -284,6 +286,7 @@ fn describe(handle: &Handle) -> proto::Container {
         last_wake,
         rehearsal,
         counters,
+        tallies,
         packets,
         probes,
         last_error,
@@ -357,6 +360,7 @@ fn describe(handle: &Handle) -> proto::Container {
             cold_starts: counters.cold_starts,
             ..Default::default()
         }),
+        tallies: MessageField::some(tallies::tallies(&tallies)),
         packets: MessageField::some(proto::Packets {
             held: packets.held,
             dropped: packets.dropped,

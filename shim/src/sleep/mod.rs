@@ -19,7 +19,7 @@
 //! - [`pod`] shares the pod's gate between its containers; [`look`] sees what a container does,
 //!   [`facts`] keeps what stays the same about it.
 //! - [`leftover`] removes what a shim that was killed could not.
-//! - [`status`] is what others may see of it.
+//! - [`status`] is what others may see of it, [`tally`] what came of its sleeps and wakes.
 
 mod deepen;
 pub mod facts;
@@ -42,6 +42,7 @@ mod sleeper;
 pub mod status;
 mod still;
 mod stop;
+pub mod tally;
 mod trouble;
 
 use std::time::Duration;

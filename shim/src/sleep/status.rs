@@ -14,7 +14,7 @@ use podmotion_model::{
 use podmotion_pager::FillStats;
 use tokio::sync::{mpsc, watch};
 
-use super::Notice;
+use super::{Notice, tally::Tallies};
 use crate::gate;
 
 /// One sleep that succeeded.
@@ -152,6 +152,8 @@ pub struct Status {
     pub rehearsal: Option<Rehearsal>,
     /// Counts.
     pub counters: Counters,
+    /// The same by depth, with times.
+    pub tallies: Tallies,
     /// What the gate's programs had counted in the pod when the container last woke.
     pub packets: gate::Counters,
     /// The kubelet's probes.
@@ -174,6 +176,7 @@ impl Default for Status {
             last_wake: None,
             rehearsal: None,
             counters: Counters::default(),
+            tallies: Tallies::default(),
             packets: gate::Counters::default(),
             probes: Probes::default(),
             last_error: None,

@@ -259,6 +259,7 @@ impl Sleeper {
             status.last_sleep = Some(last);
             status.compression.clear();
             status.counters.sleeps += 1;
+            status.tallies.sleep(last.depth).succeeded(last.took);
             // Why it sleeps no deeper goes on being true.
             if !stays_light {
                 status.last_error = None;
@@ -278,14 +279,24 @@ impl Sleeper {
         for asker in self.asked.drain(..) {
             drop(asker.send(Err(Refusal::Sleep(why.clone()))));
         }
+        let depth = match self.lifecycle.state() {
+            State::FallingAsleep { into, .. } => into,
+            _ => Depth::Deep,
+        };
         if trouble.is_traffic() {
             let id = &self.new.identity.id;
             info!("container {id} does not fall asleep: {why}");
-            self.update(|status| status.counters.sleeps_aborted += 1);
+            self.update(|status| {
+                status.counters.sleeps_aborted += 1;
+                status.tallies.sleep(depth).aborted += 1;
+            });
             return (Event::SleepAborted, why);
         }
         self.failed(what, trouble);
-        self.update(|status| status.counters.sleeps_failed += 1);
+        self.update(|status| {
+            status.counters.sleeps_failed += 1;
+            status.tallies.sleep(depth).failed += 1;
+        });
         (Event::SleepFailed, why)
     }
 

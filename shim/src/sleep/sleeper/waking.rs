@@ -77,7 +77,11 @@ impl Sleeper {
             Ok(risen) => self.woke(risen, expectation),
             Err(trouble) => {
                 self.failed("restore", &trouble);
-                self.update(|status| status.counters.wakes_failed += 1);
+                let lazy = matches!(self.lifecycle.state(), State::Waking { lazy: true, .. });
+                self.update(|status| {
+                    status.counters.wakes_failed += 1;
+                    status.tallies.wake(Depth::Deep).failed(lazy);
+                });
                 self.event(Event::WakeFailed)
             }
         }
@@ -144,6 +148,7 @@ impl Sleeper {
         self.update(|status| {
             status.last_wake = Some(last);
             status.counters.wakes += 1;
+            status.tallies.wake(depth).succeeded(took, lazy);
         });
         if self.begins_use(cause) {
             self.awake_since = monotonic();
@@ -193,7 +198,10 @@ impl Sleeper {
             Ok(risen) => risen,
             Err(trouble) => {
                 self.failed("wake", &trouble);
-                self.update(|status| status.counters.wakes_failed += 1);
+                self.update(|status| {
+                    status.counters.wakes_failed += 1;
+                    status.tallies.wake(Depth::Light).failed(true);
+                });
                 let why = self.status.borrow().last_error.clone().unwrap_or_default();
                 self.answer_wakers(&Err(Refusal::Wake(why)));
                 if let RiseTrouble::Lost(lost) = trouble {
@@ -287,6 +295,9 @@ impl Sleeper {
                 }
                 self.update(|status| {
                     status.packets = released.packets;
+                    if let Some(held) = released.held_for {
+                        status.tallies.first_packet_held.add(held);
+                    }
                     if let Some(wake) = &mut status.last_wake {
                         wake.first_packet_held = released.held_for;
                         wake.packets = released.frames as u64;
