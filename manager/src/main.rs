@@ -1,14 +1,101 @@
 //! `podmotion-manager`: shows a cluster what sleeps on a node.
-#![forbid(unsafe_code)]
+//!
+//! It follows the node's shims (`shims`), keeps what they told last (`store`) and shows it: as metrics
+//! (`metrics`, over `http`) and to Kubernetes (`cluster`, `node`). It decides nothing about any container: one
+//! that is dead stops no sleep and no wake, and one that starts anew picks everything up.
+#![deny(unsafe_code)]
 
+mod args;
+mod cluster;
+mod folder;
+mod health;
+mod http;
+mod metrics;
+mod node;
+mod shims;
+mod store;
+mod sys;
+
+use std::io;
+
+use anyhow::{Context, Result};
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
 
-/// Shows a cluster what sleeps on a node.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {}
+use args::Args;
+use folder::Folder;
+use metrics::{ApiErrors, Metrics};
+use store::Store;
 
-fn main() -> anyhow::Result<()> {
-    let _arguments = Arguments::parse();
+fn main() -> Result<()> {
+    let args = Args::parse();
+    log_to_stderr()?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the event loop")?
+        .block_on(run(args))
+}
+
+fn log_to_stderr() -> Result<()> {
+    let filter =
+        EnvFilter::try_from_env("PODMOTION_LOG").or_else(|error| {
+            match std::env::var_os("PODMOTION_LOG") {
+                None => Ok(EnvFilter::new("info")),
+                Some(value) => {
+                    Err(error).with_context(|| format!("PODMOTION_LOG={}", value.display()))
+                }
+            }
+        })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .init();
     Ok(())
+}
+
+async fn run(args: Args) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+    let folder = Folder::watch(&args.shims)?;
+    let listener = http::listen(args.metrics_address).await?;
+
+    let (store, seen) = watch::channel(Store::default());
+    let (tested, self_test) = watch::channel(None);
+    let errors = ApiErrors::default();
+    let (health, healthy) = watch::channel(health::Cluster::default());
+    let show = cluster::Show::from_args(&args, &seen, &self_test, &errors, health).await?;
+    let metrics = Metrics::new(seen, self_test, errors);
+
+    let (end, ended) = watch::channel(());
+    let served = tokio::spawn(http::serve(
+        listener,
+        (!args.no_metrics).then_some(metrics),
+        healthy,
+        async move {
+            let mut ended = ended;
+            // It has been told when nobody is left to tell it.
+            drop(ended.changed().await);
+        },
+    ));
+    tokio::select! {
+        result = shims::follow(folder, store) => result?,
+        result = node::follow(&args.self_test, tested) => result?,
+        () = shown(show) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    drop(end);
+    served.await.context("serve")?.context("serve")
+}
+
+/// Without a cluster there is nothing to be done, for ever.
+async fn shown(show: Option<cluster::Show>) {
+    match show {
+        Some(show) => show.run().await,
+        None => std::future::pending().await,
+    }
 }

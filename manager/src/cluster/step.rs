@@ -1,0 +1,204 @@
+//! What is to be done for a pod next: one step at a time, each decided by the pod as it is then.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use podmotion_proto::shim::v1::Container;
+
+use super::requests::{self, OriginalsError, Requests};
+use super::status::{self, ASLEEP, Condition, LABEL};
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wishes {
+    /// Status labels.
+    pub labels: bool,
+    /// Requests of sleeping containers lowered.
+    pub lower: bool,
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Put requests back.
+    Restore(Requests),
+    /// Set all labels and the annotation that are ours.
+    Metadata {
+        /// The labels.
+        labels: BTreeMap<String, String>,
+        /// What the annotation says; nothing for none.
+        originals: Requests,
+    },
+    /// Lower requests.
+    Lower(Requests),
+    /// Set the condition.
+    Condition(Condition),
+}
+
+/// The next step; `None` where all is as it should be, or nothing is known about the pod's containers.
+///
+/// # Errors
+/// When the pod's annotation cannot be read.
+pub fn next(
+    pod: &Pod,
+    containers: &[&Container],
+    wishes: Wishes,
+) -> Result<Option<Step>, OriginalsError> {
+    if containers.is_empty() {
+        return Ok(None);
+    }
+    let plan = requests::plan(pod, containers, wishes.lower)?;
+    if !plan.restore.is_empty() {
+        return Ok(Some(Step::Restore(plan.restore)));
+    }
+    let labels = match wishes.labels {
+        true => status::labels(containers),
+        false => BTreeMap::new(),
+    };
+    if labels != labels_of(pod) || plan.originals != requests::originals(pod)? {
+        return Ok(Some(Step::Metadata {
+            labels,
+            originals: plan.originals,
+        }));
+    }
+    if !plan.lower.is_empty() {
+        return Ok(Some(Step::Lower(plan.lower)));
+    }
+    let condition = status::condition(containers);
+    Ok((!shows(pod, &condition)).then_some(Step::Condition(condition)))
+}
+
+fn labels_of(pod: &Pod) -> BTreeMap<String, String> {
+    let labels = pod.metadata.labels.iter().flatten();
+    labels
+        .filter(|(key, _)| key.starts_with(LABEL))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+/// Whether the pod has this condition. Its time is that of the last change of its status.
+fn shows(pod: &Pod, wanted: &Condition) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| &status.conditions);
+    let same = |one: &PodCondition| {
+        one.type_ == ASLEEP
+            && one.status == wanted.status
+            && one.reason.as_deref() == Some(wanted.reason)
+            && one.message.as_deref() == Some(&wanted.message)
+    };
+    conditions.flatten().any(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const ALL: Wishes = Wishes {
+        labels: true,
+        lower: true,
+    };
+
+    fn pod() -> Value {
+        json!({
+            "metadata": {"name": "pod"},
+            "spec": {"containers": [
+                {"name": "web", "resources": {"requests": {"cpu": "500m"}}},
+            ]},
+            "status": {"qosClass": "Burstable"},
+        })
+    }
+
+    fn told(state: &str) -> Container {
+        Container {
+            name: "web".into(),
+            state: state.into(),
+            depth: if state == "asleep" { "light" } else { "" }.into(),
+            ..Default::default()
+        }
+    }
+
+    /// What the API server makes of a step.
+    fn done(pod: &mut Value, step: &Step) {
+        let set = |pod: &mut Value, all: &Requests| {
+            for (resource, value) in &all["web"] {
+                pod["spec"]["containers"][0]["resources"]["requests"][resource] = json!(value);
+            }
+        };
+        match step {
+            Step::Restore(all) | Step::Lower(all) => set(pod, all),
+            Step::Metadata { labels, originals } => {
+                pod["metadata"]["labels"] = json!(labels);
+                pod["metadata"]["annotations"] = match originals.is_empty() {
+                    true => json!({}),
+                    false => json!({
+                        requests::ORIGINALS: serde_json::to_string(originals).unwrap()
+                    }),
+                };
+            }
+            Step::Condition(condition) => {
+                pod["status"]["conditions"] = json!([condition]);
+            }
+        }
+    }
+
+    /// All steps until nothing is left to do, by name.
+    fn steps(pod: &mut Value, state: &str, wishes: Wishes) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        loop {
+            let now: Pod = serde_json::from_value(pod.clone()).unwrap();
+            let Some(step) = next(&now, &[&told(state)], wishes).unwrap() else {
+                return names;
+            };
+            done(pod, &step);
+            names.push(match step {
+                Step::Restore(_) => "restore",
+                Step::Metadata { .. } => "metadata",
+                Step::Lower(_) => "lower",
+                Step::Condition(_) => "condition",
+            });
+            assert!(names.len() < 10, "no end: {names:?}");
+        }
+    }
+
+    #[test]
+    fn originals_are_noted_before_anything_is_lowered_and_go_when_all_is_back() {
+        let mut pod = pod();
+        let down = steps(&mut pod, "asleep", ALL);
+        assert_eq!(down, ["metadata", "lower", "condition"]);
+        assert_eq!(
+            pod["spec"]["containers"][0]["resources"]["requests"]["cpu"],
+            "1m"
+        );
+        let up = steps(&mut pod, "running", ALL);
+        assert_eq!(up, ["restore", "metadata", "condition"]);
+        assert_eq!(
+            pod["spec"]["containers"][0]["resources"]["requests"]["cpu"],
+            "500m"
+        );
+        assert_eq!(pod["metadata"]["annotations"], json!({}));
+        assert_eq!(
+            pod["metadata"]["labels"],
+            json!({"status.podmotion.komodor.com/web": "Running"})
+        );
+    }
+
+    #[test]
+    fn a_manager_without_its_flags_takes_back_what_another_has_set() {
+        let mut pod = pod();
+        steps(&mut pod, "asleep", ALL);
+        let none = Wishes {
+            labels: false,
+            lower: false,
+        };
+        assert_eq!(steps(&mut pod, "asleep", none), ["restore", "metadata"]);
+        assert_eq!(pod["metadata"]["labels"], json!({}));
+        assert!(steps(&mut pod, "asleep", none).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_done_for_a_pod_that_nobody_tells_of() {
+        let pod: Pod = serde_json::from_value(pod()).unwrap();
+        assert_eq!(next(&pod, &[], ALL).unwrap(), None);
+    }
+}

@@ -1,0 +1,247 @@
+//! The result of the node's self-test, as the installer has left it.
+//!
+//! It holds for the kernel and the containerd that it was made with, no others.
+
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde::Deserialize;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::folder::{Change, Folder, FolderError};
+
+/// A result cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SelfTestError {
+    /// The file cannot be read.
+    #[error("read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It does not say what it should.
+    #[error("{}: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The file has no folder to be watched in.
+    #[error("{}: a file in a folder is needed", .0.display())]
+    NoFolder(PathBuf),
+    /// The kernel does not say which it is.
+    #[error("ask for the kernel's version: {0}")]
+    Kernel(#[source] nix::errno::Errno),
+    /// Its folder cannot be watched.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+}
+
+/// The file's content, as far as it is of use here.
+#[derive(Debug, Deserialize)]
+struct Report {
+    passed: bool,
+    error: Option<String>,
+    kernel: String,
+    containerd: String,
+    finished: Time,
+}
+
+/// What runs on the node now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// The kernel's release, as `uname -r` has it.
+    pub kernel: String,
+    /// containerd's version, where it is known.
+    pub containerd: Option<String>,
+}
+
+/// The result, and what it is worth.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SelfTest {
+    /// It has passed, with what runs now.
+    pub holds: bool,
+    /// When it came to its end, in seconds since 1970.
+    pub finished: Option<f64>,
+    /// Why it does not hold.
+    pub error: Option<String>,
+}
+
+/// What a result is worth with what runs now.
+fn judge(report: Report, running: &Running) -> SelfTest {
+    let error = match report {
+        Report {
+            passed: false,
+            error,
+            ..
+        } => Some(error.unwrap_or_else(|| "it failed and does not say why".to_owned())),
+        Report { kernel, .. } if kernel != running.kernel => Some(format!(
+            "it was made with the kernel {kernel}, and {} runs",
+            running.kernel
+        )),
+        Report { containerd, .. } => running
+            .containerd
+            .as_ref()
+            .filter(|now| **now != containerd)
+            .map(|now| format!("it was made with containerd {containerd}, and {now} runs")),
+    };
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds are enough")]
+    let finished = report.finished.0.as_millisecond() as f64 / 1e3;
+    SelfTest {
+        holds: error.is_none(),
+        finished: Some(finished),
+        error,
+    }
+}
+
+/// Reads the file; `None` where there is none.
+fn read(path: &Path, running: &Running) -> Result<Option<SelfTest>, SelfTestError> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|source| SelfTestError::Read {
+            path: path.to_owned(),
+            source,
+        })?,
+    };
+    let report = serde_json::from_str(&text).map_err(|source| SelfTestError::Parse {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Some(judge(report, running)))
+}
+
+/// What runs on the node now.
+fn running() -> Result<Running, SelfTestError> {
+    let names = nix::sys::utsname::uname().map_err(SelfTestError::Kernel)?;
+    Ok(Running {
+        kernel: names.release().to_string_lossy().into_owned(),
+        containerd: None,
+    })
+}
+
+/// Keeps the result of the file `path` in `result`, until its folder cannot be watched any more.
+///
+/// # Errors
+/// When it cannot be watched, or the kernel does not say which it is. A file that cannot be read is a
+/// test that does not hold.
+pub async fn follow(
+    path: &Path,
+    result: watch::Sender<Option<SelfTest>>,
+) -> Result<(), SelfTestError> {
+    let no_folder = || SelfTestError::NoFolder(path.to_owned());
+    let folder = Folder::watch(path.parent().ok_or_else(no_folder)?)?;
+    let running = running()?;
+    loop {
+        let now = read(path, &running).unwrap_or_else(|error| {
+            Some(SelfTest {
+                holds: false,
+                finished: None,
+                error: Some(error.to_string()),
+            })
+        });
+        result.send_if_modified(|known| {
+            let changed = *known != now;
+            if changed {
+                say(now.as_ref());
+                *known = now;
+            }
+            changed
+        });
+        while !folder.changes().await?.iter().any(|change| match change {
+            Change::File(file) => file == path,
+            Change::Any => true,
+        }) {}
+    }
+}
+
+fn say(result: Option<&SelfTest>) {
+    match result {
+        None => info!("the node's self-test has not been made yet"),
+        Some(SelfTest {
+            error: Some(error), ..
+        }) => warn!("the node's self-test does not hold: {error}"),
+        Some(_) => info!("the node's self-test has passed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running(containerd: Option<&str>) -> Running {
+        Running {
+            kernel: "6.12.1".into(),
+            containerd: containerd.map(str::to_owned),
+        }
+    }
+
+    fn report(passed: bool, kernel: &str) -> Report {
+        let error = if passed {
+            "null"
+        } else {
+            r#""Error (criu): no""#
+        };
+        let text = format!(
+            r#"{{"passed":{passed},"error":{error},"kernel":"{kernel}","containerd":"2.1.0","podmotion":"0.1.0",
+               "finished":"2026-01-02T03:04:05Z","steps":[]}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_test_that_passed_holds_for_what_it_was_made_with() {
+        let passed = judge(report(true, "6.12.1"), &running(Some("2.1.0")));
+        assert!(passed.holds && passed.error.is_none());
+        assert_eq!(passed.finished, Some(1_767_323_045.0));
+        assert!(judge(report(true, "6.12.1"), &running(None)).holds);
+    }
+
+    #[test]
+    fn another_kernel_or_containerd_ends_it() {
+        let kernel = judge(report(true, "6.1.0"), &running(None));
+        assert_eq!(
+            kernel.error.unwrap(),
+            "it was made with the kernel 6.1.0, and 6.12.1 runs"
+        );
+        let containerd = judge(report(true, "6.12.1"), &running(Some("2.2.0")));
+        assert_eq!(
+            containerd.error.unwrap(),
+            "it was made with containerd 2.1.0, and 2.2.0 runs"
+        );
+    }
+
+    #[test]
+    fn a_test_that_failed_says_why() {
+        let failed = judge(report(false, "6.12.1"), &running(None));
+        assert!(!failed.holds);
+        assert_eq!(failed.error.unwrap(), "Error (criu): no");
+    }
+
+    #[tokio::test]
+    async fn the_file_is_read_whenever_it_changes() {
+        let folder = std::env::temp_dir().join(format!("podmotion-test-{}", std::process::id()));
+        let file = folder.join("self-test.json");
+        let (tell, mut seen) = watch::channel(None);
+        let following = tokio::spawn({
+            let file = file.clone();
+            async move { follow(&file, tell).await }
+        });
+        while !folder.exists() {
+            tokio::task::yield_now().await;
+        }
+        std::fs::write(&file, "{").unwrap();
+        let broken = seen.wait_for(Option::is_some).await.unwrap().clone();
+        let broken = broken.unwrap();
+        assert!(!broken.holds && broken.error.unwrap().contains("self-test.json"));
+        std::fs::remove_file(&file).unwrap();
+        seen.wait_for(Option::is_none).await.unwrap();
+        following.abort();
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
