@@ -245,6 +245,11 @@ impl Tools {
         self.built("podmotion")
     }
 
+    /// Our program that shows a cluster what sleeps.
+    pub fn manager(&self) -> Result<PathBuf> {
+        self.built("podmotion-manager")
+    }
+
     /// Our program that pins the gate's BPF programs.
     pub(crate) fn installer(&self) -> Result<PathBuf> {
         self.built("podmotion-installer")

@@ -73,6 +73,19 @@ pub struct Args {
         default_value = "/run/podmotion/self-test.json"
     )]
     pub self_test: PathBuf,
+
+    /// Make the self-test again when it was made with another kernel or containerd.
+    #[arg(long, env = "PODMOTION_SELF_TEST_REPEAT")]
+    pub self_test_repeat: bool,
+
+    /// Where containerd listens: it is asked for its version, and for nothing else.
+    #[arg(
+        long,
+        env = "PODMOTION_CONTAINERD",
+        value_name = "ADDRESS",
+        default_value = "unix:///run/containerd/containerd.sock"
+    )]
+    pub containerd: String,
 }
 
 #[cfg(test)]

@@ -59,10 +59,25 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Watches a folder, and makes it where it is missing: only what is there can be watched.
+    /// Watches a folder of ours, and makes it where it is missing: only what is there can be watched.
     ///
     /// # Errors
     /// When it cannot be made or watched.
+    pub fn make(path: &Path) -> Result<Self, FolderError> {
+        let mut make = DirBuilder::new();
+        let made = make.recursive(true).mode(0o700).create(path);
+        made.map_err(|source| FolderError::System {
+            operation: "create",
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::watch(path)
+    }
+
+    /// Watches a folder that is there.
+    ///
+    /// # Errors
+    /// When it cannot be watched.
     pub fn watch(path: &Path) -> Result<Self, FolderError> {
         let failed = |operation| {
             move |source| FolderError::System {
@@ -71,11 +86,6 @@ impl Folder {
                 source,
             }
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(failed("create"))?;
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
             .map_err(|errno| failed("watch")(errno.into()))?;
         inotify
@@ -151,7 +161,7 @@ mod tests {
     #[tokio::test]
     async fn files_are_told_as_they_come_and_go() {
         let path = folder("come-and-go");
-        let watched = Folder::watch(&path).unwrap();
+        let watched = Folder::make(&path).unwrap();
         let file = path.join("a.sock");
         fs::write(&file, "").unwrap();
         assert!(
@@ -171,7 +181,7 @@ mod tests {
     #[tokio::test]
     async fn a_folder_that_is_removed_is_an_error() {
         let path = folder("removed");
-        let watched = Folder::watch(&path).unwrap();
+        let watched = Folder::make(&path).unwrap();
         fs::remove_dir_all(&path).unwrap();
         let error = watched.changes().await.unwrap_err();
         assert!(error.to_string().contains("was removed"), "{error}");

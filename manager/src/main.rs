@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod args;
+mod chain;
 mod cluster;
 mod folder;
 mod health;
@@ -60,16 +61,38 @@ fn log_to_stderr() -> Result<()> {
 async fn run(args: Args) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
-    let folder = Folder::watch(&args.shims)?;
+    let folder = Folder::make(&args.shims)?;
     let listener = http::listen(args.metrics_address).await?;
 
     let (store, seen) = watch::channel(Store::default());
     let (tested, self_test) = watch::channel(None);
     let errors = ApiErrors::default();
     let (health, healthy) = watch::channel(health::Cluster::default());
-    let show = cluster::Show::from_args(&args, &seen, &self_test, &errors, health).await?;
+    let client = cluster::client(&args).await?;
+    let show = client.map(|client| {
+        health.send_replace(health::Cluster::Waiting);
+        cluster::Show {
+            client,
+            node: args.node_name.clone().unwrap_or_default(),
+            runtime_class: args.runtime_class.clone(),
+            wishes: cluster::Wishes {
+                labels: args.status_labels,
+                lower: args.reduce_requests,
+            },
+            events: args.status_events,
+            store: seen.clone(),
+            self_test: self_test.clone(),
+            errors: errors.clone(),
+            health,
+        }
+    });
     let metrics = Metrics::new(seen, self_test, errors);
 
+    let places = node::Places {
+        result: args.self_test,
+        containerd: args.containerd,
+        repeat: args.self_test_repeat,
+    };
     let (end, ended) = watch::channel(());
     let served = tokio::spawn(http::serve(
         listener,
@@ -83,7 +106,7 @@ async fn run(args: Args) -> Result<()> {
     ));
     tokio::select! {
         result = shims::follow(folder, store) => result?,
-        result = node::follow(&args.self_test, tested) => result?,
+        result = node::follow(places, tested) => result?,
         () = shown(show) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -7,6 +7,7 @@
 mod cli;
 mod images;
 mod kube;
+mod manager;
 mod plain;
 mod pool;
 mod skips;
@@ -40,6 +41,7 @@ fn run() -> Result<ExitCode> {
             trials.extend(sleep::trials());
             trials.extend(cli::trials());
             trials.extend(images::trials());
+            trials.extend(manager::trials());
             trials.extend(kube::trials());
             trials.push(vm::outside());
             trials

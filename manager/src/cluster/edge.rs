@@ -9,10 +9,11 @@ use super::FIELD_MANAGER;
 use super::pods::trim;
 use super::requests::{ORIGINALS, Requests};
 use super::step::Step;
+use crate::chain::Chain;
 
 /// The API server has not done it.
 #[derive(Debug, thiserror::Error)]
-#[error("{operation} of pod {namespace}/{name}: {source}")]
+#[error("{operation} of pod {namespace}/{name}: {}", Chain(source))]
 pub struct EdgeError {
     /// What was tried.
     pub operation: &'static str,

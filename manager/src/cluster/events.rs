@@ -11,6 +11,7 @@ use tracing::warn;
 
 use super::FIELD_MANAGER;
 use super::notes::{Note, Seen, notes};
+use crate::chain::Chain;
 use crate::metrics::ApiErrors;
 use crate::store::Store;
 
@@ -64,8 +65,10 @@ impl Events {
                 .inc();
             let name = object.name.as_deref().unwrap_or_default();
             warn!(
-                "event {} about {name} ({}): {error}",
-                note.reason, note.text
+                "event {} about {name} ({}): {}",
+                note.reason,
+                note.text,
+                Chain(&error)
             );
         }
     }

@@ -32,13 +32,14 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::args::Args;
+use crate::chain::Chain;
 use crate::health::Cluster as Health;
 use crate::metrics::ApiErrors;
 use crate::node::{NOT_READY, SelfTest, remove_taint};
 use crate::store::Store;
 use events::Events;
 use reconcile::{Context, failed, reconcile};
-use step::Wishes;
+pub use step::Wishes;
 
 /// Whose fields these are.
 pub const FIELD_MANAGER: &str = "podmotion-manager";
@@ -51,8 +52,19 @@ const TAINT: Duration = Duration::from_secs(5);
 
 /// Nothing says where the API server is.
 #[derive(Debug, thiserror::Error)]
-#[error("find the API server (--no-kubernetes does without): {0}")]
+#[error("find the API server (--no-kubernetes does without): {}", Chain(.0))]
 pub struct ConnectError(#[source] kube::Error);
+
+/// The way to the API server; `None` where nobody is to talk to it.
+///
+/// # Errors
+/// When nothing says where it is.
+pub async fn client(args: &Args) -> Result<Option<Client>, ConnectError> {
+    if args.no_kubernetes {
+        return Ok(None);
+    }
+    Client::try_default().await.map(Some).map_err(ConnectError)
+}
 
 /// What is to be shown, and of what.
 pub struct Show {
@@ -77,37 +89,6 @@ pub struct Show {
 }
 
 impl Show {
-    /// What `args` ask for; `None` where no API server is to be talked to.
-    ///
-    /// # Errors
-    /// When nothing says where the API server is.
-    pub async fn from_args(
-        args: &Args,
-        store: &watch::Receiver<Store>,
-        self_test: &watch::Receiver<Option<SelfTest>>,
-        errors: &ApiErrors,
-        health: watch::Sender<Health>,
-    ) -> Result<Option<Self>, ConnectError> {
-        let Some(node) = args.node_name.clone().filter(|_| !args.no_kubernetes) else {
-            return Ok(None);
-        };
-        health.send_replace(Health::Waiting);
-        Ok(Some(Self {
-            client: Client::try_default().await.map_err(ConnectError)?,
-            node,
-            runtime_class: args.runtime_class.clone(),
-            wishes: Wishes {
-                labels: args.status_labels,
-                lower: args.reduce_requests,
-            },
-            events: args.status_events,
-            store: store.clone(),
-            self_test: self_test.clone(),
-            errors: errors.clone(),
-            health,
-        }))
-    }
-
     /// Shows it for as long as the store lives.
     pub async fn run(self) {
         let events = self.events.then(|| {
@@ -149,7 +130,7 @@ impl Show {
                     }
                 }
                 Err(error) => {
-                    let error = format!("watch the node's pods: {error}");
+                    let error = format!("watch the node's pods: {}", Chain(error));
                     if health.send_if_modified(|health| health.failed(&error)) {
                         warn!("{error}");
                     }
@@ -215,7 +196,7 @@ async fn keep_taint_off(
             }
             Err(error) => {
                 errors.get_or_create(&[("operation", "remove-taint")]).inc();
-                warn!("node {node}: remove the taint {NOT_READY}: {error}");
+                warn!("node {node}: remove the taint {NOT_READY}: {}", Chain(&error));
                 tokio::time::sleep(TAINT).await;
             }
         }

@@ -197,6 +197,7 @@ fn a_self_test_that_never_ran_has_no_series() {
         holds: false,
         finished: Some(1_700_000_000.5),
         error: Some("CRIU".into()),
+        outdated: false,
     };
     assert_eq!(
         with(Scene::new(Some(failed)).lines()),

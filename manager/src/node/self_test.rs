@@ -1,6 +1,7 @@
 //! The result of the node's self-test, as the installer has left it.
 //!
-//! It holds for the kernel and the containerd that it was made with, no others.
+//! It holds for the kernel and the containerd that it was made with, no others: both are looked at again
+//! whenever the result or containerd's socket is another.
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::containerd;
 use crate::folder::{Change, Folder, FolderError};
 
 /// A result cannot be read.
@@ -71,10 +73,13 @@ pub struct SelfTest {
     pub finished: Option<f64>,
     /// Why it does not hold.
     pub error: Option<String>,
+    /// It has passed, but with another kernel or containerd.
+    pub outdated: bool,
 }
 
 /// What a result is worth with what runs now.
 fn judge(report: Report, running: &Running) -> SelfTest {
+    let passed = report.passed;
     let error = match report {
         Report {
             passed: false,
@@ -96,6 +101,7 @@ fn judge(report: Report, running: &Running) -> SelfTest {
     SelfTest {
         holds: error.is_none(),
         finished: Some(finished),
+        outdated: passed && error.is_some(),
         error,
     }
 }
@@ -117,35 +123,56 @@ fn read(path: &Path, running: &Running) -> Result<Option<SelfTest>, SelfTestErro
 }
 
 /// What runs on the node now.
-fn running() -> Result<Running, SelfTestError> {
+async fn running(containerd: &str) -> Result<Running, SelfTestError> {
     let names = nix::sys::utsname::uname().map_err(SelfTestError::Kernel)?;
+    let version = containerd::version(containerd).await;
     Ok(Running {
         kernel: names.release().to_string_lossy().into_owned(),
-        containerd: None,
+        containerd: version.inspect_err(|error| warn!("{error}")).ok(),
     })
 }
 
-/// Keeps the result of the file `path` in `result`, until its folder cannot be watched any more.
+/// Where the result is, and whom to ask for what runs.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The file with the result.
+    pub result: PathBuf,
+    /// containerd's address.
+    pub containerd: String,
+    /// Make the test again when it is outdated.
+    pub repeat: bool,
+}
+
+/// Keeps the result in `result`, until its folder cannot be watched any more.
 ///
 /// # Errors
 /// When it cannot be watched, or the kernel does not say which it is. A file that cannot be read is a
 /// test that does not hold.
 pub async fn follow(
-    path: &Path,
+    places: Places,
     result: watch::Sender<Option<SelfTest>>,
 ) -> Result<(), SelfTestError> {
-    let no_folder = || SelfTestError::NoFolder(path.to_owned());
-    let folder = Folder::watch(path.parent().ok_or_else(no_folder)?)?;
-    let running = running()?;
+    let file = &places.result;
+    let no_folder = || SelfTestError::NoFolder(file.clone());
+    let folder = Folder::make(file.parent().ok_or_else(no_folder)?)?;
+    let socket = containerd::socket(&places.containerd);
+    let of_socket = socket.as_deref().and_then(Path::parent).map(Folder::watch);
+    let of_socket = of_socket.transpose().inspect_err(|error| {
+        warn!("a change of containerd is not seen: {error}");
+    });
+    let of_socket = of_socket.ok().flatten();
+    let mut now_runs = running(&places.containerd).await?;
     loop {
-        let now = read(path, &running).unwrap_or_else(|error| {
+        let now = read(file, &now_runs).unwrap_or_else(|error| {
             Some(SelfTest {
                 holds: false,
                 finished: None,
                 error: Some(error.to_string()),
+                outdated: false,
             })
         });
-        result.send_if_modified(|known| {
+        let outdated = now.as_ref().is_some_and(|now| now.outdated);
+        let changed = result.send_if_modified(|known| {
             let changed = *known != now;
             if changed {
                 say(now.as_ref());
@@ -153,11 +180,34 @@ pub async fn follow(
             }
             changed
         });
-        while !folder.changes().await?.iter().any(|change| match change {
-            Change::File(file) => file == path,
-            Change::Any => true,
-        }) {}
+        if changed && outdated && places.repeat {
+            repeat();
+        }
+        tokio::select! {
+            changed = change_of(Some(&folder), file) => changed?,
+            changed = change_of(of_socket.as_ref(), socket.as_deref().unwrap_or(file)) => {
+                changed?;
+                now_runs = running(&places.containerd).await?;
+            }
+        }
     }
+}
+
+/// Waits until something has happened to a file; for ever where there is no folder to look at.
+async fn change_of(folder: Option<&Folder>, file: &Path) -> Result<(), FolderError> {
+    let Some(folder) = folder else {
+        return std::future::pending().await;
+    };
+    while !folder.changes().await?.iter().any(|change| match change {
+        Change::File(changed) => changed == file,
+        Change::Any => true,
+    }) {}
+    Ok(())
+}
+
+/// Makes the test again. Its new result comes as any other.
+fn repeat() {
+    warn!("the self-test has to be made again: install once more");
 }
 
 fn say(result: Option<&SelfTest>) {
@@ -197,7 +247,7 @@ mod tests {
     #[test]
     fn a_test_that_passed_holds_for_what_it_was_made_with() {
         let passed = judge(report(true, "6.12.1"), &running(Some("2.1.0")));
-        assert!(passed.holds && passed.error.is_none());
+        assert!(passed.holds && passed.error.is_none() && !passed.outdated);
         assert_eq!(passed.finished, Some(1_767_323_045.0));
         assert!(judge(report(true, "6.12.1"), &running(None)).holds);
     }
@@ -205,6 +255,7 @@ mod tests {
     #[test]
     fn another_kernel_or_containerd_ends_it() {
         let kernel = judge(report(true, "6.1.0"), &running(None));
+        assert!(kernel.outdated && !kernel.holds);
         assert_eq!(
             kernel.error.unwrap(),
             "it was made with the kernel 6.1.0, and 6.12.1 runs"
@@ -219,7 +270,7 @@ mod tests {
     #[test]
     fn a_test_that_failed_says_why() {
         let failed = judge(report(false, "6.12.1"), &running(None));
-        assert!(!failed.holds);
+        assert!(!failed.holds && !failed.outdated);
         assert_eq!(failed.error.unwrap(), "Error (criu): no");
     }
 
@@ -230,7 +281,12 @@ mod tests {
         let (tell, mut seen) = watch::channel(None);
         let following = tokio::spawn({
             let file = file.clone();
-            async move { follow(&file, tell).await }
+            let places = Places {
+                result: file,
+                containerd: "unix:///nowhere/containerd.sock".into(),
+                repeat: false,
+            };
+            async move { follow(places, tell).await }
         });
         while !folder.exists() {
             tokio::task::yield_now().await;

@@ -16,6 +16,7 @@
 mod asleep;
 mod execs;
 mod lifecycle;
+mod resources;
 
 pub use asleep::identity;
 
@@ -107,6 +108,8 @@ pub struct Driver {
     sleeper: Sleeper,
     /// Commands that wait for the container to be awake.
     waiting: Vec<Command>,
+    /// Those that it gets when it wakes.
+    update_later: Option<Vec<u8>>,
     input: Arc<Notify>,
     bundle: PathBuf,
     cgroup: Option<Cgroup>,
@@ -152,6 +155,7 @@ impl Driver {
             notify,
             sleeper,
             waiting: Vec::new(),
+            update_later: None,
             input,
             bundle: new.bundle,
             cgroup,

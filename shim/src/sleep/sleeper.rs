@@ -436,6 +436,11 @@ impl Sleeper {
         self.new.node.registry.changed();
     }
 
+    /// Resources that came while it slept could not be given to it when it woke.
+    pub fn update_failed(&self, cause: &dyn std::error::Error) {
+        self.failed("update its resources after the wake", cause);
+    }
+
     fn failed(&self, what: &str, cause: &dyn std::error::Error) {
         let line = format!("{what}: {}", Chain(cause));
         warn!("container {}: {line}", self.new.identity.id);

@@ -87,16 +87,19 @@ impl Wakes {
 /// All of a container's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tallies {
-    sleeps: [Sleeps; 2],
-    wakes: [Wakes; 2],
+    sleeps: [Sleeps; DEPTHS.len()],
+    wakes: [Wakes; DEPTHS.len()],
     /// How long the first packet was held, each time that there was one.
     pub first_packet_held: Histogram,
 }
+
+const DEPTHS: [Depth; 3] = [Depth::Light, Depth::Deep, Depth::Cold];
 
 fn index(depth: Depth) -> usize {
     match depth {
         Depth::Light => 0,
         Depth::Deep => 1,
+        Depth::Cold => 2,
     }
 }
 
@@ -113,7 +116,7 @@ impl Tallies {
 
     /// Both, by depth.
     pub fn by_depth(&self) -> impl Iterator<Item = (Depth, &Sleeps, &Wakes)> {
-        [Depth::Light, Depth::Deep]
+        DEPTHS
             .into_iter()
             .map(|depth| (depth, &self.sleeps[index(depth)], &self.wakes[index(depth)]))
     }
@@ -154,7 +157,11 @@ mod tests {
             .collect();
         assert_eq!(
             counts,
-            [("light", (1, 0), (0, 0)), ("deep", (0, 1), (1, 1))]
+            [
+                ("light", (1, 0), (0, 0)),
+                ("deep", (0, 1), (1, 1)),
+                ("cold", (0, 0), (0, 0)),
+            ]
         );
         assert_eq!(tallies.wake(Depth::Deep).lazy_succeeded, 1);
         assert_eq!(tallies.wake(Depth::Deep).lazy_failed, 0);

@@ -5,6 +5,7 @@ mod ends;
 mod failures;
 mod kubelet;
 mod limits;
+mod manager;
 mod manifest;
 mod members;
 mod nodes;
@@ -33,6 +34,7 @@ const TOPICS: &[&[(&str, Body)]] = &[
     limits::TESTS,
     ends::TESTS,
     kubelet::TESTS,
+    manager::TESTS,
 ];
 
 /// All tests, each in both depths.

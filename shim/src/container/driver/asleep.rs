@@ -101,6 +101,14 @@ impl Driver {
         if !self.sleeper.needs_wake() {
             return Some(command);
         }
+        let command = match command {
+            Command::Update { resources, reply } if self.changes_only_weight(&resources) => {
+                self.update_at_wake(resources);
+                answer(reply, Ok(()));
+                return None;
+            }
+            other => other,
+        };
         let cause = match &command {
             Command::Start {
                 exec_id: Some(_), ..
@@ -181,6 +189,7 @@ impl Driver {
                 }
             }
         }
+        self.update_now().await;
         for command in std::mem::take(&mut self.waiting) {
             Box::pin(self.handle_command(command)).await;
         }

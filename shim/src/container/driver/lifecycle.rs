@@ -2,7 +2,6 @@
 
 use log::warn;
 use nix::errno::Errno;
-use serde_json::Value;
 
 use super::{Driver, Notice, answer, refuse};
 use crate::container::command::{ExecId, ListedProcess, Reply};
@@ -126,10 +125,7 @@ impl Driver {
                 operation: "OCI runtime update failed",
                 source,
             })?;
-        match serde_json::from_slice(resources) {
-            Ok(changed) => merge(self.resources.get_or_insert_default(), changed),
-            Err(error) => warn!("container {}: note its resources: {error}", self.id),
-        }
+        self.note_resources(resources);
         Ok(())
     }
 
@@ -227,18 +223,6 @@ impl Driver {
     }
 }
 
-/// Changes what `changes` names and leaves the rest.
-fn merge(into: &mut Value, changes: Value) {
-    match (into, changes) {
-        (Value::Object(into), Value::Object(changes)) => {
-            for (name, value) in changes {
-                merge(into.entry(name).or_insert(Value::Null), value);
-            }
-        }
-        (into, changes) => *into = changes,
-    }
-}
-
 /// What a failed kill means: the runtime says so only in words.
 fn kill_error(source: RuntimeError) -> ContainerError {
     let text = source.to_string();
@@ -251,28 +235,5 @@ fn kill_error(source: RuntimeError) -> ContainerError {
         ContainerError::NoSuchContainer
     } else {
         ContainerError::Kill { source }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn a_change_leaves_what_it_does_not_name() {
-        let mut resources = Value::Null;
-        merge(
-            &mut resources,
-            json!({"memory": {"limit": 5, "swap": 6}, "unified": {"a": "b"}}),
-        );
-        merge(
-            &mut resources,
-            json!({"memory": {"limit": 7}, "cpu": {"shares": 2}}),
-        );
-        let all = json!({
-            "memory": {"limit": 7, "swap": 6}, "unified": {"a": "b"}, "cpu": {"shares": 2}
-        });
-        assert_eq!(resources, all);
     }
 }
