@@ -260,6 +260,11 @@ impl Tools {
         self.built("podmotion-responder")
     }
 
+    /// Our program that the node's self-test puts to sleep.
+    pub fn self_test_app(&self) -> Result<PathBuf> {
+        self.built("podmotion-self-test-app")
+    }
+
     fn built(&self, name: &str) -> Result<PathBuf> {
         let path = self.dist.join(name);
         ensure!(

@@ -21,11 +21,12 @@ pub struct Args {
 }
 
 /// (package, program) of everything that goes to a node.
-pub const PROGRAMS: [(&str, &str); 5] = [
+pub const PROGRAMS: [(&str, &str); 6] = [
     ("podmotion-shim", "containerd-shim-podmotion-v1"),
     ("podmotion-responder", "podmotion-responder"),
     ("podmotion-installer", "podmotion-installer"),
     ("podmotion-manager", "podmotion-manager"),
+    ("podmotion-self-test", "podmotion-self-test-app"),
     CLI,
 ];
 

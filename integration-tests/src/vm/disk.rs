@@ -72,7 +72,8 @@ impl Disk {
             .with_context(|| format!("write {}", start.display()))?;
         copy(suite, &tree.join("suite"))?;
         let shim = tools.shim(Runtime::Podmotion)?;
-        for program in [shim, tools.responder()?, tools.installer()?] {
+        let (responder, installer) = (tools.responder()?, tools.installer()?);
+        for program in [shim, responder, installer, tools.self_test_app()?] {
             let name = program.file_name().context("a program without a name")?;
             copy(&program, &tree.join("bin").join(name))?;
         }

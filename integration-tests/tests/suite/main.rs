@@ -10,6 +10,7 @@ mod kube;
 mod manager;
 mod plain;
 mod pool;
+mod self_test;
 mod skips;
 mod sleep;
 mod vm;
@@ -24,7 +25,8 @@ use podmotion_integration_tests::{CgroupDriver, Depth, Machine, Node, Runtime, V
 type Body = fn(&Node, Runtime) -> Result<()>;
 
 fn main() -> ExitCode {
-    match run() {
+    let result = self_test::as_child().map(|result| result.map(|()| ExitCode::SUCCESS));
+    match result.unwrap_or_else(run) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("{error:#}");
@@ -42,6 +44,7 @@ fn run() -> Result<ExitCode> {
             trials.extend(cli::trials());
             trials.extend(images::trials());
             trials.extend(manager::trials());
+            trials.extend(self_test::trials());
             trials.extend(kube::trials());
             trials.push(vm::outside());
             trials

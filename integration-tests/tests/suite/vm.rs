@@ -17,7 +17,7 @@ use podmotion_integration_tests::{
     App, CgroupDriver, Client, Disk, Machine, Node, Runtime, Tools, Vm,
 };
 
-use crate::{Body, light_trial, plain, skips, sleep, to_failure, trial};
+use crate::{Body, light_trial, plain, self_test, skips, sleep, to_failure, trial};
 
 /// How long the tests may take inside. On two cores that do nothing else it is two minutes.
 const PATIENCE: Duration = Duration::from_secs(1200);
@@ -28,6 +28,7 @@ const CORE: &[&str] = &[
     "plain::exec_exit_code",
     "plain::kill_term_and_kill",
     "plain::update_memory_limit",
+    "self_test::passes_and_leaves_nothing",
     "sleep::core::a_request_wakes_it_where_it_was",
     "sleep::core::exec_wakes",
     "sleep::core::term_wakes_and_is_delivered",
@@ -62,6 +63,7 @@ const OWN: [(&str, Body); 2] = [
 pub(crate) fn inside() -> Result<Vec<Trial>> {
     let find = |name: &&str| {
         plain::tests()
+            .chain(self_test::tests())
             .chain(sleep::tests())
             .find(|(other, _)| other == name)
             .with_context(|| format!("no test is called {name}"))
