@@ -45,12 +45,6 @@ pub fn since(unix_ms: i64, now: Timestamp) -> String {
     age((now.as_millisecond() - unix_ms) / 1000)
 }
 
-/// A moment in UTC, RFC 3339 with milliseconds. Moments that no calendar has are written as numbers.
-pub fn moment(unix_ms: i64) -> String {
-    Timestamp::from_millisecond(unix_ms)
-        .map_or_else(|_| unix_ms.to_string(), |moment| format!("{moment:.3}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,10 +83,9 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_moments() {
+    fn sizes_and_ages() {
         assert_eq!(bytes(62 << 20), "62.0 MiB");
         assert_eq!(bytes(512), "512 B");
-        assert_eq!(moment(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
         let now = Timestamp::from_second(100).unwrap();
         assert_eq!(since(40_000, now), "60s");
     }

@@ -4,12 +4,12 @@ use std::io::Write;
 
 use anyhow::Result;
 use jiff::Timestamp;
+use podmotion_proto::record::{Record, moment};
 use podmotion_proto::shim::v1::Container;
 
 use crate::args::{Global, InspectArgs, Output};
 use crate::exit::Exit;
 use crate::human::{self, bytes, took};
-use crate::record::Record;
 use crate::shims::{self, Found};
 use crate::{node, ps, select};
 
@@ -20,7 +20,7 @@ use crate::{node, ps, select};
 pub fn run(global: &Global, args: &InspectArgs) -> Result<Exit> {
     let folder = node::sockets(global)?;
     let survey = shims::runtime()?.block_on(shims::survey(&folder))?;
-    let complete = survey.complain();
+    let complete = shims::complain(&survey);
     let found = select::one(&survey.found, &args.container, complete)?;
     let mut out = anstream::stdout();
     match global.output {
@@ -94,11 +94,7 @@ fn lines(found: &Found, now: Timestamp) -> Vec<Line> {
 }
 
 fn ago(unix_ms: i64, now: Timestamp) -> String {
-    format!(
-        "{} ({} ago)",
-        human::moment(unix_ms),
-        human::since(unix_ms, now)
-    )
+    format!("{} ({} ago)", moment(unix_ms), human::since(unix_ms, now))
 }
 
 fn ports(container: &Container) -> String {

@@ -15,7 +15,6 @@ mod human;
 mod inspect;
 mod node;
 mod ps;
-mod record;
 mod request;
 mod select;
 mod share;
@@ -27,6 +26,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use podmotion_proto::client::Verb;
 
 use args::{Cli, Command};
 use exit::Exit;
@@ -49,8 +49,8 @@ fn run(cli: &Cli) -> Result<Exit> {
     match &cli.command {
         Command::Ps(args) => ps::run(global, args),
         Command::Inspect(args) => inspect::run(global, args),
-        Command::Sleep(args) => request::run(global, args, request::Verb::Sleep),
-        Command::Wake(args) => request::run(global, args, request::Verb::Wake),
+        Command::Sleep(args) => request::run(global, args, Verb::Sleep),
+        Command::Wake(args) => request::run(global, args, Verb::Wake),
         Command::Watch(args) => watch::run(global, args),
         Command::Check(args) => check::run(global, args),
         Command::Gc(args) => gc::run(global, args),

@@ -6,11 +6,11 @@ use anstream::ColorChoice;
 use anyhow::Result;
 use comfy_table::{Attribute, Cell, Color, Table, presets};
 use jiff::Timestamp;
+use podmotion_proto::record::Record;
 use podmotion_proto::shim::v1::{AwakeReason, Container};
 
 use crate::args::{Global, Output, PsArgs};
 use crate::exit::Exit;
-use crate::record::Record;
 use crate::shims::{self, Found};
 use crate::{human, node};
 
@@ -60,7 +60,7 @@ pub fn run(global: &Global, args: &PsArgs) -> Result<Exit> {
             }
         }
     }
-    Ok(if survey.complain() {
+    Ok(if shims::complain(&survey) {
         Exit::Done
     } else {
         Exit::Incomplete

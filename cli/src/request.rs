@@ -4,35 +4,16 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Result;
+use podmotion_proto::client::{Verb, ask, title};
+use podmotion_proto::record::Outcome;
 use podmotion_proto::shim::v1::Container;
-use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::args::{Global, Output, RequestArgs};
 use crate::exit::Exit;
 use crate::human::{bytes, took};
-use crate::record::Record;
-use crate::shims::{self, Found, Shim, ShimError};
+use crate::shims::{self, Found};
 use crate::{node, ps, select};
-
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// To sleep.
-    Sleep,
-    /// To wake.
-    Wake,
-}
-
-/// What became of it, in JSON.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Outcome {
-    container: Record,
-    /// It was not so before.
-    changed: bool,
-    error: Option<String>,
-}
 
 /// Asks for sleep or for a wake of each container, all at the same time.
 ///
@@ -42,7 +23,7 @@ pub fn run(global: &Global, args: &RequestArgs, verb: Verb) -> Result<Exit> {
     let folder = node::sockets(global)?;
     shims::runtime()?.block_on(async {
         let survey = shims::survey(&folder).await?;
-        let complete = survey.complain();
+        let complete = shims::complain(&survey);
         let mut chosen: Vec<&Found> = Vec::new();
         for name in &args.containers {
             let found = select::one(&survey.found, name, complete)?;
@@ -70,59 +51,25 @@ async fn ask_all(
     let mut out = anstream::stdout();
     let (mut outcomes, mut exit) = (Vec::new(), Exit::Done);
     while let Some(asked) = asking.join_next().await {
-        let (before, result) = asked?;
-        let title = select::title(&before.container);
-        let outcome = match result {
-            Ok(after) => {
-                let changed = has_changed(verb, &before.container, &after);
-                if output == Output::Table {
-                    writeln!(out, "{title}: {}", describe(verb, &after, changed))?;
-                }
-                let after = Found::new(&before.socket, after);
-                Outcome {
-                    container: Record::new(&after),
-                    changed,
-                    error: None,
-                }
+        let asked = asked?;
+        let container = &asked.found.container;
+        let title = title(container);
+        match &asked.error {
+            None if output == Output::Table => {
+                writeln!(out, "{title}: {}", describe(verb, container, asked.changed))?;
             }
-            Err(error) => {
+            None => {}
+            Some(error) => {
                 exit = Exit::Failed;
                 crate::complain(&format!("{title}: {error}"));
-                Outcome {
-                    container: Record::new(&before),
-                    changed: false,
-                    error: Some(error.to_string()),
-                }
             }
-        };
-        outcomes.push(outcome);
+        }
+        outcomes.push(Outcome::new(&asked));
     }
     if output == Output::Json {
         writeln!(out, "{}", serde_json::to_string_pretty(&outcomes)?)?;
     }
     Ok(exit)
-}
-
-/// What the shim said before, and its answer: the container afterwards.
-async fn ask(found: Found, verb: Verb, within: Duration) -> (Found, Result<Container, ShimError>) {
-    let id = found.container.id.clone();
-    let result = async {
-        let shim = Shim::connect(&found.socket).await?;
-        match verb {
-            Verb::Sleep => shim.sleep(&id, within).await?,
-            Verb::Wake => shim.wake(&id, within).await?,
-        }
-        shim.inspect(&id).await
-    };
-    let result = result.await;
-    (found, result)
-}
-
-fn has_changed(verb: Verb, before: &Container, after: &Container) -> bool {
-    match verb {
-        Verb::Sleep => before.counters.sleeps != after.counters.sleeps,
-        Verb::Wake => before.counters.wakes != after.counters.wakes,
-    }
 }
 
 fn describe(verb: Verb, after: &Container, changed: bool) -> String {

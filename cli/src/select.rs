@@ -1,11 +1,9 @@
 //! Which containers are meant.
 
-use std::path::Path;
-
+use podmotion_proto::client::{Found, title};
 use podmotion_proto::shim::v1::Container;
 
 use crate::args::{Filter, StateName};
-use crate::shims::Found;
 
 /// A name that does not stand for one container.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,14 +28,6 @@ pub enum SelectError {
         /// What would name each of them.
         candidates: Vec<String>,
     },
-}
-
-/// Whether a container is the pod's own. Its shim is named after it; so is the shim of a container without a pod.
-pub fn is_sandbox(socket: &Path, container: &Container) -> bool {
-    let group = socket.file_stem().unwrap_or_default();
-    let reason = container.awake_reason.as_ref();
-    reason.is_some_and(|reason| reason.name == "sandbox")
-        || (!container.pod_name.is_empty() && group == container.id.as_str())
 }
 
 /// The container that `name` stands for. `complete` is whether `all` are the containers of all shims.
@@ -110,17 +100,6 @@ fn candidate(found: &Found, parts: usize) -> String {
     }
 }
 
-/// `NAMESPACE/POD/CONTAINER`; the id where there is no pod.
-pub fn title(container: &Container) -> String {
-    if container.pod_name.is_empty() {
-        return container.id.clone();
-    }
-    format!(
-        "{}/{}/{}",
-        container.pod_namespace, container.pod_name, container.name
-    )
-}
-
 impl StateName {
     /// The shim's word for it.
     pub fn as_str(self) -> &'static str {
@@ -164,6 +143,8 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn found(id: &str, pod: &str, name: &str, state: &str) -> Found {

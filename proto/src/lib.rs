@@ -2,6 +2,9 @@
 //!
 //! [`shim::v1`] is what one shim says about its containers. The messages and services are
 //! generated from the files in `proto/`, which document each field.
+//!
+//! Those who ask shims have more: `client` (the feature of that name) finds and asks them, `record` (likewise)
+//! is what they say as JSON. A shim is built without both.
 
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/generated.rs"));
@@ -16,6 +19,11 @@ pub mod shim {
         pub use crate::generated::shim_ttrpc::*;
     }
 }
+
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "record")]
+pub mod record;
 
 pub use protobuf;
 pub use ttrpc;

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use jiff::Timestamp;
+use podmotion_proto::client::title;
+use podmotion_proto::record::{Record, moment};
 use podmotion_proto::shim::v1::Container;
 use serde::Serialize;
 
 use crate::args::{Filter, Output};
-use crate::human::{self, bytes};
-use crate::record::Record;
+use crate::human::bytes;
+use crate::ps;
 use crate::shims::Found;
-use crate::{ps, select};
 
 /// What happened to a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -102,7 +103,7 @@ impl View {
         if !filter.shows(found) {
             return Ok(());
         }
-        let time = human::moment(Timestamp::now().as_millisecond());
+        let time = moment(Timestamp::now().as_millisecond());
         let mut out = anstream::stdout();
         match self.output {
             Output::Json => {
@@ -115,7 +116,7 @@ impl View {
                 writeln!(out, "{}", serde_json::to_string(&line)?)?;
             }
             Output::Table => {
-                let title = select::title(&found.container);
+                let title = title(&found.container);
                 writeln!(
                     out,
                     "{time}  {title}  {}",

@@ -1,152 +1,13 @@
-//! A container as JSON. Names and units are part of the interface: what is here stays.
+//! What shims say, as records.
 
-use podmotion_proto::shim::v1 as proto;
-use serde::Serialize;
+use jiff::Timestamp;
 
-use crate::human;
-use crate::shims::Found;
-
-/// One container.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Record {
-    id: String,
-    containerd_namespace: String,
-    name: String,
-    pod: Option<Pod>,
-    image: String,
-    sandbox: bool,
-    state: String,
-    depth: Option<String>,
-    since: String,
-    awake_reason: Option<AwakeReason>,
-    /// What its wake waits for.
-    memory_wait: Option<MemoryWait>,
-    ports: Vec<u32>,
-    memory_freed_bytes: u64,
-    image_bytes: u64,
-    last_sleep: Option<LastSleep>,
-    last_wake: Option<LastWake>,
-    /// Of a dry run.
-    rehearsal: Option<Rehearsal>,
-    last_error: Option<String>,
-    counters: Counters,
-    packets: Packets,
-    probes: Probes,
-    socket: String,
-}
-
-#[derive(Debug, Serialize)]
-struct Pod {
-    namespace: String,
-    name: String,
-    uid: String,
-}
-
-#[derive(Debug, Serialize)]
-struct AwakeReason {
-    name: String,
-    detail: String,
-    since: String,
-}
-
-#[derive(Debug, Serialize)]
-struct MemoryWait {
-    since: String,
-    detail: String,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Rehearsal {
-    at: String,
-    took_seconds: f64,
-    memory_bytes: u64,
-    image_bytes: u64,
-    /// Why no checkpoint is possible; the figures are 0 then.
-    error: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct LastSleep {
-    at: String,
-    depth: String,
-    took_seconds: f64,
-    frozen_seconds: f64,
-    memory_bytes: u64,
-    image_bytes: u64,
-    /// Not known where it is missing.
-    working_set_bytes: Option<u64>,
-    /// Why light sleep became deep.
-    deepened: Option<String>,
-    /// What the image is compressed with, or `none: ` and why it cannot be. Not yet where it is missing.
-    compression: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct LastWake {
-    at: String,
-    depth: String,
-    cause: String,
-    took_seconds: f64,
-    prefetch_seconds: f64,
-    thaw_seconds: f64,
-    /// It did not wait for memory where it is missing.
-    memory_wait_seconds: Option<f64>,
-    /// None was held where it is missing.
-    first_packet_held_seconds: Option<f64>,
-    packets: u64,
-    lazy: bool,
-    fill: Option<Fill>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Fill {
-    prefetch_bytes: u64,
-    faults: u64,
-    faults_seconds: f64,
-    background_bytes: u64,
-    took_seconds: f64,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Counters {
-    sleeps: u64,
-    sleeps_aborted: u64,
-    sleeps_failed: u64,
-    wakes: u64,
-    wakes_failed: u64,
-    cold_starts: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct Packets {
-    held: u64,
-    dropped: u64,
-    answered: u64,
-    returned: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct Probes {
-    answered: u64,
-    proxied: u64,
-    last: Vec<LastProbe>,
-}
-
-#[derive(Debug, Serialize)]
-struct LastProbe {
-    port: u32,
-    at: String,
-    kind: String,
-    subject: String,
-    passed: bool,
-    said: String,
-}
+use super::{
+    AwakeReason, Counters, Fill, LastProbe, LastSleep, LastWake, MemoryWait, Outcome, Packets, Pod,
+    Probes, Record, Rehearsal,
+};
+use crate::client::{Asked, Found};
+use crate::shim::v1 as proto;
 
 impl Record {
     /// What a shim says of a container.
@@ -165,17 +26,17 @@ impl Record {
             sandbox: found.sandbox,
             state: container.state,
             depth: some(container.depth),
-            since: human::moment(container.since_unix_ms),
+            since: moment(container.since_unix_ms),
             awake_reason: container
                 .awake_reason
                 .into_option()
                 .map(|reason| AwakeReason {
                     name: reason.name,
                     detail: reason.detail,
-                    since: human::moment(reason.since_unix_ms),
+                    since: moment(reason.since_unix_ms),
                 }),
             memory_wait: container.memory_wait.into_option().map(|wait| MemoryWait {
-                since: human::moment(wait.since_unix_ms),
+                since: moment(wait.since_unix_ms),
                 detail: wait.detail,
             }),
             ports: container.ports,
@@ -184,7 +45,7 @@ impl Record {
             last_sleep: container.last_sleep.into_option().map(last_sleep),
             last_wake: container.last_wake.into_option().map(last_wake),
             rehearsal: container.rehearsal.into_option().map(|last| Rehearsal {
-                at: human::moment(last.at_unix_ms),
+                at: moment(last.at_unix_ms),
                 took_seconds: seconds(last.took_us),
                 memory_bytes: last.memory_bytes,
                 image_bytes: last.image_bytes,
@@ -209,7 +70,7 @@ fn seconds(microseconds: u64) -> f64 {
 
 fn last_sleep(last: proto::LastSleep) -> LastSleep {
     LastSleep {
-        at: human::moment(last.at_unix_ms),
+        at: moment(last.at_unix_ms),
         depth: last.depth,
         took_seconds: seconds(last.took_us),
         frozen_seconds: seconds(last.frozen_us),
@@ -223,7 +84,7 @@ fn last_sleep(last: proto::LastSleep) -> LastSleep {
 
 fn last_wake(last: proto::LastWake) -> LastWake {
     LastWake {
-        at: human::moment(last.at_unix_ms),
+        at: moment(last.at_unix_ms),
         depth: last.depth,
         cause: last.cause,
         took_seconds: seconds(last.took_us),
@@ -270,7 +131,7 @@ fn packets(packets: &proto::Packets) -> Packets {
 fn probes(probes: proto::Probes) -> Probes {
     let last = probes.last.into_iter().map(|last| LastProbe {
         port: last.port,
-        at: human::moment(last.at_unix_ms),
+        at: moment(last.at_unix_ms),
         kind: last.kind,
         subject: last.subject,
         passed: last.passed,
@@ -280,5 +141,57 @@ fn probes(probes: proto::Probes) -> Probes {
         answered: probes.answered,
         proxied: probes.proxied,
         last: last.collect(),
+    }
+}
+
+/// A moment in UTC, RFC 3339 with milliseconds. Moments that no calendar has are written as numbers.
+pub fn moment(unix_ms: i64) -> String {
+    Timestamp::from_millisecond(unix_ms)
+        .map_or_else(|_| unix_ms.to_string(), |moment| format!("{moment:.3}"))
+}
+
+impl Outcome {
+    /// What became of it.
+    pub fn new(asked: &Asked) -> Self {
+        Self {
+            container: Record::new(&asked.found),
+            changed: asked.changed,
+            error: asked.error.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn moments_are_in_utc_with_milliseconds() {
+        assert_eq!(moment(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
+        assert_eq!(moment(i64::MAX), i64::MAX.to_string());
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let container = proto::Container {
+            id: "web".into(),
+            state: "running".into(),
+            awake_reason: Some(proto::AwakeReason {
+                name: "traffic".into(),
+                ..Default::default()
+            })
+            .into(),
+            last_wake: Some(proto::LastWake {
+                took_us: 5_300,
+                ..Default::default()
+            })
+            .into(),
+            ..Default::default()
+        };
+        let record = Record::new(&Found::new(Path::new("/run/web.sock"), container));
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
     }
 }
