@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use podmotion_cli::share::Shell;
 use podmotion_model::{config, duration};
 
 use crate::check::names::Name;
@@ -198,17 +199,6 @@ pub struct CompletionArgs {
     /// The shell
     #[arg(value_enum)]
     pub shell: Shell,
-}
-
-/// A shell that has completions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Shell {
-    /// bash
-    Bash,
-    /// zsh
-    Zsh,
-    /// fish
-    Fish,
 }
 
 #[derive(Debug, Args)]

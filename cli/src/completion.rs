@@ -1,12 +1,12 @@
-//! `podmotion completion`.
+//! `podmotion completion` and `podmotion share`.
 
 use std::io::Write;
 
 use anyhow::Result;
 use clap::CommandFactory;
-use clap_complete::Shell as Completed;
+use podmotion_cli::share;
 
-use crate::args::{Cli, CompletionArgs, Shell};
+use crate::args::{Cli, CompletionArgs, ShareArgs};
 use crate::exit::Exit;
 
 /// Prints the completions.
@@ -14,21 +14,16 @@ use crate::exit::Exit;
 /// # Errors
 /// When nothing can be printed.
 pub fn run(args: &CompletionArgs) -> Result<Exit> {
-    // Into memory first: the library panics where it cannot write.
-    let text = text(args.shell);
+    let text = share::completions(args.shell, Cli::command());
     std::io::stdout().write_all(&text)?;
     Ok(Exit::Done)
 }
 
-/// The completions for a shell.
-pub fn text(shell: Shell) -> Vec<u8> {
-    let mut command = Cli::command();
-    let mut text = Vec::new();
-    let shell = match shell {
-        Shell::Bash => Completed::Bash,
-        Shell::Zsh => Completed::Zsh,
-        Shell::Fish => Completed::Fish,
-    };
-    clap_complete::generate(shell, &mut command, "podmotion", &mut text);
-    text
+/// Writes manual pages and completions below a directory.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write(args: &ShareArgs) -> Result<Exit> {
+    share::write(&args.directory, &Cli::command())?;
+    Ok(Exit::Done)
 }

@@ -2,6 +2,8 @@
 
 use bytesize::ByteSize;
 use jiff::Timestamp;
+use podmotion_proto::client::Verb;
+use podmotion_proto::record::Outcome;
 
 /// A size, `62.0 MiB`.
 pub fn bytes(bytes: u64) -> String {
@@ -18,6 +20,12 @@ pub fn took(microseconds: u64) -> String {
         ..1e4 => format!("{:.1} s", ms / 1e3),
         _ => format!("{:.0} s", ms / 1e3),
     }
+}
+
+/// The same of seconds.
+pub fn seconds(seconds: f64) -> String {
+    // No longer than a century, not shorter than nothing.
+    took((seconds.clamp(0.0, 3e9) * 1e6).round() as u64)
 }
 
 /// An age as kubectl writes it, two units at most: `85s`, `3m20s`, `5h3m`, `12d`. Clocks that were set
@@ -45,8 +53,40 @@ pub fn since(unix_ms: i64, now: Timestamp) -> String {
     age((now.as_millisecond() - unix_ms) / 1000)
 }
 
+/// A state with what belongs to it: `running`, `asleep (light)`, or `waking (waits for memory)`.
+pub fn state(state: &str, depth: &str, waits: bool) -> String {
+    match depth {
+        _ if waits => format!("{state} (waits for memory)"),
+        "" => state.to_owned(),
+        depth => format!("{state} ({depth})"),
+    }
+}
+
+/// What became of a request for sleep or for a wake, where it did not fail.
+pub fn outcome(verb: Verb, outcome: &Outcome) -> String {
+    let container = &outcome.container;
+    let depth = container.depth.as_deref().unwrap_or_default();
+    let state = state(&container.state, depth, container.memory_wait.is_some());
+    match (verb, &container.last_sleep, &container.last_wake) {
+        (Verb::Sleep, Some(last), _) if outcome.changed => format!(
+            "{state} after {}, {} freed, image {}",
+            seconds(last.took_seconds),
+            bytes(last.memory_bytes),
+            bytes(last.image_bytes)
+        ),
+        (Verb::Wake, _, Some(last)) if outcome.changed => format!(
+            "{state} after {}, from {} sleep",
+            seconds(last.took_seconds),
+            last.depth
+        ),
+        _ => format!("{state} already"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use podmotion_proto::record::{LastSleep, LastWake, Record};
+
     use super::*;
 
     #[test]
@@ -88,5 +128,50 @@ mod tests {
         assert_eq!(bytes(512), "512 B");
         let now = Timestamp::from_second(100).unwrap();
         assert_eq!(since(40_000, now), "60s");
+    }
+
+    #[test]
+    fn what_happened_is_told_and_what_was_so_already_too() {
+        let asleep = Outcome {
+            container: Record {
+                state: "asleep".into(),
+                depth: Some("deep".into()),
+                last_sleep: Some(LastSleep {
+                    took_seconds: 0.075,
+                    memory_bytes: 3 << 20,
+                    image_bytes: 4 << 20,
+                    ..LastSleep::default()
+                }),
+                last_wake: Some(LastWake {
+                    took_seconds: 0.0042,
+                    depth: "light".into(),
+                    ..LastWake::default()
+                }),
+                ..Record::default()
+            },
+            changed: true,
+            error: None,
+        };
+        assert_eq!(
+            outcome(Verb::Sleep, &asleep),
+            "asleep (deep) after 75 ms, 3.0 MiB freed, image 4.0 MiB"
+        );
+        let mut again = asleep.clone();
+        again.changed = false;
+        assert_eq!(outcome(Verb::Sleep, &again), "asleep (deep) already");
+        let mut awake = asleep;
+        awake.container.state = "running".into();
+        awake.container.depth = None;
+        assert_eq!(
+            outcome(Verb::Wake, &awake),
+            "running after 4.2 ms, from light sleep"
+        );
+    }
+
+    #[test]
+    fn a_state_says_how_deep_or_what_it_waits_for() {
+        assert_eq!(state("running", "", false), "running");
+        assert_eq!(state("asleep", "light", false), "asleep (light)");
+        assert_eq!(state("waking", "deep", true), "waking (waits for memory)");
     }
 }

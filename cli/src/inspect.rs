@@ -4,12 +4,12 @@ use std::io::Write;
 
 use anyhow::Result;
 use jiff::Timestamp;
+use podmotion_cli::human::{self, bytes, took};
 use podmotion_proto::record::{Record, moment};
 use podmotion_proto::shim::v1::Container;
 
 use crate::args::{Global, InspectArgs, Output};
 use crate::exit::Exit;
-use crate::human::{self, bytes, took};
 use crate::shims::{self, Found};
 use crate::{node, ps, select};
 

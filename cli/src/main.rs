@@ -11,13 +11,11 @@ mod completion;
 mod containerd;
 mod exit;
 mod gc;
-mod human;
 mod inspect;
 mod node;
 mod ps;
 mod request;
 mod select;
-mod share;
 mod shims;
 mod watch;
 
@@ -55,7 +53,7 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Check(args) => check::run(global, args),
         Command::Gc(args) => gc::run(global, args),
         Command::Completion(args) => completion::run(args),
-        Command::Share(args) => share::run(args),
+        Command::Share(args) => completion::write(args),
         Command::SelfTestProcess => check::process::run(),
     }
 }

@@ -2,17 +2,17 @@
 
 use std::io::Write;
 
-use anstream::ColorChoice;
 use anyhow::Result;
-use comfy_table::{Attribute, Cell, Color, Table, presets};
+use comfy_table::{Cell, Color, Table};
 use jiff::Timestamp;
+use podmotion_cli::{human, table};
 use podmotion_proto::record::Record;
 use podmotion_proto::shim::v1::{AwakeReason, Container};
 
 use crate::args::{Global, Output, PsArgs};
 use crate::exit::Exit;
+use crate::node;
 use crate::shims::{self, Found};
-use crate::{human, node};
 
 /// As many characters of an id as crictl shows.
 const SHORT_ID: usize = 13;
@@ -49,15 +49,8 @@ pub fn run(global: &Global, args: &PsArgs) -> Result<Exit> {
             writeln!(out, "{}", serde_json::to_string_pretty(&records)?)?;
         }
         Output::Table => {
-            let mut table = table(&shown, args.no_trunc, Timestamp::now());
-            if out.current_choice() == ColorChoice::Never {
-                table.force_no_tty();
-            } else {
-                table.enforce_styling();
-            }
-            for line in table.lines() {
-                writeln!(out, "{}", line.trim_end())?;
-            }
+            let table = table(&shown, args.no_trunc, Timestamp::now());
+            table::print(&mut out, table)?;
         }
     }
     Ok(if shims::complain(&survey) {
@@ -68,19 +61,14 @@ pub fn run(global: &Global, args: &PsArgs) -> Result<Exit> {
 }
 
 fn table(shown: &[&Found], whole_ids: bool, now: Timestamp) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(HEADER.map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
+    let mut table = table::new(&HEADER);
     for found in shown {
         let [pod, name, id, state, rest @ ..] = row(found, whole_ids, now);
         let state = Cell::new(state).fg(color(&found.container));
         let cells = [Cell::new(pod), Cell::new(name), Cell::new(id), state];
         table.add_row(cells.into_iter().chain(rest.map(Cell::new)));
     }
-    // As kubectl: three blanks between columns, none at the edges.
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 3));
-    }
+    table::pad(&mut table);
     table
 }
 
@@ -148,13 +136,11 @@ fn awake(reason: &AwakeReason, container: &Container, now: Timestamp) -> String 
 
 /// `running`, `asleep (light)`, or `waking (waits for memory)`.
 pub fn state(container: &Container) -> String {
-    if container.memory_wait.is_some() {
-        return format!("{} (waits for memory)", container.state);
-    }
-    match container.depth.as_str() {
-        "" => container.state.clone(),
-        depth => format!("{} ({depth})", container.state),
-    }
+    human::state(
+        &container.state,
+        &container.depth,
+        container.memory_wait.is_some(),
+    )
 }
 
 fn size(bytes: u64) -> Option<String> {

@@ -4,58 +4,91 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use clap::CommandFactory;
+use clap::{Command, ValueEnum};
+use clap_complete::Shell as Completed;
 
-use crate::args::{Cli, ShareArgs, Shell};
-use crate::completion;
-use crate::exit::Exit;
+/// A shell that has completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// bash
+    Bash,
+    /// zsh
+    Zsh,
+    /// fish
+    Fish,
+}
 
-/// Where each shell looks for a command's completions.
-const COMPLETIONS: [(Shell, &str); 3] = [
-    (Shell::Bash, "bash-completion/completions/podmotion"),
-    (Shell::Zsh, "zsh/site-functions/_podmotion"),
-    (Shell::Fish, "fish/vendor_completions.d/podmotion.fish"),
-];
+impl Shell {
+    const ALL: [Self; 3] = [Self::Bash, Self::Zsh, Self::Fish];
 
-/// Writes all of it.
+    /// Where it looks for the completions of `program`.
+    fn place(self, program: &str) -> String {
+        match self {
+            Self::Bash => format!("bash-completion/completions/{program}"),
+            Self::Zsh => format!("zsh/site-functions/_{program}"),
+            Self::Fish => format!("fish/vendor_completions.d/{program}.fish"),
+        }
+    }
+}
+
+/// The completions of a command for a shell.
+pub fn completions(shell: Shell, mut command: Command) -> Vec<u8> {
+    let shell = match shell {
+        Shell::Bash => Completed::Bash,
+        Shell::Zsh => Completed::Zsh,
+        Shell::Fish => Completed::Fish,
+    };
+    let program = command.get_name().to_owned();
+    // Into memory first: the library panics where it cannot write.
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut command, program, &mut text);
+    text
+}
+
+/// Writes all of a command's.
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn run(args: &ShareArgs) -> Result<Exit> {
-    let manual = args.directory.join("man/man1");
+pub fn write(directory: &Path, command: &Command) -> Result<()> {
+    let manual = directory.join("man/man1");
     create(&manual)?;
-    clap_mangen::generate_to(Cli::command(), &manual)
+    clap_mangen::generate_to(command.clone(), &manual)
         .with_context(|| format!("write manual pages to {}", manual.display()))?;
-    for (shell, path) in COMPLETIONS {
-        write(&args.directory.join(path), &completion::text(shell))?;
+    for shell in Shell::ALL {
+        let path = directory.join(shell.place(command.get_name()));
+        create(path.parent().unwrap_or(&path))?;
+        fs::write(&path, completions(shell, command.clone()))
+            .with_context(|| format!("write {}", path.display()))?;
     }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 fn create(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))
 }
 
-fn write(path: &Path, text: &[u8]) -> Result<()> {
-    create(path.parent().unwrap_or(path))?;
-    fs::write(path, text).with_context(|| format!("write {}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::Arg;
+
     use super::*;
 
     #[test]
     fn pages_and_completions_are_where_they_are_looked_for() {
         let dir = tempfile::tempdir().unwrap();
-        let directory = dir.path().to_owned();
-        run(&ShareArgs { directory }).unwrap();
+        let hidden = Command::new("share").hide(true);
+        let list = Command::new("ps").arg(Arg::new("namespace").long("namespace"));
+        let command = Command::new("podmotion")
+            .after_long_help("Exit codes")
+            .subcommands([list, hidden]);
+        write(dir.path(), &command).unwrap();
         let read = |path: &str| fs::read_to_string(dir.path().join(path)).unwrap();
         assert!(read("man/man1/podmotion.1").contains("Exit codes"));
         assert!(read("man/man1/podmotion-ps.1").contains("namespace"));
         assert!(!dir.path().join("man/man1/podmotion-share.1").exists());
-        for (_, path) in COMPLETIONS {
-            assert!(read(path).contains("self-test"), "{path}");
+        for shell in Shell::ALL {
+            let path = shell.place("podmotion");
+            assert!(read(&path).contains("namespace"), "{path}");
         }
     }
 }

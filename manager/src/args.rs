@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::server;
+
 /// Shows a cluster what sleeps on a node.
-#[derive(Clone, Debug, Parser)]
+#[derive(Debug, Parser)]
 #[command(name = "podmotion-manager", version)]
 pub struct Args {
     /// Where /metrics, /healthz and /readyz are served.
@@ -86,6 +88,10 @@ pub struct Args {
         default_value = "unix:///run/containerd/containerd.sock"
     )]
     pub containerd: String,
+
+    /// The node server's.
+    #[command(flatten)]
+    pub server: server::Args,
 }
 
 #[cfg(test)]

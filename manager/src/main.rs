@@ -1,7 +1,7 @@
 //! `podmotion-manager`: shows a cluster what sleeps on a node.
 //!
 //! It follows the node's shims (`shims`), keeps what they told last (`store`) and shows it: as metrics
-//! (`metrics`, over `http`) and to Kubernetes (`cluster`, `node`). It decides nothing about any container: one
+//! (`metrics`, over `http`), to Kubernetes (`cluster`, `node`) and to whoever may ask (`server`). It decides nothing about any container: one
 //! that is dead stops no sleep and no wake, and one that starts anew picks everything up.
 #![deny(unsafe_code)]
 
@@ -13,6 +13,7 @@ mod health;
 mod http;
 mod metrics;
 mod node;
+mod server;
 mod shims;
 mod store;
 mod sys;
@@ -69,6 +70,12 @@ async fn run(args: Args) -> Result<()> {
     let errors = ApiErrors::default();
     let (health, healthy) = watch::channel(health::Cluster::default());
     let client = cluster::client(&args).await?;
+    let server = server::Settings {
+        node: args.node_name.clone().unwrap_or_default(),
+        shims: args.shims.clone(),
+        self_test: args.self_test.clone(),
+        client: client.clone(),
+    };
     let show = client.map(|client| {
         health.send_replace(health::Cluster::Waiting);
         cluster::Show {
@@ -107,12 +114,21 @@ async fn run(args: Args) -> Result<()> {
     tokio::select! {
         result = shims::follow(folder, store) => result?,
         result = node::follow(places, tested) => result?,
+        result = serve(args.server, server) => result?,
         () = shown(show) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     drop(end);
     served.await.context("serve")?.context("serve")
+}
+
+/// Where there is nothing to have a certificate from there is no node server, for ever.
+async fn serve(args: server::Args, settings: server::Settings) -> Result<()> {
+    if !args.is_possible(settings.client.is_some()) {
+        return std::future::pending().await;
+    }
+    server::run(args, settings).await.context("node server")
 }
 
 /// Without a cluster there is nothing to be done, for ever.

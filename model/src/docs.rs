@@ -4,7 +4,7 @@ mod annotations;
 mod why_awake;
 
 pub use annotations::page as annotations;
-pub use why_awake::page as why_awake;
+pub use why_awake::{advice, page as why_awake};
 
 /// A cell of a table in Markdown.
 fn cell(text: &str) -> String {

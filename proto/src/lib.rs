@@ -24,6 +24,8 @@ pub mod shim {
 pub mod client;
 #[cfg(feature = "record")]
 pub mod record;
+#[cfg(feature = "record")]
+pub mod report;
 
 pub use protobuf;
 pub use ttrpc;

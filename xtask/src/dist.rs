@@ -1,4 +1,4 @@
-//! `cargo xtask build`: the programs as they go to a node, each one static file.
+//! `cargo xtask build`: the programs as they go to a node or to a user, each one static file.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,18 +20,20 @@ pub struct Args {
     arch: Option<Arch>,
 }
 
-/// (package, program) of everything that goes to a node.
-pub const PROGRAMS: [(&str, &str); 6] = [
+/// (package, program) of everything that goes to a node, and kubectl's plugin.
+pub const PROGRAMS: [(&str, &str); 7] = [
     ("podmotion-shim", "containerd-shim-podmotion-v1"),
     ("podmotion-responder", "podmotion-responder"),
     ("podmotion-installer", "podmotion-installer"),
     ("podmotion-manager", "podmotion-manager"),
     ("podmotion-self-test", "podmotion-self-test-app"),
     CLI,
+    KUBECTL,
 ];
 
-/// The one with manual pages and completions.
+/// Those with manual pages and completions.
 const CLI: (&str, &str) = ("podmotion-cli", "podmotion");
+const KUBECTL: (&str, &str) = ("podmotion-cli", "kubectl-podmotion");
 
 /// Runs the command.
 ///
@@ -185,10 +187,16 @@ fn path_flags(metadata: &Metadata) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Has the command line write its manual pages and completions, in folders as below `/usr/share`.
+/// Has the command lines write their manual pages and completions, in folders as below `/usr/share`.
 fn share(dist: &Path) -> Result<()> {
     let share = dist.join("share");
-    process::output(process::command(dist.join(CLI.1)).arg("share").arg(&share))?;
+    for (_, program) in [CLI, KUBECTL] {
+        process::output(
+            process::command(dist.join(program))
+                .arg("share")
+                .arg(&share),
+        )?;
+    }
     println!("manual pages and completions {}", share.display());
     Ok(())
 }

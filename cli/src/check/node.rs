@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use podmotion_cli::human;
 
 use super::{Context, Verdict};
-use crate::human;
 
 /// The least room for checkpoints that is worth having.
 const LEAST_ROOM: u64 = 1 << 30;

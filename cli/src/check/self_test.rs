@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use oci_spec::runtime::Spec;
+use podmotion_cli::human::took;
 use podmotion_criu_driver::{
     Criu, DumpControl, DumpRequest, Freezer, InheritedPipe, RestoreRequest, Subject, images, mounts,
 };
@@ -19,7 +20,6 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use tempfile::TempDir;
 
 use super::{Context, Verdict, criu, process};
-use crate::human::took;
 
 /// How the directory's name begins. `gc` removes what an interrupted check leaves.
 pub const PREFIX: &str = ".self-test-";

@@ -13,11 +13,12 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use podmotion_cli::human;
 use serde::Serialize;
 
 use crate::args::{GcArgs, Global, Output};
 use crate::exit::Exit;
-use crate::{human, node, shims};
+use crate::{node, shims};
 use owners::Owners;
 
 /// Something without an owner.

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use jiff::Timestamp;
+use podmotion_cli::human::bytes;
 use podmotion_proto::client::title;
 use podmotion_proto::record::{Record, moment};
 use podmotion_proto::shim::v1::Container;
 use serde::Serialize;
 
 use crate::args::{Filter, Output};
-use crate::human::bytes;
 use crate::ps;
 use crate::shims::Found;
 

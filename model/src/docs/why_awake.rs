@@ -18,12 +18,22 @@ is generated from `AwakeReason` (`model/src/idle/reason.rs`).
 
 /// The text of the page.
 pub fn page() -> String {
-    let reasons = std::iter::successors(after(None), |reason| after(Some(reason)));
-    let lines = reasons.map(|reason| {
+    let lines = reasons().map(|reason| {
         let (name, advice) = (reason.as_str(), cell(reason.advice()));
         format!("| `{name}` | {} | {advice} |\n", cell(&reason.to_string()))
     });
     HEAD.to_owned() + &lines.collect::<String>()
+}
+
+/// What somebody can do about the reason of this name; nothing where there is no such reason.
+pub fn advice(name: &str) -> Option<&'static str> {
+    let reason = reasons().find(|reason| reason.as_str() == name);
+    reason.map(|reason| reason.advice())
+}
+
+/// An example of each reason.
+fn reasons() -> impl Iterator<Item = AwakeReason> {
+    std::iter::successors(after(None), |reason| after(Some(reason)))
 }
 
 /// An example of the reason after `reason`, the first after none. A reason that is left out here does
