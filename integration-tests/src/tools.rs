@@ -250,6 +250,11 @@ impl Tools {
         self.built("podmotion-manager")
     }
 
+    /// kubectl's plugin, which kubectl finds by its name.
+    pub fn kubectl_plugin(&self) -> Result<PathBuf> {
+        self.built("kubectl-podmotion")
+    }
+
     /// Our program that pins the gate's BPF programs.
     pub(crate) fn installer(&self) -> Result<PathBuf> {
         self.built("podmotion-installer")

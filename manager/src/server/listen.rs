@@ -14,7 +14,7 @@ use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::seats::{Seat, Seats};
 use super::tls::{Current, Peer, PeerError, peer_of};
@@ -48,6 +48,7 @@ pub async fn serve(listener: TcpListener, mut current: Current, router: Router) 
         // Its task never ends by itself while this end is there.
         return;
     }
+    info!("the node server accepts connections");
     let seats = Seats::new(ALL, EACH);
     loop {
         let (stream, address) = match listener.accept().await {

@@ -54,6 +54,13 @@ pub struct Args {
     pub namespace: String,
 }
 
+impl Args {
+    /// Whether there can be a node server: without Kubernetes only where there are certificates in files.
+    pub fn is_possible(&self, kubernetes: bool) -> bool {
+        kubernetes || self.tls_dir.is_some()
+    }
+}
+
 /// What the server is to know of its node.
 pub struct Settings {
     /// The node's name.

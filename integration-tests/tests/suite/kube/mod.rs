@@ -1,6 +1,7 @@
 //! Pods of a real Kubernetes, asleep: what the kubelet, users and other containers do to them.
 
 mod counter;
+mod ctl;
 mod ends;
 mod failures;
 mod kubelet;
@@ -48,6 +49,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         .chain(
             soak::TESTS
                 .iter()
+                .chain(ctl::TESTS)
                 .map(|(name, body)| trial(name, *body, Depth::Light)),
         )
         .collect()
