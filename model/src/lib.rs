@@ -12,6 +12,7 @@ pub mod duration;
 pub mod idle;
 pub mod lifecycle;
 pub mod manifest;
+pub mod metrics;
 pub mod probe;
 pub mod settings;
 pub mod value;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
 
 use super::{Cache, Item, Work, files};
 use crate::process;
@@ -82,6 +83,18 @@ pub fn command(cache: &Cache) -> Command {
         .env("GOCACHE", cache.path("go/build"))
         .env("GOMODCACHE", cache.path("go/mod"));
     command
+}
+
+/// What the `go.mod` and `go.sum` of a module pin, as one digest.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub fn pinned(module: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    for name in ["go.mod", "go.sum"] {
+        hash.update(files::read(&module.join(name))?);
+    }
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }
 
 fn on_machine() -> Option<PathBuf> {

@@ -28,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ),
     ("patchelf", "gives programs their own libraries"),
     ("procps", "`ps`, which the tests run"),
+    ("python3-pip", "fetches schemas for the chart's tests"),
     ("xz-utils", "unpacks packages"),
     ("zstd", "unpacks packages"),
 ];

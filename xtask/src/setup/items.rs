@@ -7,10 +7,12 @@ use super::criu::{CRIU, Criu};
 use super::cross::Cross;
 use super::deny::Deny;
 use super::go::Go;
+use super::helm::Helm;
 use super::host::Packages;
 use super::images::{Apps, Base, Pause};
 use super::kubernetes::Kubernetes;
 use super::python::Python;
+use super::schemas::Schemas;
 use super::small::Busybox;
 use super::vm::Vm;
 use crate::arch::Arch;
@@ -37,6 +39,8 @@ pub fn all() -> Vec<Box<dyn Item>> {
     items.push(Box::new(Apps));
     items.push(Box::new(Python));
     items.push(Box::new(Kubernetes));
+    items.push(Box::new(Helm));
+    items.push(Box::new(Schemas));
     items.push(Box::new(Vm));
     items.push(Box::new(OnDemand(QEMU_ARM)));
     items.push(Box::new(Machine));
@@ -87,7 +91,7 @@ const QEMU_ARM: Bundle = Bundle {
     ),
 };
 
-fn bundles() -> [Bundle; 10] {
+fn bundles() -> [Bundle; 11] {
     [
         CRIU,
         containerd(
@@ -143,6 +147,17 @@ fn bundles() -> [Bundle; 10] {
             links: &[("tools/bin/wrk", "tools/wrk/bin/wrk")],
             // wrk prints its usage and fails when asked for its version.
             trial: ("bin/wrk", &["--version"], "wrk"),
+        },
+        Bundle {
+            name: "promtool",
+            why: "checks the chart's alerts and tries them out",
+            place: "tools/promtool",
+            suite: "trixie",
+            packages: &["prometheus"],
+            programs: &[("usr/bin/promtool", "bin/promtool")],
+            data: &[],
+            links: &[],
+            trial: ("bin/promtool", &["--version"], "promtool, version"),
         },
         Bundle {
             name: "qemu",

@@ -1,10 +1,8 @@
 //! Kubernetes, compiled from its modules: there is nothing to download where only registries of modules are at hand.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use sha2::{Digest, Sha256};
 
 use super::{Cache, Item, Work, files, go};
 use crate::process;
@@ -46,14 +44,7 @@ impl Item for Kubernetes {
     }
 
     fn recipe(&self, _cache: &Cache) -> Result<String> {
-        let mut hash = Sha256::new();
-        for name in ["go.mod", "go.sum"] {
-            let path = module().join(name);
-            let text =
-                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            hash.update(text);
-        }
-        let digest: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let digest = go::pinned(&module())?;
         Ok(format!("{VERSION} {PROGRAMS:?} {digest}"))
     }
 
@@ -115,6 +106,8 @@ fn release(version: &str) -> Result<(&str, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
