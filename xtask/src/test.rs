@@ -116,6 +116,7 @@ fn commands(args: &Args, product: Option<&Product>) -> Result<Vec<Command>> {
         ]);
         each.push(vec!["--package", "podmotion-shim", "--test", "root"]);
         each.push(vec!["--package", "podmotion-pager", "--test", "root"]);
+        each.push(vec!["--package", INTEGRATION, "--test", "chart"]);
         each.push(vec!["--package", INTEGRATION, "--test", "suite"]);
     }
     let cache = Cache::from_env()?;
