@@ -93,12 +93,17 @@ const STATE: Label = Label {
 
 const CHECKPOINT_RESULT: Label = Label {
     name: "result",
-    values: &["succeeded", "aborted", "failed"],
+    values: &["success", "aborted", "failed"],
 };
 
 const RESTORE_RESULT: Label = Label {
     name: "result",
-    values: &["succeeded", "failed"],
+    values: &["success", "failed"],
+};
+
+const KIND: Label = Label {
+    name: "kind",
+    values: &["light", "deep", "deep-lazy", "cold-start"],
 };
 
 /// Of one container: these labels, and what is its own.
@@ -121,7 +126,7 @@ pub const ALL: &[Metric] = &[
         name: "podmotion_restores_total",
         kind: Kind::Counter,
         unit: None,
-        labels: of_container!(RESTORE_RESULT, free("kind")),
+        labels: of_container!(RESTORE_RESULT, KIND),
         help: "Attempts to wake the container",
     },
     Metric {
@@ -214,6 +219,13 @@ pub const ALL: &[Metric] = &[
         unit: None,
         labels: &[],
         help: "Wakes that wait for the node to have memory",
+    },
+    Metric {
+        name: "podmotion_kubernetes_errors_total",
+        kind: Kind::Counter,
+        unit: None,
+        labels: &[free("operation")],
+        help: "Requests to the API server that failed",
     },
 ];
 

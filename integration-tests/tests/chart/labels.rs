@@ -72,7 +72,8 @@ fn what_waits_in_uninstall_mode_may_do_nothing() -> Result<()> {
     ensure!(spec["initContainers"][0]["args"][0] == "uninstall");
     let waits = &spec["containers"][0];
     ensure!(waits["securityContext"]["capabilities"] == json!({"drop": ["ALL"]}));
-    ensure!(waits["volumeMounts"].is_null());
+    ensure!(waits["securityContext"]["runAsNonRoot"] == true);
+    ensure!(waits["volumeMounts"] == json!([{"name": "nothing", "mountPath": "/run/podmotion"}]));
     // The same DaemonSet: its pods are replaced one for one.
     ensure!(daemonset("default")?["spec"]["selector"] == set["spec"]["selector"]);
     Ok(())

@@ -11,6 +11,7 @@ use super::helm::Helm;
 use super::host::Packages;
 use super::images::{Apps, Base, Pause};
 use super::kubernetes::Kubernetes;
+use super::monitoring::Monitoring;
 use super::python::Python;
 use super::schemas::Schemas;
 use super::small::Busybox;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Box<dyn Item>> {
     items.push(Box::new(Kubernetes));
     items.push(Box::new(Helm));
     items.push(Box::new(Schemas));
+    items.push(Box::new(Monitoring));
     items.push(Box::new(Vm));
     items.push(Box::new(OnDemand(QEMU_ARM)));
     items.push(Box::new(Machine));

@@ -19,6 +19,7 @@ mod host;
 mod images;
 mod items;
 mod kubernetes;
+mod monitoring;
 pub mod oci;
 mod programs;
 mod python;

@@ -1,5 +1,6 @@
 //! Pods of a real Kubernetes, asleep: what the kubelet, users and other containers do to them.
 
+mod chart;
 mod counter;
 mod ctl;
 mod ends;
@@ -47,9 +48,9 @@ pub(crate) fn trials() -> Vec<Trial> {
             tests.map(move |(name, body)| trial(name, *body, depth))
         })
         .chain(
-            soak::TESTS
-                .iter()
-                .chain(ctl::TESTS)
+            [soak::TESTS, chart::TESTS, ctl::TESTS]
+                .into_iter()
+                .flatten()
                 .map(|(name, body)| trial(name, *body, Depth::Light)),
         )
         .collect()
