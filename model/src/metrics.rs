@@ -11,6 +11,8 @@ pub enum Kind {
     Gauge,
     /// Counts by interval.
     Histogram,
+    /// Says something in its labels; its value is 1.
+    Info,
 }
 
 impl Kind {
@@ -20,6 +22,7 @@ impl Kind {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
             Self::Histogram => "histogram",
+            Self::Info => "info",
         }
     }
 }
@@ -36,7 +39,7 @@ pub struct Label {
 /// One metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric {
-    /// The full name, with its unit, and `_total` of a counter.
+    /// The full name, with its unit, and `_total` of a counter, `_info` of an information.
     pub name: &'static str,
     /// What it is.
     pub kind: Kind,
@@ -52,11 +55,21 @@ impl Metric {
     /// Names of the series that it consists of, as a query names them.
     pub fn series(&self) -> Vec<String> {
         match self.kind {
-            Kind::Counter | Kind::Gauge => vec![self.name.to_owned()],
+            Kind::Counter | Kind::Gauge | Kind::Info => vec![self.name.to_owned()],
             Kind::Histogram => ["bucket", "sum", "count"]
                 .map(|part| format!("{}_{part}", self.name))
                 .into(),
         }
+    }
+
+    /// What OpenMetrics calls it in `# TYPE`.
+    pub fn family(&self) -> &'static str {
+        let suffix = match self.kind {
+            Kind::Counter => "_total",
+            Kind::Info => "_info",
+            Kind::Gauge | Kind::Histogram => "",
+        };
+        self.name.strip_suffix(suffix).unwrap_or(self.name)
     }
 
     /// The label of that name.
@@ -180,7 +193,7 @@ pub const ALL: &[Metric] = &[
     },
     Metric {
         name: "podmotion_build_info",
-        kind: Kind::Gauge,
+        kind: Kind::Info,
         unit: None,
         labels: &[free("version")],
         help: "1, with the manager's version",
@@ -249,6 +262,7 @@ mod tests {
                 metric.kind == Kind::Counter,
                 "{name}"
             );
+            assert_eq!(name.ends_with("_info"), metric.kind == Kind::Info, "{name}");
             if let Some(unit) = metric.unit {
                 assert!(name.ends_with(unit), "{name}");
             }
@@ -272,6 +286,20 @@ mod tests {
         assert!(find("podmotion_restore_duration_seconds").is_none());
         assert_eq!(found.label("depth"), Some(&DEPTH));
         assert_eq!(found.label("result"), None);
+    }
+
+    #[test]
+    fn families_have_no_suffix() {
+        let family = |series| find(series).map(Metric::family);
+        assert_eq!(
+            family("podmotion_restores_total"),
+            Some("podmotion_restores")
+        );
+        assert_eq!(family("podmotion_build_info"), Some("podmotion_build"));
+        assert_eq!(
+            family("podmotion_image_bytes"),
+            Some("podmotion_image_bytes")
+        );
     }
 
     #[test]

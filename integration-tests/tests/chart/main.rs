@@ -11,6 +11,7 @@ mod golden;
 mod helm;
 mod labels;
 mod manifests;
+mod programs;
 mod queries;
 mod readme;
 mod refusals;
