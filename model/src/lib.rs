@@ -13,6 +13,7 @@ pub mod idle;
 pub mod lifecycle;
 pub mod manifest;
 pub mod metrics;
+pub mod overhead;
 pub mod probe;
 pub mod settings;
 pub mod value;

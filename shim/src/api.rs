@@ -217,7 +217,9 @@ impl proto::Shim for Service {
         _: &TtrpcContext,
         request: proto::WakeRequest,
     ) -> ttrpc::Result<proto::WakeResponse> {
-        self.ask(&request.id, Notice::AskedToWake).await?;
+        let stay = request.stay;
+        self.ask(&request.id, |asker| Notice::AskedToWake { asker, stay })
+            .await?;
         Ok(proto::WakeResponse::default())
     }
 }

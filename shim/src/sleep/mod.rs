@@ -115,7 +115,12 @@ pub enum Notice {
     /// Somebody asks for sleep, through the shim's own service.
     AskedToSleep(oneshot::Sender<Result<(), Refusal>>),
     /// Somebody asks for a wake, through the shim's own service.
-    AskedToWake(oneshot::Sender<Result<(), Refusal>>),
+    AskedToWake {
+        /// Who.
+        asker: oneshot::Sender<Result<(), Refusal>>,
+        /// It is not to sleep again.
+        stay: bool,
+    },
 }
 
 /// Why what was asked for was not done.

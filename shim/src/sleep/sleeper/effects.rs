@@ -31,7 +31,7 @@ impl Sleeper {
             Notice::Released(result) => self.released(result),
             Notice::Filled(result) => return self.filled(result),
             Notice::AskedToSleep(asker) => self.asked_to_sleep(asker),
-            Notice::AskedToWake(asker) => return self.asked_to_wake(asker),
+            Notice::AskedToWake { asker, stay } => return self.asked_to_wake(asker, stay),
         }
         Outcome::Nothing
     }
@@ -55,7 +55,14 @@ impl Sleeper {
         drop(asker.send(answer));
     }
 
-    fn asked_to_wake(&mut self, asker: oneshot::Sender<Result<(), Refusal>>) -> Outcome {
+    fn asked_to_wake(
+        &mut self,
+        asker: oneshot::Sender<Result<(), Refusal>>,
+        stay: bool,
+    ) -> Outcome {
+        if stay {
+            self.new.settings.scaledown = None;
+        }
         if self.needs_wake() {
             self.wakers.push(asker);
             return self.wake(WakeCause::Request);
