@@ -103,15 +103,17 @@ pub fn remove_tree(path: &Path) -> Result<bool, FileError> {
     }
 }
 
-/// Removes the directory if nothing is in it. Whether it was removed.
+/// Removes the directory if nothing is in it and nothing is mounted there. Whether it was removed.
 ///
 /// # Errors
 /// When the file system refuses.
 pub fn remove_empty(path: &Path) -> Result<bool, FileError> {
-    use io::ErrorKind::{DirectoryNotEmpty, NotFound};
+    use io::ErrorKind::{DirectoryNotEmpty, NotFound, ResourceBusy};
     match fs::remove_dir(path) {
         Ok(()) => Ok(true),
-        Err(error) if matches!(error.kind(), NotFound | DirectoryNotEmpty) => Ok(false),
+        Err(error) if matches!(error.kind(), NotFound | DirectoryNotEmpty | ResourceBusy) => {
+            Ok(false)
+        }
         Err(error) => Err(failed("remove", path)(error)),
     }
 }

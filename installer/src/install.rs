@@ -47,16 +47,18 @@ pub async fn run(args: &args::Install) -> Result<()> {
         Some(_) => node.record()?,
     };
     let runtime = Runtime::like_the_default(&about.effective);
+    let containerd = containerd_files(&node, &daemon, &about, &runtime)?;
     let facts = Facts {
         intact: versions::is_intact(&node.at(VERSIONS)?, &version)?,
         links: links(&version)
             .iter()
             .map(|(link, _)| Ok(fs::read_link(link_at(&node, link)?).ok()))
             .collect::<Result<_>>()?,
-        missing: missing(&node, &daemon)?,
+        missing: missing(&node, &containerd)?,
         files: own_files(&node, &runtime, settings)?,
-        containerd: containerd_files(&node, &daemon, &about, &runtime)?,
+        containerd,
         running: about.effective.runs(&runtime),
+        unit: node.unit(&daemon).await?,
         class: args.node.class().map(str::to_owned),
         version,
     };
@@ -133,21 +135,20 @@ fn load_bpf(pins: &Path) -> Result<()> {
 /// Restarts containerd. What it does not come up with is taken back.
 async fn restart(node: &Node, daemon: &Daemon, runtime: &Runtime) -> Result<()> {
     let runs = |about: &About| about.effective.runs(runtime);
-    let Err(error) = node.restart(daemon, runs).await else {
-        return Ok(());
+    let Some(record) = node.record()? else {
+        bail!("{} is gone", crate::record::PATH);
     };
-    let Some(record) = node.record()?.filter(|record| !record.unproven.is_empty()) else {
-        return Err(error);
+    let Err(error) = node.restart(record.unit.as_deref(), runs).await else {
+        return Ok(());
     };
     // One that was never restarted runs as before: there is nothing to take back, and somebody may yet do it.
     let untouched = node.daemon().is_ok_and(|now| now.pid == daemon.pid);
-    if untouched && args::Restart::Never == node.args.restart {
+    if record.unproven.is_empty() || untouched {
         return Err(error);
     }
     println!("{error:#}");
-    node.roll_back(record, Some(daemon))
-        .await
-        .with_context(|| format!("{error:#}; and its configuration of before was put back, but"))?;
+    let back = node.roll_back(record).await;
+    back.with_context(|| format!("{error:#}; its configuration of before was put back, but"))?;
     Err(error.context("containerd's configuration of before was put back"))
 }
 
@@ -207,17 +208,19 @@ fn unusable(node: &Node, path: &Path, programs: bool) -> Result<Option<String>> 
 }
 
 /// Directories that are not there, outer ones first.
-fn missing(node: &Node, daemon: &Daemon) -> Result<Vec<PathBuf>> {
-    let mut wanted: Vec<PathBuf> = DIRECTORIES.iter().map(|(path, _)| path.into()).collect();
-    if daemon.templates().is_none() {
-        wanted.extend(daemon.config.parent().map(Path::to_owned));
-        let drop_in = Path::new(crate::containerd::place::DROP_IN);
-        wanted.extend(drop_in.parent().map(Path::to_owned));
-    }
+fn missing(node: &Node, changes: &Changes) -> Result<Vec<PathBuf>> {
+    let ours = DIRECTORIES.iter().map(|(path, _)| Path::new(path));
+    let theirs = changes
+        .iter()
+        .filter_map(|(change, _)| change.path.parent());
     let mut missing = Vec::new();
-    for path in wanted {
-        if !is_directory(&node.at(&path)?)? && !missing.contains(&path) {
-            missing.push(path);
+    for path in ours.chain(theirs) {
+        let mut outer: Vec<&Path> = path.ancestors().collect();
+        outer.reverse();
+        for path in outer {
+            if !missing.iter().any(|one| one == path) && !is_directory(&node.at(path)?)? {
+                missing.push(path.to_owned());
+            }
         }
     }
     Ok(missing)

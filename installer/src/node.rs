@@ -114,32 +114,39 @@ impl Node {
         match self.record()? {
             Some(record) if !record.unproven.is_empty() => {
                 println!("{first:#}: an earlier run has not ended");
-                self.roll_back(record, None).await?;
+                self.roll_back(record).await?;
                 ask().await
             }
             _ => Err(first),
         }
     }
 
-    /// Restarts containerd and waits until `runs` is content with it. Who does not restart waits for others.
-    pub async fn restart(&self, before: &Daemon, runs: impl Fn(&About) -> bool) -> Result<About> {
+    /// The unit that runs containerd, where this program restarts it.
+    pub async fn unit(&self, daemon: &Daemon) -> Result<Option<String>> {
         match self.args.restart {
-            Restart::Auto => {
-                let service = Service::of(&self.host, before.pid).await?;
-                println!("restart {}", service.name);
-                service.restart().await?;
+            Restart::Auto => Ok(Some(Service::of(&self.host, daemon.pid).await?.name)),
+            Restart::Never => Ok(None),
+        }
+    }
+
+    /// Restarts containerd and waits until `runs` is content with it. Without a `unit` others restart it.
+    pub async fn restart(&self, unit: Option<&str>, runs: impl Fn(&About) -> bool) -> Result<()> {
+        match unit {
+            Some(unit) => {
+                println!("restart {unit}");
+                Service::named(&self.host, unit).await?.restart().await?;
             }
-            Restart::Never => println!("containerd has to be restarted now"),
+            None => println!("containerd has to be restarted now"),
         }
         self.await_containerd(runs).await
     }
 
-    async fn await_containerd(&self, runs: impl Fn(&About) -> bool) -> Result<About> {
+    async fn await_containerd(&self, runs: impl Fn(&About) -> bool) -> Result<()> {
         let deadline = Instant::now() + self.args.restart_wait;
         loop {
             let last = match self.daemon() {
                 Ok(daemon) => match cri::ask(&daemon.socket).await {
-                    Ok(about) if runs(&about) => return Ok(about),
+                    Ok(about) if runs(&about) => return Ok(()),
                     Ok(_) => anyhow!(
                         "containerd runs with its old configuration: it was not restarted, or reads another file"
                     ),
@@ -156,7 +163,7 @@ impl Node {
     }
 
     /// Gives containerd's files the texts that it last ran with, and has it restarted.
-    pub async fn roll_back(&self, mut record: Record, daemon: Option<&Daemon>) -> Result<()> {
+    pub async fn roll_back(&self, mut record: Record) -> Result<()> {
         for change in record.take_back() {
             let path = self.at(&change.path)?;
             match &change.text {
@@ -166,11 +173,11 @@ impl Node {
             println!("{}: as before", change.path.display());
         }
         self.note(&record)?;
-        if let (Restart::Auto, Some(daemon)) = (self.args.restart, daemon) {
-            let service = Service::of(&self.host, daemon.pid).await?;
-            service.restart().await?;
+        if let Some(unit) = &record.unit {
+            println!("restart {unit}");
+            Service::named(&self.host, unit).await?.restart().await?;
         }
-        self.await_containerd(|_| true).await.map(drop)
+        self.await_containerd(|_| true).await
     }
 
     /// The pins' directory, on the node.

@@ -92,6 +92,8 @@ pub struct Facts {
     pub containerd: Vec<(Change, Option<String>)>,
     /// containerd runs with the runtime as it is to be.
     pub running: bool,
+    /// The unit that runs containerd, where this program restarts it.
+    pub unit: Option<String>,
     /// The RuntimeClass to apply.
     pub class: Option<String>,
 }
@@ -132,6 +134,7 @@ pub fn plan(
 
     let mut next = record.clone().unwrap_or_else(Record::new);
     next.version = env!("CARGO_PKG_VERSION").to_owned();
+    next.unit.clone_from(&facts.unit);
     next.directories
         .extend(others.iter().map(|path| (*path).clone()));
     for (change, now) in facts.files.iter().chain(&facts.containerd) {

@@ -64,6 +64,8 @@ pub struct Record {
     /// The texts of containerd's files that it last ran with, while it has not been seen to run with what was
     /// written since: if it does not answer, that is why.
     pub unproven: Vec<Before>,
+    /// The unit of systemd's that runs containerd, where this program restarts it.
+    pub unit: Option<String>,
 }
 
 /// A file as it was.
@@ -84,6 +86,7 @@ impl Record {
             directories: BTreeSet::new(),
             files: Vec::new(),
             unproven: Vec::new(),
+            unit: None,
         }
     }
 

@@ -57,6 +57,7 @@ pub enum RestartError {
 trait Manager {
     #[zbus(name = "GetUnitByPID")]
     fn get_unit_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
+    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
 }
 
@@ -89,20 +90,27 @@ impl Service {
     /// When systemd cannot be asked or does not know the process.
     pub async fn of(host: &Host, pid: u32) -> Result<Self, RestartError> {
         let connection = connect(host).await?;
-        let failed = |operation: &str| bus(operation.to_owned());
-        let manager = ManagerProxy::new(&connection)
-            .await
-            .map_err(failed("connect"))?;
-        let unit = manager
-            .get_unit_by_pid(pid)
-            .await
-            .map_err(bus(format!("the unit of process {pid}")))?;
-        let proxy = unit_proxy(&connection, &unit).await?;
-        let name = proxy.id().await.map_err(failed("the unit's name"))?;
+        let unit = manager(&connection).await?.get_unit_by_pid(pid).await;
+        let unit = unit.map_err(bus(format!("the unit of process {pid}")))?;
+        let name = unit_proxy(&connection, &unit).await?.id().await;
         Ok(Self {
+            name: name.map_err(bus("the unit's name".to_owned()))?,
             connection,
             unit,
-            name,
+        })
+    }
+
+    /// The unit of this name.
+    ///
+    /// # Errors
+    /// When systemd cannot be asked or does not know it.
+    pub async fn named(host: &Host, name: &str) -> Result<Self, RestartError> {
+        let connection = connect(host).await?;
+        let unit = manager(&connection).await?.load_unit(name).await;
+        Ok(Self {
+            unit: unit.map_err(bus(format!("the unit {name}")))?,
+            connection,
+            name: name.to_owned(),
         })
     }
 
@@ -111,9 +119,7 @@ impl Service {
     /// # Errors
     /// When it does not start.
     pub async fn restart(&self) -> Result<(), RestartError> {
-        let manager = ManagerProxy::new(&self.connection)
-            .await
-            .map_err(bus("connect".to_owned()))?;
+        let manager = manager(&self.connection).await?;
         let unit = unit_proxy(&self.connection, &self.unit).await?;
         let failed = |operation: &str| bus(format!("{operation} {}", self.name));
         // Asked for each time: a value that was kept would be of before.
@@ -142,6 +148,11 @@ impl Service {
             result,
         })
     }
+}
+
+async fn manager(connection: &Connection) -> Result<ManagerProxy<'_>, RestartError> {
+    let manager = ManagerProxy::new(connection).await;
+    manager.map_err(bus("connect".to_owned()))
 }
 
 async fn unit_proxy<'a>(

@@ -3,6 +3,7 @@
 //!
 //! Each step can be done again. The record goes last: a run that was interrupted is made good by the next.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -12,9 +13,9 @@ use crate::args;
 use crate::cri::About;
 use crate::files;
 use crate::node::Node;
-use crate::plan::{CURRENT, FOLDER, VERSIONS};
+use crate::plan::FOLDER;
 use crate::record::{self, Changed, Record};
-use crate::{runtime_class, shims, versions};
+use crate::{runtime_class, shims};
 
 /// Sockets of the shims, and where CRIU works.
 const RUN: &str = "/run/podmotion";
@@ -28,6 +29,7 @@ const STATE: &str = "/var/lib/podmotion";
 pub async fn run(args: &args::Node) -> Result<()> {
     let node = Node::new(args);
     let Some(record) = node.record()? else {
+        files::remove(&files::staging(&node.at(record::PATH)?))?;
         files::remove_empty(&node.at(FOLDER)?)?;
         println!("node {}: nothing is installed", args.node_name);
         return Ok(());
@@ -50,20 +52,17 @@ pub async fn run(args: &args::Node) -> Result<()> {
     for folder in [RUN, STATE] {
         let whole = node.at(folder)?;
         println!("remove {folder}");
-        empty(&whole)?;
+        empty(&whole, None)?;
     }
     let folder = node.at(FOLDER)?;
     println!("remove {FOLDER}");
-    for part in versions::PARTS {
-        files::remove(&folder.join(part))?;
-    }
-    files::remove(&folder.join(Path::new(CURRENT).file_name().unwrap_or_default()))?;
-    files::remove_tree(&node.at(VERSIONS)?)?;
+    let record_at = node.at(record::PATH)?;
+    empty(&folder, record_at.file_name())?;
     // Inner ones first.
     for directory in record.directories.iter().rev() {
         files::remove_empty(&node.at(directory)?)?;
     }
-    files::remove(&node.at(record::PATH)?)?;
+    files::remove(&record_at)?;
     files::remove_empty(&folder)?;
     println!("node {}: uninstalled", args.node_name);
     Ok(())
@@ -78,7 +77,8 @@ async fn forget_runtime(node: &Node, record: &Record) -> Result<()> {
     }
     if about.effective.has_ours() {
         let gone = |about: &About| !about.effective.has_ours();
-        node.restart(&daemon, gone).await?;
+        let unit = node.unit(&daemon).await?;
+        node.restart(unit.as_deref(), gone).await?;
     }
     println!("containerd runs without the runtime");
     Ok(())
@@ -106,8 +106,8 @@ fn give_back(node: &Node, changed: &Changed) -> Result<()> {
     Ok(())
 }
 
-/// Removes all that is in the directory.
-fn empty(directory: &Path) -> Result<()> {
+/// Removes all that is in the directory, but for what is called `kept`.
+fn empty(directory: &Path, kept: Option<&OsStr>) -> Result<()> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -119,6 +119,9 @@ fn empty(directory: &Path) -> Result<()> {
         let path = entry
             .with_context(|| format!("list {}", directory.display()))?
             .path();
+        if path.file_name() == kept {
+            continue;
+        }
         if path.is_dir() && !path.is_symlink() {
             files::remove_tree(&path)?;
         } else {

@@ -35,16 +35,19 @@ pub(crate) struct Containerd {
     run: PathBuf,
     /// Where it runs, if not in the machine's own namespaces.
     room: Option<Arc<Room>>,
+    /// It knows nothing of our runtime.
+    plain: bool,
 }
 
 impl Containerd {
     /// Starts a daemon below the machine's work folder; `number` must be new.
     /// `settings` are lines for our runtime's configuration, each with its section: `sleep.busy_cpu = 1`.
+    /// Without any it does not know our runtime.
     pub(crate) fn start(
         tools: Tools,
         versions: Versions,
         number: u32,
-        settings: &str,
+        settings: Option<&str>,
         room: Option<Arc<Room>>,
     ) -> Result<Self> {
         let machine = Machine::get()?;
@@ -56,6 +59,7 @@ impl Containerd {
             folder: machine.work().join(&name),
             run: Path::new(RUN).join(name),
             room,
+            plain: settings.is_none(),
         };
         for folder in [&daemon.folder.join("cni"), &daemon.run] {
             fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
@@ -63,7 +67,9 @@ impl Containerd {
         daemon.write("cni/10-test.conflist", &network(&daemon.folder, number))?;
         let configuration = daemon.configuration(versions)?;
         daemon.write("config.toml", &configuration)?;
-        daemon.set(settings)?;
+        if let Some(settings) = settings {
+            daemon.set(settings)?;
+        }
         daemon.spawn()?;
         Ok(daemon)
     }
@@ -152,13 +158,18 @@ impl Containerd {
         command
             .arg("--config")
             .arg(self.folder.join("config.toml"))
-            .env("PATH", self.tools.path())
             .env(MARK, Machine::get()?.name())
-            // Shims inherit it, and read the file when they start.
-            .env("PODMOTION_CONFIG", self.folder.join(SETTINGS))
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors);
+        if self.plain {
+            command.env("PATH", self.tools.plain_path());
+        } else {
+            // Shims inherit it, and read the file when they start.
+            command
+                .env("PATH", self.tools.path())
+                .env("PODMOTION_CONFIG", self.folder.join(SETTINGS));
+        }
         let child = spawn_in(self.room.as_deref(), command)?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         self.child = Some(child);
@@ -250,6 +261,9 @@ impl Containerd {
                      sandbox = \"podmotion.test/pause:1\"\n";
         }
         for runtime in Runtime::ALL {
+            if self.plain && runtime == Runtime::Podmotion {
+                continue;
+            }
             let section = format!(
                 "[plugins.\"{cri}\".containerd.runtimes.{}",
                 runtime.handler()

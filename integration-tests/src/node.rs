@@ -105,6 +105,24 @@ impl Node {
             }
         }
         let number = NODES.fetch_add(1, Ordering::Relaxed);
+        Self::start_numbered(number, room, versions, tools, Some(settings))
+    }
+
+    /// A node that Podmotion is still to be put on, with folders of its own for all that that changes.
+    pub fn start_without(versions: Versions) -> Result<Self> {
+        let tools = Tools::new(versions)?;
+        let number = NODES.fetch_add(1, Ordering::Relaxed);
+        let room = Room::apart(&format!("without-{number}"))?;
+        Self::start_numbered(number, Some(Arc::new(room)), versions, tools, None)
+    }
+
+    fn start_numbered(
+        number: u32,
+        room: Option<Arc<Room>>,
+        versions: Versions,
+        tools: Tools,
+        settings: Option<&str>,
+    ) -> Result<Self> {
         let daemon = Containerd::start(tools.clone(), versions, number, settings, room.clone())
             .with_context(|| format!("start {versions}"))?;
         let io = daemon.folder().join("io");
@@ -230,7 +248,7 @@ impl Node {
     }
 
     /// The daemon's gRPC socket.
-    pub(crate) fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         lock(&self.0.daemon).socket()
     }
 
@@ -307,6 +325,27 @@ impl Node {
     /// The addresses of its pods.
     pub(crate) fn pod_network(&self) -> String {
         crate::containerd::pod_network(self.0.number)
+    }
+
+    /// Where the test sees the `/` of a node with folders of its own.
+    pub fn root(&self) -> PathBuf {
+        match self.room() {
+            Some(room) => Path::new("/proc")
+                .join(room.thread().to_string())
+                .join("root"),
+            None => PathBuf::from("/"),
+        }
+    }
+
+    /// Does something where the node is: in its network, with its folders.
+    pub fn within<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        match self.room() {
+            Some(room) => room.within(work),
+            None => Ok(work()),
+        }
     }
 
     /// Where it runs, if not in the machine's own namespaces.

@@ -58,6 +58,29 @@ impl Room {
         bridge: &str,
         gateway: Ipv4Addr,
     ) -> Result<Self> {
+        let room = Self::unconnected(name)?;
+        let thread = room.id;
+        // The other end goes with the room.
+        let outside = format!("room-{}", address.octets()[3]);
+        ip(&format!(
+            "link add {outside} type veth peer name eth0 netns {thread}"
+        ))?;
+        ip(&format!("link set {outside} master {bridge} up"))?;
+        room.within(move || connect(address, gateway))??;
+        Ok(room)
+    }
+
+    /// Makes one that reaches nobody. `name` must be new.
+    pub(crate) fn apart(name: &str) -> Result<Self> {
+        let room = Self::unconnected(name)?;
+        room.within(|| {
+            crate::machine::usable_addresses()?;
+            ip("link set lo up")
+        })??;
+        Ok(room)
+    }
+
+    fn unconnected(name: &str) -> Result<Self> {
         let (work, jobs) = channel::<Work>();
         let thread = thread::Builder::new()
             .name(name.to_owned())
@@ -71,14 +94,6 @@ impl Room {
         };
         let name = name.to_owned();
         room.id = room.within(move || furnish(&name))??;
-        let thread = room.id;
-        // The other end goes with the room.
-        let outside = format!("room-{}", address.octets()[3]);
-        ip(&format!(
-            "link add {outside} type veth peer name eth0 netns {thread}"
-        ))?;
-        ip(&format!("link set {outside} master {bridge} up"))?;
-        room.within(move || connect(address, gateway))??;
         Ok(room)
     }
 

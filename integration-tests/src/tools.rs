@@ -255,13 +255,13 @@ impl Tools {
         self.built("kubectl-podmotion")
     }
 
-    /// Our program that pins the gate's BPF programs.
-    pub(crate) fn installer(&self) -> Result<PathBuf> {
+    /// Our program that puts the others on a node and pins the gate's BPF programs.
+    pub fn installer(&self) -> Result<PathBuf> {
         self.built("podmotion-installer")
     }
 
     /// Our program that speaks TLS and gRPC with kubelets; the shim finds it beside itself.
-    pub(crate) fn responder(&self) -> Result<PathBuf> {
+    pub fn responder(&self) -> Result<PathBuf> {
         self.built("podmotion-responder")
     }
 
@@ -282,9 +282,13 @@ impl Tools {
 
     /// `PATH` of the daemon: it finds the shims there.
     pub(crate) fn path(&self) -> String {
+        format!("{}:{}", self.dist.display(), self.plain_path())
+    }
+
+    /// The same without our programs.
+    pub(crate) fn plain_path(&self) -> String {
         format!(
-            "{}:{cache}/{}/bin:{cache}/{}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            self.dist.display(),
+            "{cache}/{}/bin:{cache}/{}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             self.versions.containerd,
             self.versions.runc,
             cache = self.cache.display(),

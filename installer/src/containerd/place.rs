@@ -210,11 +210,15 @@ fn with_version(file: &File, version: i64, expected: &'static str) -> Result<Str
 /// The text of a file without ours: `None` if nothing is left that was not ours. For files that others have
 /// changed since.
 pub fn without_ours(text: &str) -> Option<String> {
-    let rest = block::cut(text);
+    let pattern = DROP_IN.replace(".toml", "*.toml");
+    let own_line = format!("\"{pattern}\"");
+    let rest: String = block::cut(text)
+        .split_inclusive('\n')
+        .filter(|line| line.trim().trim_end_matches(',') != own_line)
+        .collect();
     let Ok(mut document) = rest.parse::<DocumentMut>() else {
         return Some(rest);
     };
-    let pattern = DROP_IN.replace(".toml", "*.toml");
     if let Some(imports) = document.get_mut("imports").and_then(Item::as_array_mut)
         && imports.iter().any(|one| one.as_str() == Some(&pattern))
     {

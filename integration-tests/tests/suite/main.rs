@@ -6,6 +6,7 @@
 
 mod cli;
 mod images;
+mod install;
 mod kube;
 mod manager;
 mod plain;
@@ -45,6 +46,7 @@ fn run() -> Result<ExitCode> {
             trials.extend(images::trials());
             trials.extend(manager::trials());
             trials.extend(self_test::trials());
+            trials.extend(install::trials());
             trials.extend(kube::trials());
             trials.push(vm::outside());
             trials
