@@ -73,15 +73,17 @@ containerd_answers() {
 pod_network() {
     mkdir -p /run/netns
     touch /run/netns/pod
-    unshare --net=/run/netns/pod ip link set lo up
-    ip link add host0 type veth
-    nsenter --net=/run/netns/pod sleep 3600 &
-    ip link set veth0 netns $!
-    nsenter --net=/run/netns/pod ip link set veth0 name eth0
-    nsenter --net=/run/netns/pod ip addr add 10.77.0.2/24 dev eth0
-    nsenter --net=/run/netns/pod ip link set eth0 up
-    ip addr add 10.77.0.1/24 dev host0
-    ip link set host0 up
+    unshare --net=/run/netns/pod ip link set lo up &&
+        in_pod ip link add eth0 type veth &&
+        in_pod ip link set veth0 netns 1 &&
+        in_pod ip addr add 10.77.0.2/24 dev eth0 &&
+        in_pod ip link set eth0 up &&
+        ip addr add 10.77.0.1/24 dev veth0 &&
+        ip link set veth0 up
+}
+
+in_pod() {
+    nsenter --net=/run/netns/pod "$@"
 }
 
 ask() {

@@ -46,10 +46,12 @@ const MODULES: &[&str] = &[
 ];
 
 /// Programs with their own libraries: (bundle, folder in the machine).
-const BUNDLES: [(fn() -> Bundle, &str); 2] = [
-    (items::newest_containerd, "opt/containerd"),
-    (items::newest_runc, "opt/runc"),
-];
+fn bundles() -> [(Bundle, &'static str); 2] {
+    [
+        (items::newest_containerd(), "opt/containerd"),
+        (items::newest_runc(), "opt/runc"),
+    ]
+}
 
 /// The machine.
 pub struct Machine;
@@ -76,7 +78,7 @@ impl Item for Machine {
     }
 
     fn recipe(&self, _cache: &Cache) -> Result<String> {
-        let bundles = BUNDLES.map(|(bundle, place)| format!("{place} {}", bundle().made_from()));
+        let bundles = bundles().map(|(bundle, place)| format!("{place} {}", bundle.made_from()));
         Ok(format!(
             "{RECIPE} {SUITE} {PACKAGES:?} {MODULES:?} {bundles:?}"
         ))
@@ -103,9 +105,9 @@ impl Item for Machine {
         modules(&unpacked, &root.join("modules"))?;
         files::remove(&unpacked)?;
         image(&root.join("bin/busybox"), partial)?;
-        for (bundle, place) in BUNDLES {
+        for (bundle, place) in bundles() {
             let home = Path::new("/").join(place);
-            bundle().assemble(work, Arch::Arm64, &root.join(place), &home)?;
+            bundle.assemble(work, Arch::Arm64, &root.join(place), &home)?;
         }
         version.context("apt brought no kernel")
     }
