@@ -155,31 +155,45 @@ fn a_pod_shows_its_sleep(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A CRIU that dumps nothing.
-const FAILING: &str = "#!/bin/sh\necho 'Error (fake/cr.c:7): cannot Dump' >&2\nexit 1\n";
+/// A CRIU that dumps nothing once the file beside it is there, and says so as CRIU would: after it has read
+/// what is asked of it.
+const FAILING: &str = "#!/bin/sh\nif [ -e '@fails@' ]; then dd bs=64k count=1 <&3 >/dev/null 2>&1\n\
+                       echo 'Error (fake/cr.c:7): cannot dump' >&2; exit 1; fi\nexec '@real@' \"$@\"\n";
 
 fn a_failure_is_told_with_crius_own_line(cluster: &Cluster) -> Result<()> {
     let _manager = manager(cluster, &["--status-events"])?;
-    let fake = cluster.node().folder().join("failing-criu");
-    fs::write(&fake, FAILING)?;
+    let node = cluster.node();
+    let (fake, fails) = (node.folder().join("fake-criu"), node.folder().join("fails"));
+    let script = FAILING
+        .replace("@fails@", &fails.display().to_string())
+        .replace("@real@", &node.tools().criu()?.display().to_string());
+    fs::write(&fake, script)?;
     fs::set_permissions(&fake, fs::Permissions::from_mode(0o755))?;
-    let settings = cluster
-        .node()
-        .set(&format!("criu.binary = \"{}\"", fake.display()))?;
+    let settings = node.set(&format!("criu.binary = \"{}\"", fake.display()))?;
     let mut manifest = pod(vec![counter("app", PORT)]);
     manifest["metadata"]["annotations"]["komodor.com/podmotion-deep-sleep-after"] = json!("0");
     let pod = start(cluster, &manifest)?;
     drop(settings);
     ensure!(count(&pod)? == 1);
-    let refused = pod.container("app")?.sleeper.try_sleep();
+    let sleeper = pod.container("app")?.sleeper;
+    sleeper.sleep()?;
+    ensure!(count(&pod)? == 2);
+    fs::write(&fails, "")?;
+    let refused = sleeper.try_sleep();
+    fs::remove_file(&fails)?;
     ensure!(refused.is_err(), "it sleeps without CRIU");
     let error = status(&pod)?.last_error;
+    ensure!(
+        error.contains("Error (fake/cr.c:7): cannot dump"),
+        "{error}"
+    );
     let told = notes(cluster, &pod, "SleepFailed")?;
     ensure!(
-        told == [format!("Container app did not fall asleep: {error}")] && !error.is_empty(),
+        told == [format!("Container app did not fall asleep: {error}")],
         "{told:?}, and the shim says {error:?}"
     );
-    goes_on(&pod)
+    ensure!(count(&pod)? == 3 && pod.restarts("app")? == 0);
+    Ok(())
 }
 
 fn requests_shrink_asleep_and_come_back(cluster: &Cluster) -> Result<()> {

@@ -12,6 +12,7 @@ use podmotion_integration_tests::{
 };
 
 use super::figure::{Figure, Target};
+use super::manager;
 use super::memory::{PORT, counter};
 use crate::numbers::{Samples, ms};
 use crate::report::Progress;
@@ -56,6 +57,7 @@ pub fn measure(node: &Node, count: usize, progress: &Progress) -> Result<Vec<Fig
         .map(Container::cgroup)
         .collect::<Result<Vec<_>>>()?;
     let kept = Kept::of(&groups)?;
+    let manager = manager::resident(node, count)?;
     progress.end(&format!("{count} containers woken at once"));
 
     let mut last = Figure::new(
@@ -77,6 +79,7 @@ pub fn measure(node: &Node, count: usize, progress: &Progress) -> Result<Vec<Fig
         detail("its shim, shared pages divided", kept.shim),
         detail("its keeper, shared pages divided", kept.keeper),
         detail("page tables of shim and keeper", kept.tables),
+        manager,
     ])
 }
 

@@ -6,6 +6,7 @@ mod figure;
 mod gate;
 mod load;
 mod machine;
+mod manager;
 mod memory;
 mod plain;
 mod pods;
