@@ -196,7 +196,8 @@ async fn keep_taint_off(
             }
             Err(error) => {
                 errors.get_or_create(&[("operation", "remove-taint")]).inc();
-                warn!("node {node}: remove the taint {NOT_READY}: {}", Chain(&error));
+                let why = Chain(&error).to_string();
+                warn!("node {node}: remove the taint {NOT_READY}: {why}");
                 tokio::time::sleep(TAINT).await;
             }
         }
