@@ -9,6 +9,12 @@ use std::error::Error;
 /// What the names of all our annotations begin with.
 pub const PREFIX: &str = "komodor.com/podmotion-";
 
+/// The longest value, in bytes: room for the ports of some hundred containers, and an error that shows it can be read.
+pub const LONGEST: usize = 8 << 10;
+
+/// As much of a name that does not exist is shown.
+const SHOWN: usize = 100;
+
 macro_rules! annotations {
     ($($(#[doc = $doc:literal])* $constant:ident = $name:literal,)+) => {
         $($(#[doc = $doc])* pub const $constant: &str = concat!("komodor.com/podmotion-", $name);)+
@@ -71,10 +77,18 @@ pub enum AnnotationError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// A value that is longer than any that could be meant.
+    #[error("annotation {key} has {length} bytes: expected at most {LONGEST}")]
+    TooLong {
+        /// The annotation's full name.
+        key: &'static str,
+        /// How many bytes its value has.
+        length: usize,
+    },
     /// No annotation of ours has this name.
     #[error("annotation {key} does not exist: did you mean {}?", closest.join(" or "))]
     Unknown {
-        /// The annotation's full name.
+        /// The annotation's full name, or how a long one begins.
         key: String,
         /// The names closest to it, closest first; never empty.
         closest: Vec<&'static str>,
@@ -93,6 +107,10 @@ where
 {
     map.get(key)
         .map(|value| {
+            let length = value.len();
+            if length > LONGEST {
+                return Err(AnnotationError::TooLong { key, length });
+            }
             parse(value).map_err(|source| AnnotationError::Invalid {
                 key,
                 value: value.clone(),
@@ -107,9 +125,10 @@ where
 pub fn reject_unknown<'a>(keys: impl IntoIterator<Item = &'a str>) -> Result<(), AnnotationError> {
     for key in keys {
         if key.starts_with(PREFIX) && !ALL.contains(&key) {
+            let shown: String = key.chars().take(SHOWN).collect();
             return Err(AnnotationError::Unknown {
-                key: key.to_owned(),
-                closest: closest(key),
+                closest: closest(&shown),
+                key: shown,
             });
         }
     }
@@ -203,6 +222,18 @@ mod tests {
         );
         let error = reject_unknown(["komodor.com/podmotion-scaledown-durations"]);
         assert!(error.unwrap_err().to_string().contains(SCALEDOWN_DURATION));
+    }
+
+    #[test]
+    fn a_huge_annotation_makes_a_short_error() {
+        let huge = "a".repeat(1 << 20);
+        let error = annotation(&map(DRY_RUN, &huge), DRY_RUN, bool::ACCEPTED, bool::parse);
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "annotation komodor.com/podmotion-dry-run has 1048576 bytes: expected at most 8192"
+        );
+        let error = reject_unknown([&*format!("{PREFIX}{huge}")]).unwrap_err();
+        assert!(error.to_string().len() < 2000, "{error}");
     }
 
     #[test]
