@@ -14,6 +14,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use containerd_shim::{Flags, mount};
@@ -26,6 +27,7 @@ use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 use log::{info, warn};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::api::Api;
 use crate::cgroup::Cgroup;
@@ -50,6 +52,9 @@ const GROUPING: [&str; 2] = [
 const ADDRESS_FILE: &str = "address";
 /// Exit status of containers whose shim is gone: ended by SIGKILL.
 const KILLED: u32 = 137;
+/// containerd creates a container at once after the shim's start. A server that waits for longer has been
+/// forgotten: whoever wanted the container went while the shim started, and containerd has not got to know of it.
+const FIRST: Duration = Duration::from_secs(30);
 /// Scores above it are not allowed.
 const OOM_SCORE_ADJ_MAX: i32 = 1000;
 
@@ -315,8 +320,8 @@ async fn serve_tasks(flags: &Flags, listener: UnixListener, node: Arc<Node>) -> 
     };
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
-    let shutdown = Arc::new(Notify::new());
-    let service = TaskService::new(shared, Arc::clone(&shutdown));
+    let (first, shutdown) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let service = TaskService::new(shared, Arc::clone(&first), Arc::clone(&shutdown));
     let listener = Listener::try_from(listener).context("serve the socket")?;
     let mut server = Server::new()
         .add_listener(listener)
@@ -325,6 +330,7 @@ async fn serve_tasks(flags: &Flags, listener: UnixListener, node: Arc<Node>) -> 
     sys::trim_heap();
     tokio::select! {
         () = shutdown.notified() => info!("shutting down"),
+        () = forgotten(&first) => warn!("nobody has created a container in {FIRST:?}: shutting down"),
         _ = terminate.recv() => info!("shutting down on SIGTERM"),
         _ = interrupt.recv() => info!("shutting down on SIGINT"),
     }
@@ -333,6 +339,13 @@ async fn serve_tasks(flags: &Flags, listener: UnixListener, node: Arc<Node>) -> 
     }
     events.flush().await;
     server.shutdown().await.context("stop the server")
+}
+
+/// Returns if there is no first container in time.
+async fn forgotten(first: &Notify) {
+    if timeout(FIRST, first.notified()).await.is_ok() {
+        std::future::pending().await
+    }
 }
 
 /// Writes an answer to standard output, where containerd reads it.

@@ -33,17 +33,19 @@ use crate::timestamp;
 pub struct TaskService {
     shared: Shared,
     containers: Mutex<HashMap<String, Container>>,
+    first: Arc<Notify>,
     shutdown: Arc<Notify>,
 }
 
 impl TaskService {
-    /// A service without containers. `shutdown` is notified when containerd asks for the shim's
-    /// end and no container is left.
+    /// A service without containers. `first` is notified when one is to be created, `shutdown` when
+    /// containerd asks for the shim's end and no container is left.
     #[must_use]
-    pub fn new(shared: Shared, shutdown: Arc<Notify>) -> Self {
+    pub fn new(shared: Shared, first: Arc<Notify>, shutdown: Arc<Notify>) -> Self {
         Self {
             shared,
             containers: Mutex::default(),
+            first,
             shutdown,
         }
     }
@@ -116,6 +118,7 @@ impl Task for TaskService {
         _: &TtrpcContext,
         request: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
+        self.first.notify_one();
         if !request.checkpoint.is_empty() {
             return Err(unimplemented("create from a checkpoint"));
         }
