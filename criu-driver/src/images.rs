@@ -8,13 +8,16 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use podmotion_model::manifest::{FILE_NAME, ImageFile, Manifest, ManifestError, Sha256};
 
 /// Files up to this size are described with their digest. Larger ones, and pages, by size alone.
 const DIGEST_LIMIT: u64 = 4 << 20;
+
+/// How names of images end.
+const IMAGE: &str = ".img";
 
 /// A checkpoint directory cannot be made or must not be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +47,12 @@ pub enum ImagesError {
         /// What is wrong with it.
         #[source]
         source: ManifestError,
+    },
+    /// An image that the dump has not written.
+    #[error("image {} is not in the manifest", path.display())]
+    Foreign {
+        /// The image.
+        path: PathBuf,
     },
     /// An image is missing.
     #[error("image {} is missing", path.display())]
@@ -113,6 +122,18 @@ pub fn make(directory: &Path) -> Result<(), ImagesError> {
         .map_err(failed("close to others", directory))
 }
 
+/// The same for a directory that is one container's. A symbolic link in its place goes: what it leads to is
+/// somebody else's.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn make_own(directory: &Path) -> Result<(), ImagesError> {
+    if directory.is_symlink() {
+        fs::remove_file(directory).map_err(failed("remove", directory))?;
+    }
+    make(directory)
+}
+
 /// Describes the images that a finished dump wrote, for the manifest. Logs, statistics and sockets
 /// beside them are left out.
 ///
@@ -125,7 +146,7 @@ pub fn describe(directory: &Path) -> Result<BTreeMap<String, ImageFile>, ImagesE
         let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
         let metadata = entry.metadata().map_err(failed("look at", &path))?;
-        if !metadata.is_file() || !name.ends_with(".img") {
+        if !metadata.is_file() || !name.ends_with(IMAGE) {
             continue;
         }
         let size = metadata.size();
@@ -147,14 +168,19 @@ pub fn write_manifest(directory: &Path, manifest: &Manifest) -> Result<(), Image
     let text = manifest.to_json().map_err(of_manifest(directory))?;
     let path = directory.join(FILE_NAME);
     let temporary = path.with_extension("tmp");
-    File::create(&temporary)
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
         .and_then(|mut file| file.write_all(&text))
         .and_then(|()| fs::rename(&temporary, &path))
         .map_err(failed("write", &path))
 }
 
-/// Reads the manifest and checks that every image is there, with its size, and the small ones with
-/// their content.
+/// Reads the manifest and checks that every image is there and no other, with its size, and the small ones
+/// with their content.
 ///
 /// # Errors
 /// The first difference from the manifest, or that there is none.
@@ -171,7 +197,7 @@ pub fn verify(directory: &Path) -> Result<Manifest, ImagesError> {
     let manifest = Manifest::parse(&text).map_err(of_manifest(directory))?;
     for (name, file) in &manifest.files {
         let path = directory.join(name);
-        let found = match fs::metadata(&path) {
+        let found = match fs::symlink_metadata(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(ImagesError::Missing { path });
             }
@@ -188,6 +214,14 @@ pub fn verify(directory: &Path) -> Result<Manifest, ImagesError> {
             && digest(&path)? != expected
         {
             return Err(ImagesError::Digest { path });
+        }
+    }
+    // CRIU takes what it finds.
+    for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
+        let entry = entry.map_err(failed("list", directory))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.ends_with(IMAGE) && !manifest.files.contains_key(&name) {
+            return Err(ImagesError::Foreign { path: entry.path() });
         }
     }
     Ok(manifest)

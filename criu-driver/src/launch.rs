@@ -127,6 +127,10 @@ impl Launch<'_> {
             command.current_dir(directory);
         }
         sys::ignore_file_size_signal(&mut command);
+        // Images and logs. What a restore makes is the container's, with the modes that it had.
+        if self.mounts.restore.is_none() {
+            sys::close_files_to_others(&mut command);
+        }
         let mappings = (3..)
             .zip(self.descriptors)
             .map(|(child_fd, parent_fd)| FdMapping {

@@ -29,6 +29,18 @@ pub(crate) fn ignore_file_size_signal(command: &mut Command) {
     }
 }
 
+/// Makes the files that the command makes its owner's alone, whatever mode it asks for.
+pub(crate) fn close_files_to_others(command: &mut Command) {
+    // SAFETY: the closure runs between fork and exec and calls only umask(2), which is
+    // async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            libc::umask(0o077);
+            Ok(())
+        });
+    }
+}
+
 /// Kills the process group that the process leads or led. Needs Linux 6.9.
 pub(crate) fn kill_group(leader: &OwnedFd) -> io::Result<()> {
     // From the kernel's include/uapi/linux/pidfd.h.

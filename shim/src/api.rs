@@ -128,10 +128,12 @@ struct Service {
 
 impl Service {
     fn handle(&self, id: &str) -> ttrpc::Result<Handle> {
-        self.node
-            .registry
-            .get(id)
-            .ok_or_else(|| refuse(Code::NOT_FOUND, format!("no container {id} in this shim")))
+        self.node.registry.get(id).ok_or_else(|| {
+            refuse(
+                Code::NOT_FOUND,
+                format!("no container {id:.100} in this shim"),
+            )
+        })
     }
 
     fn list(&self) -> proto::ListResponse {

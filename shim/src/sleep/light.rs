@@ -110,7 +110,7 @@ impl Attempt<'_> {
 }
 
 fn create(directory: &Path) -> Result<Pager, Trouble> {
-    images::make(directory)?;
+    images::make_own(directory)?;
     Ok(Pager::create(directory)?)
 }
 

@@ -10,7 +10,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},
     io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -113,17 +113,25 @@ fn used_beside(directory: &Path, own: &str) -> Result<u64, SharedError> {
 /// The length of a note that somebody has locked. Another is removed, and so is one's `own`, which is
 /// to be made anew.
 fn still_reserved(path: &Path, own: bool) -> Result<u64, SharedError> {
-    let file = match File::open(path) {
+    let opened = File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path);
+    match opened {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(0),
-        opened => opened.map_err(failed("open", path))?,
-    };
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) if !own => {
-            let about = file.metadata().map_err(failed("look at", path))?;
-            return Ok(about.len());
+        // A symbolic link: nobody's note, wherever it leads.
+        Err(cause) if cause.raw_os_error() == Some(libc::ELOOP) => {}
+        opened => {
+            let file = opened.map_err(failed("open", path))?;
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) if !own => {
+                    let about = file.metadata().map_err(failed("look at", path))?;
+                    return Ok(about.len());
+                }
+                Ok(()) | Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(cause)) => return Err(failed("lock", path)(cause)),
+            }
         }
-        Ok(()) | Err(TryLockError::WouldBlock) => {}
-        Err(TryLockError::Error(cause)) => return Err(failed("lock", path)(cause)),
     }
     match fs::remove_file(path) {
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(cause)),

@@ -38,7 +38,8 @@ pub fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) ->
     }
 }
 
-/// A file to lock, made if it is not there.
+/// A file to lock, made if it is not there. A symbolic link is an error: the file that it leads to is not
+/// the shims'.
 pub fn open(path: &Path) -> Result<File, SharedError> {
     File::options()
         .read(true)
@@ -46,6 +47,21 @@ pub fn open(path: &Path) -> Result<File, SharedError> {
         .create(true)
         .truncate(false)
         .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
         .open(path)
         .map_err(failed("open", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_in_place_of_a_lock_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (lock, elsewhere) = (dir.path().join("lock"), dir.path().join("elsewhere"));
+        std::os::unix::fs::symlink(&elsewhere, &lock).unwrap();
+        assert!(open(&lock).unwrap_err().to_string().contains("lock"));
+        assert!(!elsewhere.exists());
+    }
 }
