@@ -11,6 +11,7 @@ mod kube;
 mod manager;
 mod plain;
 mod pool;
+mod security;
 mod self_test;
 mod skips;
 mod sleep;
@@ -47,6 +48,7 @@ fn run() -> Result<ExitCode> {
             trials.extend(manager::trials());
             trials.extend(self_test::trials());
             trials.extend(install::trials());
+            trials.extend(security::trials());
             trials.extend(kube::trials());
             trials.push(vm::outside());
             trials

@@ -152,12 +152,12 @@ fn count(answer: &Response) -> Result<u64> {
 }
 
 /// One request from the node: the number in the answer.
-fn visit(address: SocketAddr) -> Result<u64> {
+pub(crate) fn visit(address: SocketAddr) -> Result<u64> {
     count(&Client::default().get(address, "/")?)
 }
 
 /// Waits for a program whose output cannot be asked: nothing tells when it listens, so this tries.
-fn wait_listening(address: SocketAddr) -> Result<()> {
+pub(crate) fn wait_listening(address: SocketAddr) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while TcpStream::connect(address).is_err() {
         ensure!(Instant::now() < deadline, "nobody listens on {address}");
