@@ -249,6 +249,7 @@ fn fields(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use protobuf::CodedOutputStream;
 
     use super::*;
@@ -319,6 +320,24 @@ mod tests {
             for length in 0..whole.len() {
                 fs::write(&path, &whole[..length]).unwrap();
                 let _ = read(directory.path());
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever an image holds, it is read or refused.
+        #[test]
+        fn any_image_is_read_or_refused(
+        noise in proptest::collection::vec(
+            prop_oneof![4 => 0_u8..40, 1 => any::<u8>()], 0..80),
+        ) {
+            for image in [image(&noise), [&[0; 8], &noise[..]].concat(), noise] {
+                if let Ok(sockets) = sockets(&image) {
+                    let _ = sockets.iter().map(|one| (one.local(), one.remote())).count();
+                }
+                if let Ok(Some(stream)) = stream(&image) {
+                    let _ = stream.window();
+                }
             }
         }
     }

@@ -94,6 +94,8 @@ fn bytes_field(message: &[u8], number: u32) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::subject::ExternalMount;
 
@@ -151,5 +153,19 @@ mod tests {
         let mut image = image(&["/a", "/b"]);
         image.truncate(image.len() - 1);
         assert_eq!(regular_files(&image), [PathBuf::from("/a")]);
+    }
+
+    proptest! {
+        /// Whatever an image holds, what is read of it are absolute paths.
+        #[test]
+        fn any_image_gives_absolute_paths(
+        noise in proptest::collection::vec(
+            prop_oneof![4 => 0_u8..40, 1 => any::<u8>()], 0..80),
+        ) {
+            let length = (noise.len() as u32).to_le_bytes();
+            for image in [[&[0; 8], &length[..], &noise].concat(), noise] {
+                prop_assert!(regular_files(&image).iter().all(|path| path.is_absolute()));
+            }
+        }
     }
 }

@@ -172,6 +172,8 @@ fn bad_image() -> protobuf::Error {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A timer's field, as CRIU writes it; all are small enough for one byte.
@@ -250,5 +252,22 @@ mod tests {
             assert!(inspect(&whole[..cut]).is_err(), "cut at {cut}");
         }
         assert!(inspect(b"something else").is_err());
+    }
+
+    proptest! {
+        /// Whatever an image holds, it is read or refused, and changes are within it.
+        #[test]
+        fn any_image_is_read_or_refused(
+        noise in proptest::collection::vec(
+            prop_oneof![4 => 0_u8..40, 1 => any::<u8>()], 0..80),
+        ) {
+            let magics = MAGICS.map(u32::to_le_bytes).concat();
+            let length = (noise.len() as u32).to_le_bytes();
+            for image in [[&magics, &length[..], &noise].concat(), [&magics, &noise[..]].concat(), noise] {
+                if let Ok(found) = inspect(&image) {
+                    prop_assert!(found.changes.iter().all(|change| change.offset < image.len()));
+                }
+            }
+        }
     }
 }

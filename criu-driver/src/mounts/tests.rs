@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn list(text: &str) -> Vec<MountInfo> {
@@ -112,4 +114,17 @@ fn destinations_are_compared_without_dots_and_slashes() {
 #[test]
 fn a_line_of_another_shape_is_an_error() {
     assert_eq!(parse("36 35 98:0 /"), None);
+}
+
+proptest! {
+    /// A container chooses the names of its mount points.
+    #[test]
+    fn any_line_is_read_or_refused(
+        point in "[a-z\\\\0-9 /é-]{0,20}",
+        line in "[ -~]{0,60}",
+    ) {
+        let _ = parse(&line);
+        let _ = unescape(&point);
+        let _ = parse(&format!("36 35 98:0 / {point} rw - tmpfs tmpfs rw"));
+    }
 }
