@@ -1,6 +1,7 @@
 //! `kubectl podmotion`, as users with different rights have it, and the node server behind it.
 
 mod door;
+mod rights;
 mod stage;
 mod tls;
 

@@ -95,7 +95,7 @@ impl Access {
     }
 }
 
-/// In the words of `kubectl auth can-i`.
+/// In words close to those of rules.
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

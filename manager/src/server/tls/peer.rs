@@ -108,7 +108,11 @@ mod tests {
             (&good[..], &[ServerAuth][..], PeerError::NotForClients),
             (&good, &[], PeerError::NotForClients),
             (&[other, node], &[ClientAuth], PeerError::NotAManager),
-            (&[role.clone()], &[ClientAuth], PeerError::NoNode),
+            (
+                std::slice::from_ref(&role),
+                &[ClientAuth],
+                PeerError::NoNode,
+            ),
             (&[role, nobody], &[ClientAuth], PeerError::NoNode),
         ] {
             assert_eq!(peer(names, usages), Err(error));

@@ -9,20 +9,19 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{Cluster, PATIENCE, rss_anon_kib};
 use serde_json::{Value, json};
 
-use crate::kube::manifest::{With, script};
+use super::rights::{
+    account, account_name, binding, containers, give, token_of, token_rule, wait_allowed,
+};
+use crate::kube::manifest::script;
 
 pub(super) const NAMESPACE: &str = "komodor-podmotion-system";
 
 const SHIMS: &str = "/run/podmotion/shims";
-
-/// What rules are about.
-const CONTAINERS: &str = "containers.podmotion.komodor.com";
 
 /// The managers' pods are found by it.
 const LABEL: &str = "komodor-podmotion-node";
@@ -94,7 +93,7 @@ impl<'a> Stage<'a> {
 
     /// With a manager that only tests reach.
     pub(super) fn without_pod(cluster: &'a Cluster) -> Result<Self> {
-        rights(cluster)?;
+        give(cluster)?;
         let folder = cluster.node().folder().join("ctl");
         fs::create_dir_all(&folder).context("create the test's folder")?;
         let manager = start_manager(cluster, &folder, 8090)?;
@@ -145,13 +144,14 @@ impl<'a> Stage<'a> {
         let account = account_name("default", name);
         for role in roles {
             let (verb, token) = match *role {
-                "plugin-view" => ("get", "serviceaccounts/podmotion-viewer"),
-                _ => ("create", "serviceaccounts/podmotion-operator"),
+                "plugin-view" => ("get", "podmotion-viewer"),
+                _ => ("create", "podmotion-operator"),
             };
-            let proxy = [verb, "pods", "--subresource=proxy"];
-            wait_allowed(self.cluster, &account, NAMESPACE, &proxy)?;
-            let token = ["create", token, "--subresource=token"];
-            wait_allowed(self.cluster, &account, NAMESPACE, &token)?;
+            let proxy = json!({
+                "namespace": NAMESPACE, "verb": verb, "resource": "pods", "subresource": "proxy",
+            });
+            wait_allowed(self.cluster, &account, &proxy)?;
+            wait_allowed(self.cluster, &account, &token_of(NAMESPACE, token))?;
         }
         User::new(self.cluster, config)
     }
@@ -173,15 +173,15 @@ impl<'a> Stage<'a> {
         kubectl.apply(&json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
             "metadata": {"name": "make-token", "namespace": namespace},
-            "rules": [tokens_of("podmotion")],
+            "rules": [token_rule("podmotion")],
         }))?;
         let role = ("Role", "make-token");
-        kubectl.apply(&binding(
-            "make-token",
-            namespace,
-            role,
-            ("default", "operator"),
-        ))
+        let to = ("default", "operator");
+        kubectl.apply(&binding("make-token", namespace, role, to))?;
+        let operator = account_name("default", "operator");
+        wait_allowed(self.cluster, &operator, &token_of(namespace, "podmotion"))?;
+        let tenant = account_name(namespace, "podmotion");
+        wait_allowed(self.cluster, &tenant, &containers(namespace, "list"))
     }
 
     /// A token of a service account of Podmotion's.
@@ -323,7 +323,7 @@ pub(super) struct Said {
 }
 
 impl Said {
-    fn of(output: &Output) -> Self {
+    pub(super) fn of(output: &Output) -> Self {
         Self {
             code: output.status.code(),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -348,142 +348,5 @@ impl Said {
         let begins = |line: &String| line.split(' ').next() == Some(first);
         let line = self.table().into_iter().find(begins);
         line.with_context(|| format!("no {first} in {self:?}"))
-    }
-}
-
-fn account(namespace: &str, name: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "ServiceAccount",
-        "metadata": {"name": name, "namespace": namespace},
-    })
-}
-
-fn binding(
-    name: &str,
-    namespace: &str,
-    (kind, role): (&str, &str),
-    (of, account): (&str, &str),
-) -> Value {
-    json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
-        "metadata": {"name": name, "namespace": namespace},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},
-        "subjects": [{"kind": "ServiceAccount", "namespace": of, "name": account}],
-    })
-}
-
-fn role(namespace: Option<&str>, name: &str, rules: Value) -> Value {
-    let kind = if namespace.is_some() {
-        "Role"
-    } else {
-        "ClusterRole"
-    };
-    json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind,
-        "metadata": {"name": name, "namespace": namespace},
-        "rules": rules,
-    })
-}
-
-fn cluster_binding(name: &str) -> Value {
-    let mut binding = binding(name, "", ("ClusterRole", name), (NAMESPACE, name));
-    binding["kind"] = json!("ClusterRoleBinding");
-    let metadata = json!({"name": name});
-    binding.with("metadata", metadata)
-}
-
-fn tokens_of(account: &str) -> Value {
-    json!({
-        "apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"],
-        "resourceNames": [account],
-    })
-}
-
-/// The accounts of the chart with their rights, and the two roles for who uses the plugin.
-fn rights(cluster: &Cluster) -> Result<()> {
-    let group = "podmotion.komodor.com";
-    let see = json!({"apiGroups": [group], "resources": ["containers"], "verbs": ["get", "list"]});
-    let check = json!({"apiGroups": [""], "resources": ["nodes/podmotion"], "verbs": ["get"]});
-    let ask =
-        json!({"apiGroups": [group], "resources": ["containers"], "verbs": ["sleep", "wake"]});
-    let review = json!([
-        {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
-        {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]},
-    ]);
-    let authority = json!([
-        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
-        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["podmotion-ca"],
-         "verbs": ["get", "list", "watch", "update"]},
-    ]);
-    let reach = |verbs: Value, account: &str| {
-        json!([
-            {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
-            {"apiGroups": [""], "resources": ["pods/proxy"], "verbs": verbs},
-            tokens_of(account),
-        ])
-    };
-    let own = Some(NAMESPACE);
-    let objects = [
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}),
-        account(NAMESPACE, "podmotion-manager"),
-        account(NAMESPACE, "podmotion-viewer"),
-        account(NAMESPACE, "podmotion-operator"),
-        role(None, "podmotion-manager", review),
-        role(None, "podmotion-viewer", json!([see, check])),
-        role(None, "podmotion-operator", json!([see, check, ask])),
-        cluster_binding("podmotion-manager"),
-        cluster_binding("podmotion-viewer"),
-        cluster_binding("podmotion-operator"),
-        role(own, "podmotion-manager", authority),
-        binding(
-            "podmotion-manager",
-            NAMESPACE,
-            ("Role", "podmotion-manager"),
-            (NAMESPACE, "podmotion-manager"),
-        ),
-        role(
-            own,
-            "plugin-view",
-            reach(json!(["get"]), "podmotion-viewer"),
-        ),
-        role(
-            own,
-            "plugin-operate",
-            reach(json!(["get", "create"]), "podmotion-operator"),
-        ),
-    ];
-    let all = json!({"apiVersion": "v1", "kind": "List", "items": objects});
-    cluster.kubectl().apply(&all)?;
-    for (name, words) in [
-        ("podmotion-viewer", ["list", CONTAINERS]),
-        ("podmotion-operator", ["wake", CONTAINERS]),
-        ("podmotion-manager", ["create", "tokenreviews"]),
-    ] {
-        wait_allowed(cluster, &account_name(NAMESPACE, name), "default", &words)?;
-    }
-    let manager = account_name(NAMESPACE, "podmotion-manager");
-    wait_allowed(cluster, &manager, NAMESPACE, &["create", "secrets"])
-}
-
-fn account_name(namespace: &str, name: &str) -> String {
-    format!("system:serviceaccount:{namespace}:{name}")
-}
-
-/// Waits until the API server has heard of a right that was given: it has no other way of saying so.
-fn wait_allowed(cluster: &Cluster, user: &str, namespace: &str, words: &[&str]) -> Result<()> {
-    let who = [format!("--as={user}"), format!("--namespace={namespace}")];
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let mut asking = cluster.kubectl().command();
-        asking.args(["auth", "can-i"]).args(words).args(&who);
-        let said = Said::of(&asking.output().context("run kubectl auth can-i")?);
-        if said.out.trim() == "yes" {
-            return Ok(());
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "{user} may not {words:?}: {said:?}"
-        );
-        thread::sleep(Duration::from_millis(100));
     }
 }
