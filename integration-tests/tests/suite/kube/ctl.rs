@@ -65,9 +65,7 @@ fn a_viewer_sees_and_an_operator_has_it_sleep_and_wake(cluster: &Cluster) -> Res
     ensure!(
         said.out
             .contains(&format!("default/{}/app on node node-1", pod.name()))
-            && said
-                .out
-                .contains("It is awake because it was used only just now (traffic)")
+            && said.out.contains("It is awake because it ")
             && said
                 .out
                 .contains("To have it sleep: Wait for `komodor.com/podmotion-scaledown-duration`"),

@@ -62,14 +62,14 @@ impl Authority {
         }))
     }
 
-    /// Somebody else's, of the same name.
-    fn foreign() -> Result<Self> {
+    /// Somebody else's, of this name.
+    fn foreign(name: &str) -> Result<Self> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params
             .distinguished_name
-            .push(rcgen::DnType::CommonName, "Podmotion");
+            .push(rcgen::DnType::CommonName, name);
         Ok(Self(Pair {
             certificate: params.self_signed(&key)?.pem(),
             key: key.serialize_pem(),
@@ -190,8 +190,11 @@ pub(super) fn only_certificates_of_the_clusters_authority_get_a_handshake(
         "{said}"
     );
 
-    let forged = Authority::foreign()?.signs(|_| {})?;
-    refused(&Peer::new(&authority, Some(&forged), &TLS13)?, "UnknownCA")?;
+    // By name the cluster's, but for the signature; and one that does not even claim that.
+    for (name, words) in [("Podmotion", "DecryptError"), ("Other", "UnknownCA")] {
+        let forged = Authority::foreign(name)?.signs(|_| {})?;
+        refused(&Peer::new(&authority, Some(&forged), &TLS13)?, words)?;
+    }
     let hour = time::Duration::hours(1);
     let expired = authority.signs(|params| {
         params.not_before = time::OffsetDateTime::now_utc() - 2 * hour;
@@ -269,7 +272,8 @@ pub(super) fn managers_agree_on_one_authority_and_on_the_next(cluster: &Cluster)
     ensure!(second.0.certificate != first.0.certificate);
     all_take(&second)?;
     let old = first.signs(|_| {})?;
-    refused(&Peer::new(&second, Some(&old), &TLS13)?, "UnknownCA")
+    // It has the new one's name, but not its signature.
+    refused(&Peer::new(&second, Some(&old), &TLS13)?, "DecryptError")
 }
 
 /// Waits until each manager shows a certificate of this authority and takes one: they hear of it from the API
