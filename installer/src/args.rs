@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
 /// Where the node is, and its containerd.
 #[derive(Args, Clone, Debug)]
@@ -70,6 +70,9 @@ pub struct Install {
     /// Settings of the node's shims, for /etc/podmotion/config.toml [default: what is there]
     #[arg(long, value_name = "FILE", env = "PODMOTION_CONFIG")]
     pub config: Option<PathBuf>,
+    /// Put a container to sleep and wake it before the node is said to be ready
+    #[arg(long, value_name = "BOOL", env = "PODMOTION_SELF_TEST", default_value_t = true, action = ArgAction::Set)]
+    pub self_test: bool,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -59,6 +59,7 @@ pub async fn run(args: &args::Install) -> Result<()> {
         containerd,
         running: about.effective.runs(&runtime),
         unit: node.unit(&daemon).await?,
+        self_test: args.self_test,
         class: args.node.class().map(str::to_owned),
         version,
     };
@@ -98,6 +99,7 @@ async fn perform(
                 node.note(&record)?;
             }
         }
+        Action::SelfTest => self_test(node, daemon).await?,
         Action::ApplyClass(name) => runtime_class::apply(&name).await?,
         Action::RemoveUnused(kept) => {
             let folder = node.at(VERSIONS)?;
@@ -150,6 +152,21 @@ async fn restart(node: &Node, daemon: &Daemon, runtime: &Runtime) -> Result<()> 
     let back = node.roll_back(record).await;
     back.with_context(|| format!("{error:#}; its configuration of before was put back, but"))?;
     Err(error.context("containerd's configuration of before was put back"))
+}
+
+/// The node is ready once a container has slept and woken on it.
+async fn self_test(node: &Node, daemon: &Daemon) -> Result<()> {
+    let options = podmotion_self_test::Options {
+        containerd: daemon.socket.clone(),
+        shims: node.at("/run/podmotion/shims")?,
+        report: node.at("/run/podmotion/self-test.json")?,
+        ..Default::default()
+    };
+    let report = podmotion_self_test::run(&options).await?;
+    for step in &report.steps {
+        println!("self-test: {}: {}", step.name, step.detail);
+    }
+    Ok(())
 }
 
 /// The shims' settings: a mistake in them would have every pod fail.

@@ -50,6 +50,8 @@ pub enum Action {
     Restart,
     /// Note that containerd runs with what was written.
     Prove,
+    /// Put a container to sleep and wake it.
+    SelfTest,
     /// Create the RuntimeClass of this name.
     ApplyClass(String),
     /// Remove versions that nobody uses.
@@ -69,6 +71,7 @@ impl fmt::Display for Action {
             Self::LoadBpf => f.write_str("load the BPF programs"),
             Self::Restart => f.write_str("restart containerd"),
             Self::Prove => f.write_str("containerd runs with the runtime"),
+            Self::SelfTest => f.write_str("self-test"),
             Self::ApplyClass(name) => write!(f, "apply RuntimeClass {name}"),
             Self::RemoveUnused(_) => f.write_str("remove versions that nobody uses"),
         }
@@ -94,6 +97,8 @@ pub struct Facts {
     pub running: bool,
     /// The unit that runs containerd, where this program restarts it.
     pub unit: Option<String>,
+    /// The self-test is to run.
+    pub self_test: bool,
     /// The RuntimeClass to apply.
     pub class: Option<String>,
 }
@@ -174,6 +179,9 @@ pub fn plan(
     if !next.unproven.is_empty() {
         actions.push(Action::Prove);
     }
+    if facts.self_test {
+        actions.push(Action::SelfTest);
+    }
     actions.extend(facts.class.clone().map(Action::ApplyClass));
     actions.push(Action::RemoveUnused(facts.version.clone()));
     actions
@@ -195,6 +203,7 @@ mod tests {
             missing: DIRECTORIES.map(|(path, _)| path.into()).to_vec(),
             files: vec![change("/etc/podmotion/runtime.toml")],
             containerd: vec![change("/etc/containerd/config.toml")],
+            self_test: true,
             class: Some("podmotion".into()),
             ..Facts::default()
         }
@@ -224,6 +233,7 @@ mod tests {
                 "write /etc/containerd/config.toml",
                 "restart containerd",
                 "containerd runs with the runtime",
+                "self-test",
                 "apply RuntimeClass podmotion",
                 "remove versions that nobody uses",
             ]
@@ -245,6 +255,7 @@ mod tests {
             files: Vec::new(),
             containerd: Vec::new(),
             running: true,
+            self_test: false,
             class: None,
             ..fresh()
         };

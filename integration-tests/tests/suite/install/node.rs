@@ -32,17 +32,20 @@ const SETTINGS: &str = "sleep.scaledown_duration = \"1s\"\n\
 /// What to install.
 pub(super) struct Source {
     folder: PathBuf,
+    /// Nothing in it runs.
+    small: bool,
 }
 
 impl Source {
     /// The programs as they are built, and the CRIU of the cache.
     pub(super) fn real(node: &Node) -> Result<Self> {
         let tools = node.tools();
-        let source = Self::empty(node, "source")?;
+        let source = Self::empty(node, "source", false)?;
         for program in [
             tools.shim(Runtime::Podmotion)?,
             tools.responder()?,
             tools.cli()?,
+            tools.self_test_app()?,
         ] {
             let name = program.file_name().context("a program without a name")?;
             let target = source.folder.join("bin").join(name);
@@ -62,7 +65,7 @@ impl Source {
 
     /// Small files in their places.
     pub(super) fn small(node: &Node, name: &str) -> Result<Self> {
-        let source = Self::empty(node, name)?;
+        let source = Self::empty(node, name, true)?;
         for file in ["bin/containerd-shim-podmotion-v1", "criu/bin/criu"] {
             let path = source.folder.join(file);
             fs::write(&path, name).with_context(|| format!("write {}", path.display()))?;
@@ -71,22 +74,24 @@ impl Source {
         Ok(source)
     }
 
-    fn empty(node: &Node, name: &str) -> Result<Self> {
+    fn empty(node: &Node, name: &str, small: bool) -> Result<Self> {
         let folder = node.folder().join(name);
         for part in ["bin", "criu/bin"] {
             fs::create_dir_all(folder.join(part))?;
         }
         fs::write(folder.join("config.toml"), SETTINGS)?;
-        Ok(Self { folder })
+        Ok(Self { folder, small })
     }
 
     /// The arguments of an installation.
     pub(super) fn install(&self) -> Vec<String> {
         let source = self.folder.display().to_string();
         let config = format!("{source}/config.toml");
-        ["install", "--source", &source, "--config", &config]
-            .map(str::to_owned)
-            .to_vec()
+        let mut arguments = vec!["install", "--source", &source, "--config", &config];
+        if self.small {
+            arguments.extend(["--self-test", "false"]);
+        }
+        arguments.into_iter().map(str::to_owned).collect()
     }
 }
 
