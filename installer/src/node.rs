@@ -21,6 +21,9 @@ use crate::restart::Service;
 /// Between two questions to a containerd that is coming up: it does not say when it has.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// It listens before its plugin for Kubernetes answers, and somebody may be restarting it.
+const STARTING: Duration = Duration::from_secs(10);
+
 /// A node and how to go about it.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -103,9 +106,17 @@ impl Node {
     /// configuration that it does not take is given back the one before.
     pub async fn containerd(&self) -> Result<(Daemon, About)> {
         let ask = async || {
-            let daemon = self.daemon()?;
-            let about = cri::ask(&daemon.socket).await?;
-            anyhow::Ok((daemon, about))
+            let deadline = Instant::now() + STARTING;
+            loop {
+                let error = match self.ask().await {
+                    Ok(found) => return anyhow::Ok(found),
+                    Err(error) => error,
+                };
+                if Instant::now() >= deadline {
+                    return Err(error);
+                }
+                sleep(PAUSE).await;
+            }
         };
         let first = match ask().await {
             Ok(found) => return Ok(found),
@@ -119,6 +130,12 @@ impl Node {
             }
             _ => Err(first),
         }
+    }
+
+    async fn ask(&self) -> Result<(Daemon, About)> {
+        let daemon = self.daemon()?;
+        let about = cri::ask(&daemon.socket).await?;
+        Ok((daemon, about))
     }
 
     /// The unit that runs containerd, where this program restarts it.
