@@ -71,7 +71,7 @@ impl Kernel {
     /// What is missing, each with what it is for.
     pub fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
-        if !numbers(&self.release).is_some_and(|found| found >= OLDEST) {
+        if numbers(&self.release).is_none_or(|found| found < OLDEST) {
             let (major, minor) = OLDEST;
             missing.push(format!(
                 "the kernel is Linux {}: {major}.{minor} is the oldest that works",
