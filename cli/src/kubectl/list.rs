@@ -55,6 +55,9 @@ pub async fn run(cluster: &Cluster, args: &PsArgs) -> Result<Exit> {
     Ok(exit)
 }
 
+/// A node and what came back from it.
+type Asked = (String, Result<Answer<Vec<Record>>, AskError>);
+
 /// Asks all managers. One that does not answer is complained about.
 async fn gather(cluster: &Cluster, args: &PsArgs) -> Result<(Vec<OnNode>, Exit)> {
     let path = match args.all_namespaces {
@@ -75,7 +78,7 @@ async fn gather(cluster: &Cluster, args: &PsArgs) -> Result<(Vec<OnNode>, Exit)>
             (manager.node, answer)
         });
     }
-    let mut answers: Vec<(String, Result<Answer<Vec<Record>>, AskError>)> = asking.join_all().await;
+    let mut answers: Vec<Asked> = asking.join_all().await;
     answers.sort_by(|(one, _), (other, _)| one.cmp(other));
     let (mut all, mut exit) = (Vec::new(), Exit::Done);
     let mut said = Vec::new();

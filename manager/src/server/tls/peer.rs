@@ -96,7 +96,6 @@ mod tests {
         let other = SanType::DnsName("other.example".try_into().unwrap());
         let nobody = SanType::URI(NODE.try_into().unwrap());
         let good = [role.clone(), node.clone()];
-        let alone = [role.clone()];
         let peer = |names: &[SanType], usages: &[ExtendedKeyUsagePurpose]| {
             of_certificates(Some(&[certificate(names, usages)]))
         };
@@ -109,8 +108,12 @@ mod tests {
             (&good[..], &[ServerAuth][..], PeerError::NotForClients),
             (&good, &[], PeerError::NotForClients),
             (&[other, node], &[ClientAuth], PeerError::NotAManager),
-            (&alone, &[ClientAuth], PeerError::NoNode),
-            (&[role, nobody], &[ClientAuth], PeerError::NoNode),
+            (
+                std::slice::from_ref(&role),
+                &[ClientAuth],
+                PeerError::NoNode,
+            ),
+            (&[role.clone(), nobody], &[ClientAuth], PeerError::NoNode),
         ] {
             assert_eq!(peer(names, usages), Err(error));
         }
