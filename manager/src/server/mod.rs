@@ -32,6 +32,7 @@ use self::tls::{Source, TlsError};
 
 /// Options of the node server.
 #[derive(Debug, clap::Args)]
+#[group(id = "node-server")]
 pub struct Args {
     /// Where the node server listens
     #[arg(

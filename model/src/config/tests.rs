@@ -41,7 +41,7 @@ fn the_example_with_every_key_in_use_gives_the_defaults() {
             _ => format!("{line}\n"),
         })
         .collect();
-    assert_eq!(in_use.matches(" = ").count(), 32);
+    assert_eq!(in_use.matches(" = ").count(), 34);
     assert_eq!(
         NodeConfig::from_toml(&in_use).unwrap(),
         NodeConfig::default()
