@@ -333,7 +333,9 @@ mod tests {
         ) {
             for image in [image(&noise), [&[0; 8], &noise[..]].concat(), noise] {
                 if let Ok(sockets) = sockets(&image) {
-                    let _ = sockets.iter().map(|one| (one.local(), one.remote())).count();
+                    for socket in &sockets {
+                        let _ = (socket.local(), socket.remote());
+                    }
                 }
                 if let Ok(Some(stream)) = stream(&image) {
                     let _ = stream.window();

@@ -171,7 +171,7 @@ mod tests {
                 .unwrap()
                 .contains(&Change::File(file.clone()))
         );
-        assert_eq!(watched.files().unwrap(), [file.clone()]);
+        assert_eq!(watched.files().unwrap(), std::slice::from_ref(&file));
         fs::remove_file(&file).unwrap();
         let gone = watched.changes().await.unwrap();
         assert!(gone.contains(&Change::File(file)));
