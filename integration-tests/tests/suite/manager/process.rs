@@ -57,6 +57,8 @@ impl Manager {
             .args(&CONFINED[1..])
             .arg(node.tools().manager()?)
             .arg(format!("--metrics-address={address}"))
+            // There can be two for a moment.
+            .arg("--node-server-address=127.0.0.1:0")
             .args(arguments)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
