@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
@@ -55,8 +56,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(Product { programs, images })
     };
     let mut tally = Tally::default();
-    for mut command in commands(args, product.as_ref())? {
-        tally.add(count(&mut command)?);
+    for group in commands(args, product.as_ref())? {
+        tally.add(count_all(group)?);
     }
     if product.is_some() && args.only.is_none() {
         let foreign = Arch::foreign()?;
@@ -99,12 +100,14 @@ fn single(name: &str, body: impl FnOnce() -> Result<()>) -> Tally {
     }
 }
 
-/// `product` is what is under test, none for the fast tests.
-fn commands(args: &Args, product: Option<&Product>) -> Result<Vec<Command>> {
+/// What is run one after the other, and of each what is run at the same time. `product` is what is under
+/// test, none for the fast tests.
+fn commands(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Command>>> {
     let mut each = vec![
         vec!["--workspace", "--exclude", INTEGRATION],
         vec!["--package", INTEGRATION, "--lib", "--bins"],
     ];
+    let mut together = Vec::new();
     if product.is_some() {
         each.push(vec![
             "--package",
@@ -117,33 +120,67 @@ fn commands(args: &Args, product: Option<&Product>) -> Result<Vec<Command>> {
         each.push(vec!["--package", "podmotion-shim", "--test", "root"]);
         each.push(vec!["--package", "podmotion-pager", "--test", "root"]);
         each.push(vec!["--package", INTEGRATION, "--test", "chart"]);
-        each.push(vec!["--package", INTEGRATION, "--test", "suite"]);
+        let suite = ["--package", INTEGRATION, "--test", "suite"];
+        match args.only {
+            Some(_) => each.push(suite.to_vec()),
+            // Most of the time they wait for something.
+            None => {
+                together.push([&suite[..], &["--", "--skip", "kube::", "--skip", "vm::"]].concat());
+                together.push([&suite[..], &["--", "kube::"]].concat());
+                each.push([&suite[..], &["--", "vm::"]].concat());
+            }
+        }
     }
     let cache = Cache::from_env()?;
-    Ok(each
+    let mut groups: Vec<_> = each.into_iter().map(|targets| vec![targets]).collect();
+    if !together.is_empty() {
+        groups.push(together);
+    }
+    let command = |targets: Vec<&str>| {
+        let mut command = process::command(process::cargo());
+        command
+            .current_dir(crate::project_root())
+            .args(["test", "--no-fail-fast"])
+            .args(targets)
+            .env("PODMOTION_CACHE", cache.root());
+        match product {
+            Some(product) => command
+                .env("PODMOTION_BIN", &product.programs)
+                .env("PODMOTION_IMAGES", &product.images),
+            None => command.env("PODMOTION_SKIP_ROOT", "1"),
+        };
+        if args.soak {
+            command.env("PODMOTION_SOAK", "1");
+        }
+        if let Some(name) = &args.only {
+            command.args(["--", name]);
+        }
+        command
+    };
+    Ok(groups
         .into_iter()
-        .map(|targets| {
-            let mut command = process::command(process::cargo());
-            command
-                .current_dir(crate::project_root())
-                .args(["test", "--no-fail-fast"])
-                .args(targets)
-                .env("PODMOTION_CACHE", cache.root());
-            match product {
-                Some(product) => command
-                    .env("PODMOTION_BIN", &product.programs)
-                    .env("PODMOTION_IMAGES", &product.images),
-                None => command.env("PODMOTION_SKIP_ROOT", "1"),
-            };
-            if args.soak {
-                command.env("PODMOTION_SOAK", "1");
-            }
-            if let Some(name) = &args.only {
-                command.args(["--", name]);
-            }
-            command
-        })
+        .map(|group| group.into_iter().map(command).collect())
         .collect())
+}
+
+/// Runs `commands` at the same time.
+fn count_all(commands: Vec<Command>) -> Result<Tally> {
+    let counted: Vec<Result<Tally>> = thread::scope(|scope| {
+        let running: Vec<_> = commands
+            .into_iter()
+            .map(|mut command| scope.spawn(move || count(&mut command)))
+            .collect();
+        let ended = running.into_iter().map(|one| match one.join() {
+            Ok(counted) => counted,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        ended.collect()
+    });
+    let mut tally = Tally::default();
+    for one in counted {
+        tally.add(one?);
+    }
+    Ok(tally)
 }
 
 /// Runs `command`, repeats its output as it comes and counts its tests.
@@ -236,7 +273,8 @@ mod tests {
                 soak,
                 only: None,
             };
-            for command in commands(&args, Some(&product)).expect("commands") {
+            let all = commands(&args, Some(&product)).expect("commands");
+            for command in all.into_iter().flatten() {
                 let set = command.get_envs().any(|(name, value)| {
                     name == "PODMOTION_SOAK" && value.is_some_and(|value| value == "1")
                 });
