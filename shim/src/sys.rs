@@ -236,12 +236,21 @@ pub const TUNABLES: &str = "GLIBC_TUNABLES";
 /// a thousand times held 1 MB there.
 pub const NO_STORES: &str = "glibc.malloc.tcache_count=0";
 
+/// Bytes from which on an allocation is a mapping of its own (glibc's default).
+#[cfg(target_env = "gnu")]
+const MAPPED: libc::c_int = 128 << 10;
+
 /// Keeps the allocator to one heap: a shim lives as long as its pod and does next to nothing. The programs
 /// that it runs have their allocators as ever.
+///
+/// What is large stays out of that heap: glibc raises its threshold when such a mapping is freed, and a
+/// client that announces megabytes and sends none would then cost them.
 #[cfg(target_env = "gnu")]
 pub fn use_one_heap() {
     // SAFETY: mallopt takes integers and is called before there is a second thread.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    // SAFETY: as above.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED) };
     // SAFETY: there is no second thread that could read the environment meanwhile.
     unsafe { std::env::remove_var(TUNABLES) };
 }

@@ -50,7 +50,9 @@ impl Manager {
     ) -> Result<Self> {
         let number = MANAGERS.fetch_add(1, Ordering::Relaxed);
         let port = 18_000 + u16::try_from(number).context("too many managers")?;
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        // Of this process alone: another one may have managers too.
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let address = SocketAddr::from(([127, 77, high, low | 1], port));
         let log = node.folder().join(format!("manager-{number}.log"));
         let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
         let child = Command::new(CONFINED[0])
