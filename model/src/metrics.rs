@@ -88,7 +88,7 @@ const CONTAINER: Label = free("container");
 
 const DEPTH: Label = Label {
     name: "depth",
-    values: &["light", "deep"],
+    values: &["light", "deep", "cold"],
 };
 
 const STATE: Label = Label {
@@ -116,7 +116,7 @@ const RESTORE_RESULT: Label = Label {
 
 const KIND: Label = Label {
     name: "kind",
-    values: &["light", "deep", "deep-lazy", "cold-start"],
+    values: &["light", "deep", "deep-lazy", "cold", "cold-start"],
 };
 
 /// Of one container: these labels, and what is its own.
@@ -328,6 +328,7 @@ mod tests {
             State::Stopped,
         ];
         assert_eq!(STATE.values, states.map(State::as_str));
-        assert_eq!(DEPTH.values, [Depth::Light, Depth::Deep].map(Depth::as_str));
+        let depths = [Depth::Light, Depth::Deep, Depth::Cold];
+        assert_eq!(DEPTH.values, depths.map(Depth::as_str));
     }
 }

@@ -30,6 +30,9 @@ use crate::gate::{Ends, sockets};
 /// Time for killed processes to go.
 const END: Duration = Duration::from_secs(10);
 
+/// Time for threads that were thawed to run again. Nothing tells when they do.
+const LEAVES_FREEZER: Duration = Duration::from_millis(50);
+
 /// Between two looks at what a starting container listens on: the kernel has no event for that.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -92,9 +95,12 @@ impl Attempt<'_> {
         }
         let init = Init::open(pid).map_err(Trouble::Terminate)?;
         self.enter_cgroups.map_or(Ok(()), |enter| enter())?;
-        init.terminate().map_err(Trouble::Terminate)?;
-        // From here on there is no way back. A signal reaches it when it is thawed.
         freezer.thaw()?;
+        // A signal for a process goes to its first thread if that can take it, and else to any: a
+        // program whose first thread sleeps until it gets one, as Python's do, would not notice.
+        thread::sleep(LEAVES_FREEZER);
+        // From here on there is no way back.
+        init.terminate().map_err(Trouble::Terminate)?;
         if !init.ends_within(self.timeout).map_err(Trouble::Terminate)? {
             log::warn!(
                 "{}: still there {:?} after TERM, killed",

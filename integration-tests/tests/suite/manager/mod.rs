@@ -139,7 +139,7 @@ fn same(seen: &Scrape, status: &Status) -> Result<()> {
     };
     let tallies = &status.tallies;
     ensure!(
-        tallies.sleeps.len() == 2 && tallies.wakes.len() == 2,
+        tallies.sleeps.len() == 3 && tallies.wakes.len() == 3,
         "{tallies:?}"
     );
     for tally in &tallies.sleeps {
