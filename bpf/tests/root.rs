@@ -133,6 +133,7 @@ fn a_program_of_another_build_is_replaced() {
         tap_ifindex: 1,
         eth_ifindex: 2,
         other_activity: 3,
+        other_probe: 4,
     };
     Maps::open(&dir).unwrap().netns.insert(&7, &value).unwrap();
     // Another program in its place stands for another build of it.

@@ -183,14 +183,13 @@ fn limits_are_those_of_the_last_change(node: &Node, _: Runtime) -> Result<()> {
 fn one_that_listens_no_more_is_told_of(node: &Node, _: Runtime) -> Result<()> {
     let _settings = node.set("stop.start_timeout = \"300ms\"\n")?;
     // It listens the first time only.
-    let body = "echo up; [ -e /tmp/was ] || { mkdir -p /tmp; touch /tmp/was; nc -l -p 80 & }; \
-                trap 'exit 0' TERM; while :; do sleep 0.05; done";
+    let body = "trap 'exit 0' TERM; \
+                [ -e /tmp/was ] || { mkdir -p /tmp; touch /tmp/was; nc -l -p 80 & \
+                until grep -q ':0050 0*:0000 0A' /proc/net/tcp /proc/net/tcp6; do sleep 0.05; done; }; \
+                echo up; while :; do sleep 0.05; done";
     let app = stopping(App::sh(body).network(Network::Own));
     let container = node.run(app)?;
     container.stdout()?.wait_for("up")?;
-    container
-        .sleeper()
-        .wait_until("its port", |status| status.ports == [80])?;
     container.sleep()?;
     let address = container.address(80)?;
     let client = Client::default();
