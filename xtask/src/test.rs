@@ -123,11 +123,14 @@ fn commands(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Command>>>
         let suite = ["--package", INTEGRATION, "--test", "suite"];
         match args.only {
             Some(_) => each.push(suite.to_vec()),
-            // Most of the time they wait for something.
+            // Most of the time they wait for something. A virtual machine needs all there is, and a soak
+            // looks at how long things take.
             None => {
-                together.push([&suite[..], &["--", "--skip", "kube::", "--skip", "vm::"]].concat());
-                together.push([&suite[..], &["--", "kube::"]].concat());
-                each.push([&suite[..], &["--", "vm::"]].concat());
+                let of = |filter: &[&'static str]| [&suite[..], &["--"], filter].concat();
+                each.push(of(&["vm::"]));
+                each.push(of(&["kube::soak"]));
+                together.push(of(&["--skip", "kube::", "--skip", "vm::"]));
+                together.push(of(&["kube::", "--skip", "kube::soak"]));
             }
         }
     }
