@@ -230,7 +230,8 @@ impl Driver {
         self.init.pid = pid;
         self.watch_init(exit);
         self.watch_memory();
-        // The bundle has them as they were when it was made.
+        // The bundle has them as they were when it was made. Those that came while it slept are among them.
+        self.update_later = None;
         if let Some(resources) = &self.resources {
             let updated = self.runtime.update(resources.to_string().as_bytes()).await;
             updated.map_err(failed("OCI runtime update failed"))?;
