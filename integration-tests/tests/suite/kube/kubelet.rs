@@ -22,14 +22,21 @@ fn sleeping_pods_outlive_a_restart_and_end_under_pressure(cluster: &Cluster) -> 
     sleeping.container("app")?.sleeper.sleep()?;
     cluster.restart_kubelet()?;
     // One that it can start only after it has looked at what runs.
-    cluster.run(&pod(vec![script("app", "while :; do sleep 3600; done")]))?;
+    // Gone before the pressure: a kubelet that evicts two waits for each of them to be cleaned up.
+    cluster
+        .run(&pod(vec![script(
+            "app",
+            "trap exit TERM; sleep 3600 & wait",
+        )]))?
+        .delete()?;
     let seen = status(&sleeping)?;
     ensure!(
         seen.state == "asleep" && seen.counters.wakes == 0,
         "{seen:?}"
     );
     goes_on(&sleeping)?;
-    sleeping.container("app")?.sleeper.sleep()?;
+    let container = sleeping.container("app")?;
+    container.sleeper.sleep()?;
 
     // More than any machine has. A hard bound would have to be less than what this one has.
     let short = cluster.set_kubelet(&json!({
@@ -40,9 +47,10 @@ fn sleeping_pods_outlive_a_restart_and_end_under_pressure(cluster: &Cluster) -> 
     let name = format!("pod/{}", sleeping.name());
     // The kubelet forgets its reason where the program ends well: this condition is left.
     kubectl.wait(&name, "condition=DisruptionTarget")?;
-    // It has heard of it: unless told it ends with 137.
-    let exit = "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}=0";
-    kubectl.wait(&name, exit)?;
+    // It has heard of it: unless told it ends with 137. The kubelet removes what it has evicted at once,
+    // now and then before it has read how it ended; containerd tells everybody.
+    let end = cluster.node().events().wait_for_exit(&container.id)?;
+    ensure!(end.exit_status == 0, "{end:?}");
     drop(short);
     kubectl.wait("node/node-1", "condition=MemoryPressure=False")
 }
