@@ -9,6 +9,7 @@ use podmotion_model::config::NodeConfig;
 use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
 
 use crate::args;
+use crate::containerd::opt;
 use crate::containerd::place::{Change, Line, decide};
 use crate::containerd::runtime::{OPTIONS, Runtime};
 use crate::containerd::template;
@@ -18,7 +19,7 @@ use crate::daemon::Daemon;
 use crate::files;
 use crate::kernel::Kernel;
 use crate::node::{Node, is_directory};
-use crate::plan::{Action, CONFIG, DIRECTORIES, FOLDER, Facts, VERSIONS, links, plan};
+use crate::plan::{Action, CONFIG, DIRECTORIES, FOLDER, Facts, Link, VERSIONS, links, plan};
 use crate::{runtime_class, versions};
 
 /// Files that others may read.
@@ -47,14 +48,14 @@ pub async fn run(args: &args::Install) -> Result<()> {
         Some(_) => node.record()?,
     };
     let runtime = Runtime::like_the_default(&about.effective);
-    let containerd = containerd_files(&node, &daemon, &about, &runtime)?;
+    let tree = tree(&node, &daemon)?;
+    let containerd = containerd_files(&node, &daemon, &tree, &about, &runtime)?;
+    let opt = opt::link(&about.version, &tree);
+    let links = all_links(&node, &version, opt)?;
     let facts = Facts {
         intact: versions::is_intact(&node.at(VERSIONS)?, &version)?,
-        links: links(&version)
-            .iter()
-            .map(|(link, _)| Ok(fs::read_link(link_at(&node, link)?).ok()))
-            .collect::<Result<_>>()?,
-        missing: missing(&node, &containerd)?,
+        missing: missing(&node, &containerd, &links)?,
+        links,
         files: own_files(&node, &runtime, settings)?,
         containerd,
         running: about.effective.runs(&runtime),
@@ -89,7 +90,7 @@ async fn perform(
         Action::MakeDirectory(path, mode) => files::make_directory(&node.at(path)?, mode)?,
         Action::Note(record) => node.note(&record)?,
         Action::CopyVersion(name) => versions::copy(&args.source, &node.at(VERSIONS)?, &name)?,
-        Action::Point { link, target } => files::point(&link_at(node, &link)?, &target)?,
+        Action::Point { link, target } => files::point(&node.link_at(&link)?, &target)?,
         Action::Write(change) => files::write(&node.at(&change.path)?, &change.text, MODE)?,
         Action::LoadBpf => load_bpf(&node.pins()?)?,
         Action::Restart => restart(node, daemon, runtime).await?,
@@ -113,9 +114,22 @@ async fn perform(
     Ok(())
 }
 
-/// A link itself, not what it leads to.
-fn link_at(node: &Node, link: &Path) -> Result<PathBuf> {
-    Ok(node.at(FOLDER)?.join(link.file_name().unwrap_or_default()))
+/// Our links, and the one that containerd needs, if any.
+fn all_links(node: &Node, version: &str, more: Option<(PathBuf, PathBuf)>) -> Result<Vec<Link>> {
+    let find = |(path, target): (PathBuf, PathBuf)| {
+        let seen = node.link_at(&path)?;
+        let now = match fs::read_link(&seen) {
+            Ok(now) => Some(now),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => bail!(
+                "{} is to be a link to {}, and something else is there: {error}",
+                path.display(),
+                target.display()
+            ),
+        };
+        Ok(Link { path, target, now })
+    };
+    links(version).into_iter().chain(more).map(find).collect()
 }
 
 fn load_bpf(pins: &Path) -> Result<()> {
@@ -225,11 +239,12 @@ fn unusable(node: &Node, path: &Path, programs: bool) -> Result<Option<String>> 
 }
 
 /// Directories that are not there, outer ones first.
-fn missing(node: &Node, changes: &Changes) -> Result<Vec<PathBuf>> {
+fn missing(node: &Node, changes: &Changes, links: &[Link]) -> Result<Vec<PathBuf>> {
     let ours = DIRECTORIES.iter().map(|(path, _)| Path::new(path));
     let theirs = changes
         .iter()
-        .filter_map(|(change, _)| change.path.parent());
+        .filter_map(|(change, _)| change.path.parent())
+        .chain(links.iter().filter_map(|link| link.path.parent()));
     let mut missing = Vec::new();
     for path in ours.chain(theirs) {
         let mut outer: Vec<&Path> = path.ancestors().collect();
@@ -260,10 +275,19 @@ fn own_files(node: &Node, runtime: &Runtime, settings: Option<String>) -> Result
     Ok(changes)
 }
 
+/// All that containerd reads.
+fn tree(node: &Node, daemon: &Daemon) -> Result<Tree> {
+    Tree::read(&node.host, &daemon.config).map_err(|error| match error {
+        TreeError::File(error) => anyhow::Error::new(error),
+        TreeError::Config(error) => error.into(),
+    })
+}
+
 /// Files that containerd reads, or is made to.
 fn containerd_files(
     node: &Node,
     daemon: &Daemon,
+    tree: &Tree,
     about: &About,
     runtime: &Runtime,
 ) -> Result<Changes> {
@@ -284,13 +308,7 @@ fn containerd_files(
                 .into_iter()
                 .collect()
         }
-        None => {
-            let tree = Tree::read(&node.host, &daemon.config).map_err(|error| match error {
-                TreeError::File(error) => anyhow::Error::new(error),
-                TreeError::Config(error) => error.into(),
-            })?;
-            decide(&tree, line, runtime)?
-        }
+        None => decide(tree, line, runtime)?,
     };
     let mut all = Changes::new();
     for change in changes {

@@ -81,6 +81,12 @@ impl Node {
         found.with_context(|| format!("find {} on the node", path.display()))
     }
 
+    /// Where a link of the node is: itself, not what it leads to.
+    pub fn link_at(&self, link: &Path) -> Result<PathBuf> {
+        let folder = self.at(link.parent().unwrap_or(Path::new("/")))?;
+        Ok(folder.join(link.file_name().unwrap_or_default()))
+    }
+
     /// What earlier runs have noted.
     pub fn record(&self) -> Result<Option<Record>> {
         Ok(Record::read(&self.at(record::PATH)?)?)

@@ -85,8 +85,8 @@ pub struct Facts {
     pub version: String,
     /// It is there already, and whole.
     pub intact: bool,
-    /// Where the links of [`links`] lead, in that order.
-    pub links: Vec<Option<PathBuf>>,
+    /// The links that there are to be.
+    pub links: Vec<Link>,
     /// Directories of the node that are not there, of those that there are to be.
     pub missing: Vec<PathBuf>,
     /// Files of ours that are not as they are to be, with their present texts.
@@ -103,7 +103,18 @@ pub struct Facts {
     pub class: Option<String>,
 }
 
-/// Links and where they are to lead.
+/// A link that there is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its name on the node.
+    pub path: PathBuf,
+    /// Where it is to lead.
+    pub target: PathBuf,
+    /// Where it leads.
+    pub now: Option<PathBuf>,
+}
+
+/// Our own links and where they are to lead.
 pub fn links(version: &str) -> Vec<(PathBuf, PathBuf)> {
     let mut links = vec![(CURRENT.into(), Path::new("versions").join(version))];
     for part in crate::versions::PARTS {
@@ -150,6 +161,9 @@ pub fn plan(
             &without_ours,
         );
     }
+    let elsewhere = |link: &&Link| !link.path.starts_with(FOLDER);
+    let theirs = facts.links.iter().filter(elsewhere);
+    next.links.extend(theirs.map(|link| link.path.clone()));
     for (change, now) in &facts.containerd {
         next.doubt(&change.path, now.clone());
     }
@@ -164,9 +178,12 @@ pub fn plan(
     if !facts.intact {
         actions.push(Action::CopyVersion(facts.version.clone()));
     }
-    for ((link, target), now) in links(&facts.version).into_iter().zip(&facts.links) {
-        if now.as_ref() != Some(&target) {
-            actions.push(Action::Point { link, target });
+    for link in &facts.links {
+        if link.now.as_ref() != Some(&link.target) {
+            actions.push(Action::Point {
+                link: link.path.clone(),
+                target: link.target.clone(),
+            });
         }
     }
     let write = |(change, _): &(Change, _)| Action::Write(change.clone());
@@ -199,7 +216,7 @@ mod tests {
     fn fresh() -> Facts {
         Facts {
             version: "1-a".into(),
-            links: vec![None; 3],
+            links: known(|_| None),
             missing: DIRECTORIES.map(|(path, _)| path.into()).to_vec(),
             files: vec![change("/etc/podmotion/runtime.toml")],
             containerd: vec![change("/etc/containerd/config.toml")],
@@ -207,6 +224,15 @@ mod tests {
             class: Some("podmotion".into()),
             ..Facts::default()
         }
+    }
+
+    fn known(now: impl Fn(&PathBuf) -> Option<PathBuf>) -> Vec<Link> {
+        let link = |(path, target)| Link {
+            path,
+            now: now(&target),
+            target,
+        };
+        links("1-a").into_iter().map(link).collect()
     }
 
     fn words(actions: &[Action]) -> Vec<String> {
@@ -247,10 +273,29 @@ mod tests {
     }
 
     #[test]
+    fn a_link_among_the_programs_of_others_is_on_record() {
+        let path = PathBuf::from("/opt/containerd/bin/shim");
+        let mut facts = fresh();
+        facts.links.push(Link {
+            path: path.clone(),
+            target: "/opt/podmotion/bin/shim".into(),
+            now: None,
+        });
+        let actions = plan(&facts, None, str::to_owned);
+        let Action::Note(record) = &actions[1] else {
+            panic!("no record");
+        };
+        assert_eq!(record.links.iter().collect::<Vec<_>>(), [&path]);
+        let words = words(&actions);
+        let link = "link /opt/containerd/bin/shim to /opt/podmotion/bin/shim";
+        assert!(words.iter().any(|word| word == link), "{words:?}");
+    }
+
+    #[test]
     fn a_node_that_has_it_is_left_alone() {
         let facts = Facts {
             intact: true,
-            links: links("1-a").into_iter().map(|(_, to)| Some(to)).collect(),
+            links: known(|target| Some(target.clone())),
             missing: Vec::new(),
             files: Vec::new(),
             containerd: Vec::new(),
@@ -277,7 +322,7 @@ mod tests {
             files: Vec::new(),
             containerd: Vec::new(),
             class: None,
-            links: links("1-a").into_iter().map(|(_, to)| Some(to)).collect(),
+            links: known(|target| Some(target.clone())),
             ..fresh()
         };
         let actions = words(&plan(&facts, Some(record.clone()), str::to_owned));

@@ -59,6 +59,8 @@ pub struct Record {
     pub version: String,
     /// Directories that were not there.
     pub directories: BTreeSet<PathBuf>,
+    /// Links of ours among the programs of others.
+    pub links: BTreeSet<PathBuf>,
     /// Files, in the order in which they were first changed.
     pub files: Vec<Changed>,
     /// The texts of containerd's files that it last ran with, while it has not been seen to run with what was
@@ -84,6 +86,7 @@ impl Record {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             directories: BTreeSet::new(),
+            links: BTreeSet::new(),
             files: Vec::new(),
             unproven: Vec::new(),
             unit: None,

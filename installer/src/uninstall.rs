@@ -54,6 +54,13 @@ pub async fn run(args: &args::Node) -> Result<()> {
         println!("remove {folder}");
         empty(&whole, None)?;
     }
+    for link in &record.links {
+        let seen = node.link_at(link)?;
+        files::remove(&files::staging(&seen))?;
+        if files::remove(&seen)? {
+            println!("{}: removed", link.display());
+        }
+    }
     let folder = node.at(FOLDER)?;
     println!("remove {FOLDER}");
     let record_at = node.at(record::PATH)?;

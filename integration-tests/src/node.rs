@@ -110,10 +110,15 @@ impl Node {
 
     /// A node that Podmotion is still to be put on, with folders of its own for all that that changes.
     pub fn start_without(versions: Versions) -> Result<Self> {
-        let tools = Tools::new(versions)?;
         let number = NODES.fetch_add(1, Ordering::Relaxed);
-        let room = Room::apart(&format!("without-{number}"))?;
-        Self::start_numbered(number, Some(Arc::new(room)), versions, tools, None)
+        let room = Arc::new(Room::apart(&format!("without-{number}"))?);
+        Self::start_numbered(number, Some(room), versions, Tools::new(versions)?, None)
+    }
+
+    /// The same in a room that is there.
+    pub(crate) fn start_without_in(room: Arc<Room>, versions: Versions) -> Result<Self> {
+        let number = NODES.fetch_add(1, Ordering::Relaxed);
+        Self::start_numbered(number, Some(room), versions, Tools::new(versions)?, None)
     }
 
     fn start_numbered(

@@ -102,6 +102,7 @@ impl Sleeper {
 
     /// A container of whatever shim, in whatever room, says that it has it.
     pub fn find(id: &str) -> Result<Self> {
+        let mut seen = Vec::new();
         for folder in socket_folders() {
             let sockets =
                 std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
@@ -113,12 +114,19 @@ impl Sleeper {
                 // A shim that ends meanwhile does not have it.
                 let asked =
                     Connection::open(&socket.path()).and_then(|shim| shim.watch(0, PATIENCE));
-                if asked.is_ok_and(|answer| answer.containers.iter().any(|one| one.id == id)) {
+                let containers = asked.map(|answer| answer.containers);
+                let ids = containers.map(|all| all.into_iter().map(|one| one.id));
+                let ids: Result<Vec<_>> = ids.map(Iterator::collect);
+                if ids
+                    .as_ref()
+                    .is_ok_and(|all| all.iter().any(|one| one == id))
+                {
                     return Ok(Self::at(&folder, group, id));
                 }
+                seen.push((socket.path(), ids));
             }
         }
-        bail!("no shim has a container {id}")
+        bail!("no shim has a container {id}: {seen:?}")
     }
 
     /// Whether a shim with this command line is the one that has it.

@@ -98,6 +98,7 @@ async fn run(args: Args) -> Result<()> {
     let places = node::Places {
         result: args.self_test,
         containerd: args.containerd,
+        shims: args.shims,
         repeat: args.self_test_repeat,
     };
     let (end, ended) = watch::channel(());

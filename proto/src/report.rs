@@ -26,33 +26,33 @@ pub struct Shims {
 }
 
 /// A self-test of a node, as it is written down in `/run/podmotion/self-test.json`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct SelfTest {
-    /// A container slept and woke.
+    /// Every step has gone well.
     pub passed: bool,
-    /// Why not.
+    /// The first step that has not, and why.
     pub error: Option<String>,
     /// The kernel's release.
     pub kernel: String,
-    /// containerd's version.
+    /// containerd's version; empty if it did not say.
     pub containerd: String,
-    /// The version of what was tested.
+    /// The version of Podmotion that was tested.
     pub podmotion: String,
-    /// When it ended, in RFC 3339.
+    /// When it came to its end, RFC 3339.
     pub finished: String,
-    /// What it did.
+    /// In their order.
     pub steps: Vec<Step>,
 }
 
 /// A step of a self-test.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Step {
-    /// What was done.
+    /// Its name, such as `deep: sleep`.
     pub name: String,
     /// Whether it went well.
     pub ok: bool,
-    /// How long it took.
+    /// How long it took, in milliseconds.
     pub millis: u64,
-    /// What it came to.
+    /// What was seen, or what was wrong.
     pub detail: String,
 }

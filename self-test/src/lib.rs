@@ -34,7 +34,8 @@ mod spec;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use report::{Report, ReportError, Step};
+pub use podmotion_proto::report::SelfTest as Report;
+pub use report::{ReportError, read as read_report};
 
 /// Where the self-test finds and leaves things. Paths are as this process sees them, unless said otherwise.
 #[derive(Clone, Debug)]
@@ -106,7 +107,7 @@ pub enum Error {
 pub async fn run(options: &Options) -> Result<Report, Error> {
     let _lock = report::lock(&options.report)?;
     let report = scenario::run(options).await;
-    report.write(&options.report)?;
+    report::write(&report, &options.report)?;
     match report.passed {
         true => Ok(report),
         false => Err(Error::NotPassed(Box::new(report))),

@@ -6,44 +6,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+pub(crate) use podmotion_proto::report::{SelfTest as Report, Step};
 use rustix::fs::{FlockOperation, flock};
-use serde::{Deserialize, Serialize};
 
 use crate::Error;
-
-/// The report of one self-test.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Report {
-    /// Every step has gone well.
-    pub passed: bool,
-    /// The first step that has not, and why.
-    pub error: Option<String>,
-    /// The kernel's release.
-    pub kernel: String,
-    /// containerd's version; empty if it did not say.
-    pub containerd: String,
-    /// The version of Podmotion that the self-test is of.
-    pub podmotion: String,
-    /// When it came to its end, RFC 3339.
-    pub finished: String,
-    /// In their order.
-    pub steps: Vec<Step>,
-}
-
-/// One step of a self-test.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Step {
-    /// Its name, such as `deep: sleep`.
-    pub name: String,
-    /// Whether it went well.
-    pub ok: bool,
-    /// How long it took, in milliseconds.
-    pub millis: u64,
-    /// What was seen, or what was wrong.
-    pub detail: String,
-}
 
 /// A report that was not written or read.
 #[derive(Debug, thiserror::Error)]
@@ -79,46 +45,44 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Rep
     }
 }
 
-impl Report {
-    /// The report in the file `path`; none where there is no such file, as after the node's start.
-    ///
-    /// # Errors
-    /// When it cannot be read, or is no report.
-    pub fn read(path: &Path) -> Result<Option<Self>, ReportError> {
-        let text = match fs::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(failed("read", path))?,
-        };
-        let report = serde_json::from_slice(&text).map_err(|source| ReportError::Parse {
-            path: path.to_owned(),
-            source,
-        })?;
-        Ok(Some(report))
-    }
+/// The report in the file `path`; none where there is no such file, as after the node's start.
+///
+/// # Errors
+/// When it cannot be read, or is no report.
+pub fn read(path: &Path) -> Result<Option<Report>, ReportError> {
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(failed("read", path))?,
+    };
+    let report = serde_json::from_slice(&text).map_err(|source| ReportError::Parse {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Some(report))
+}
 
-    /// Writes it to the file `path`, for root only. Whoever reads the file sees the last report or this one.
-    pub(crate) fn write(&self, path: &Path) -> Result<(), ReportError> {
-        let text = serde_json::to_vec_pretty(self).map_err(|source| ReportError::Parse {
-            path: path.to_owned(),
-            source,
-        })?;
-        let partial = path.with_extension("json.partial");
-        // Of a run that was killed.
-        match fs::remove_file(&partial) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove", &partial)(error));
-            }
-            _ => {}
+/// Writes the report to the file `path`, for root only. Whoever reads the file sees the last report or this one.
+pub(crate) fn write(report: &Report, path: &Path) -> Result<(), ReportError> {
+    let text = serde_json::to_vec_pretty(report).map_err(|source| ReportError::Parse {
+        path: path.to_owned(),
+        source,
+    })?;
+    let partial = path.with_extension("json.partial");
+    // Of a run that was killed.
+    match fs::remove_file(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed("remove", &partial)(error));
         }
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&partial)
-            .and_then(|mut file| file.write_all(&text))
-            .map_err(failed("write", &partial))?;
-        fs::rename(&partial, path).map_err(failed("write", path))
+        _ => {}
     }
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&partial)
+        .and_then(|mut file| file.write_all(&text))
+        .map_err(failed("write", &partial))?;
+    fs::rename(&partial, path).map_err(failed("write", path))
 }
 
 /// Makes the report's folder, and sees to it that no other self-test runs until the result is dropped.
@@ -240,12 +204,12 @@ mod tests {
     fn a_report_is_written_over_an_older_one_for_root_only() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("self-test.json");
-        assert_eq!(Report::read(&path).unwrap(), None);
+        assert_eq!(read(&path).unwrap(), None);
         fs::write(path.with_extension("json.partial"), "left of a killed run").unwrap();
         for _ in 0..2 {
-            report().write(&path).unwrap();
+            write(&report(), &path).unwrap();
         }
-        assert_eq!(Report::read(&path).unwrap(), Some(report()));
+        assert_eq!(read(&path).unwrap(), Some(report()));
         let mode = path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);

@@ -11,6 +11,7 @@
 pub mod block;
 #[cfg(test)]
 mod golden;
+pub mod opt;
 pub mod place;
 pub mod runtime;
 pub mod template;

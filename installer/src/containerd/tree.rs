@@ -84,6 +84,16 @@ impl Tree {
         &self.files[0]
     }
 
+    /// A setting of a plugin that is a text.
+    pub fn setting(&self, plugin: &str, key: &str) -> Option<&str> {
+        let mut sections = self
+            .files
+            .iter()
+            .rev()
+            .filter_map(|file| at(&file.table, &["plugins", plugin]));
+        sections.find_map(|section| section.get(key)?.as_str())
+    }
+
     /// Whether a file at `path` would be imported by the main one.
     ///
     /// # Errors

@@ -10,14 +10,13 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::daemon::Daemon;
-use super::network::{ADDRESS, Place, SERVICES};
+use super::network::{ADDRESS, API_PORT, Place, SERVICES};
 use super::write;
 use crate::PATIENCE;
 use crate::machine::run;
 use crate::tools::Tools;
 
 const ETCD: &str = "http://127.0.0.1:2379";
-const PORT: u16 = 6443;
 
 /// Who talks to the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +89,7 @@ impl Control {
         let mut api = Command::new(bin.join("kube-apiserver"));
         api.arg(format!("--etcd-servers={ETCD}"))
             .arg(format!("--bind-address={ADDRESS}"))
-            .arg(format!("--secure-port={PORT}"))
+            .arg(format!("--secure-port={API_PORT}"))
             .arg(flag("cert-dir", &folder.join("certificates")))
             .arg(flag("token-auth-file", &tokens))
             .arg("--authorization-mode=Node,RBAC")
@@ -150,7 +149,7 @@ impl Control {
             "kind": "Config",
             "current-context": "test",
             "clusters": [{"name": "test", "cluster": {
-                "server": format!("https://{ADDRESS}:{PORT}"),
+                "server": format!("https://{ADDRESS}:{API_PORT}"),
                 "certificate-authority": self.certificate(),
             }}],
             "users": [{"name": "test", "user": {"token": identity.token()}}],

@@ -8,7 +8,7 @@
 //!
 //! Everything listens on addresses of the machine's own network namespace and keeps its files in its
 //! folder, so it goes with the machine. Started anew it needs about ten seconds to a ready node. A second
-//! node is in a [room](crate::room).
+//! node, and one that Podmotion is still to be put on, are in [rooms](crate::room) of their own.
 
 mod control;
 mod daemon;
@@ -37,12 +37,13 @@ use crate::node::Node;
 use crate::room::Room;
 use crate::tools::Depth;
 
-/// A control plane and one or two nodes. Dropping it ends the programs, kubelets first; pods that still run
+/// A control plane and up to three nodes. Dropping it ends the programs, kubelets first; pods that still run
 /// go when the machine is left.
 #[derive(Debug)]
 pub struct Cluster {
     first: Member,
     second: OnceLock<Member>,
+    bare: OnceLock<Member>,
     control: Control,
     kubectl: Kubectl,
     folder: PathBuf,
@@ -114,6 +115,7 @@ impl Cluster {
         let cluster = Self {
             first: Member::start(Place::Machine, node, &images, &control, &folder)?,
             second: OnceLock::new(),
+            bare: OnceLock::new(),
             control,
             kubectl,
             folder,
@@ -135,16 +137,39 @@ impl Cluster {
     /// Starts the second node, `node-2`, with a containerd of the same versions and these settings, see
     /// [`Node::start_with`]. Pods of the one reach those of the other. It has `images` besides the pause one.
     pub fn add_node(&self, settings: &str, images: &[Image]) -> Result<&Node> {
-        let room = Arc::new(network::room()?);
-        let node = Node::start_in(Some(Arc::clone(&room)), self.node().versions(), settings)?;
-        network::join(&node, &room)?;
+        let (place, versions) = (Place::Room, self.node().versions());
+        self.add(place, &self.second, images, |room| {
+            Node::start_in(Some(room), versions, settings)
+        })
+    }
+
+    /// Starts a node, `node-3`, that Podmotion is still to be put on, with folders of its own for all that
+    /// that changes. It has `images` besides the pause one.
+    pub fn add_bare_node(&self, images: &[Image]) -> Result<&Node> {
+        let (place, versions) = (Place::OtherRoom, self.node().versions());
+        self.add(place, &self.bare, images, |room| {
+            Node::start_without_in(room, versions)
+        })
+    }
+
+    fn add<'a>(
+        &self,
+        place: Place,
+        slot: &'a OnceLock<Member>,
+        images: &[Image],
+        start: impl FnOnce(Arc<Room>) -> Result<Node>,
+    ) -> Result<&'a Node> {
+        let room = Arc::new(network::room(place)?);
+        let node = start(Arc::clone(&room))?;
+        network::join(place, &node, &room)?;
         let images = [&[Image::Pause], images].concat();
-        let member = Member::start(Place::Room, node, &images, &self.control, &self.folder)?;
-        if self.second.set(member).is_err() {
-            bail!("there is a second node");
+        let member = Member::start(place, node, &images, &self.control, &self.folder)?;
+        if slot.set(member).is_err() {
+            bail!("there is a {}", place.name());
         }
-        self.wait_node(Place::Room).with_context(|| self.logs())?;
-        self.second_node().context("no second node")
+        self.wait_node(place).with_context(|| self.logs())?;
+        let member = slot.get();
+        member.map(|member| &member.node).context("no such node")
     }
 
     /// The containerd of its second node, if that was added.
@@ -215,7 +240,7 @@ impl Cluster {
 
     /// What its programs said last.
     pub fn logs(&self) -> String {
-        let nodes = [Some(&self.first), self.second.get()];
+        let nodes = [Some(&self.first), self.second.get(), self.bare.get()];
         let nodes = nodes.into_iter().flatten().map(Member::log_tails);
         let tails: Vec<_> = [self.control.log_tails()]
             .into_iter()
@@ -228,6 +253,11 @@ impl Cluster {
     fn settle(&self) -> Result<()> {
         self.wait_node(Place::Machine)?;
         self.kubectl.wait("serviceaccount/default", "create")?;
+        self.make_runtime_class()
+    }
+
+    /// Makes our runtime class, or gives it back what it has here: each node may run its pods.
+    pub fn make_runtime_class(&self) -> Result<()> {
         self.kubectl.apply(&serde_json::json!({
             "apiVersion": "node.k8s.io/v1",
             "kind": "RuntimeClass",

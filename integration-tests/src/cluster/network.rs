@@ -1,8 +1,8 @@
 //! Where the parts of a cluster are on the network.
 //!
 //! ```text
-//!   machine: control plane, node-1          room: node-2
-//!   10.77.0.1 on kube0 ─────────────────── 10.77.0.2 on eth0
+//!   machine: control plane, node-1          rooms: node-2, node-3
+//!   10.77.0.1 on kube0 ─────────────────── 10.77.0.2 (or .3) on eth0
 //!   10.79.A.0/24 on cniA: its pods          10.79.B.0/24 on cniB: its pods
 //! ```
 
@@ -20,6 +20,10 @@ use crate::room::Room;
 pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// The bridge with that address.
 const DEVICE: &str = "kube0";
+/// Where the API server listens.
+pub(super) const API_PORT: u16 = 6443;
+/// The first one of [`SERVICES`], which is its own.
+const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// Services get their addresses from it.
 pub(super) const SERVICES: &str = "10.96.0.0/24";
 
@@ -30,16 +34,19 @@ pub(super) enum Place {
     Machine,
     /// In a room.
     Room,
+    /// In another one.
+    OtherRoom,
 }
 
 impl Place {
-    pub(super) const ALL: [Self; 2] = [Self::Machine, Self::Room];
+    pub(super) const ALL: [Self; 3] = [Self::Machine, Self::Room, Self::OtherRoom];
 
     /// The node's name in Kubernetes.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Machine => "node-1",
             Self::Room => "node-2",
+            Self::OtherRoom => "node-3",
         }
     }
 
@@ -48,6 +55,7 @@ impl Place {
         match self {
             Self::Machine => ADDRESS,
             Self::Room => Ipv4Addr::new(10, 77, 0, 2),
+            Self::OtherRoom => Ipv4Addr::new(10, 77, 0, 3),
         }
     }
 }
@@ -59,21 +67,37 @@ pub(super) fn own_address() -> Result<()> {
     ip(&format!("link set {DEVICE} up"))
 }
 
-/// A room on the bridge.
-pub(super) fn room() -> Result<Room> {
-    Room::new("room-2", Place::Room.address(), DEVICE, ADDRESS)
+/// A room on the bridge, for the node of `place`.
+pub(super) fn room(place: Place) -> Result<Room> {
+    // Its sockets' paths must not be longer than the kernel takes.
+    let name = format!("room-{}", place.address().octets()[3]);
+    Room::new(&name, place.address(), DEVICE, ADDRESS)
 }
 
-/// Lets the pods of a node in `room` and those of the machine reach each other.
-pub(super) fn join(node: &Node, room: &Room) -> Result<()> {
+/// Lets the pods of the node at `place`, in `room`, and those of the machine reach each other.
+pub(super) fn join(place: Place, node: &Node, room: &Room) -> Result<()> {
     // The way back is the room's default route.
     ip(&format!(
         "route add {} via {}",
         node.pod_network(),
-        Place::Room.address()
+        place.address()
     ))?;
     forward()?;
-    room.within(forward)?
+    room.within(|| {
+        forward()?;
+        api_server()
+    })?
+}
+
+/// Has the service `kubernetes` lead to the API server, as kube-proxy would.
+fn api_server() -> Result<()> {
+    for chain in ["OUTPUT", "PREROUTING"] {
+        let rule = format!(
+            "-t nat -A {chain} -d {API_SERVICE} -p tcp --dport 443 -j DNAT --to {ADDRESS}:{API_PORT}"
+        );
+        run(Command::new("iptables").args(rule.split(' ')))?;
+    }
+    Ok(())
 }
 
 /// Lets packets through the caller's network namespace.

@@ -40,10 +40,7 @@ fn only_the_installer_is_privileged() -> Result<()> {
                 "runAsUser": 0,
                 "allowPrivilegeEscalation": false,
                 "readOnlyRootFilesystem": true,
-                "capabilities": {
-                    "drop": ["ALL"],
-                    "add": ["SYS_PTRACE", "SYS_ADMIN", "NET_ADMIN", "SYS_RESOURCE"],
-                },
+                "capabilities": {"drop": ["ALL"]},
                 "seccompProfile": {"type": "RuntimeDefault"},
             })
     );

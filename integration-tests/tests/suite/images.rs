@@ -65,7 +65,7 @@ fn import_and_run(node: &Node, _runtime: Runtime) -> Result<()> {
 }
 
 /// Imports the image called `name` and returns the name that it has then.
-fn import(node: &Node, name: &str) -> Result<String> {
+pub(crate) fn import(node: &Node, name: &str) -> Result<String> {
     let before = images(node)?;
     let archive = archive(name)?;
     let archive = archive.to_str().context("a path in UTF-8")?;

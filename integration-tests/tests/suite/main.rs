@@ -1,6 +1,6 @@
 //! Tests against the real containerd, as root. `--list` names them all.
 //!
-//! A test that cannot run fails; only what `skips` lists, with its reason, is left out.
+//! A test that cannot run fails.
 
 #![forbid(unsafe_code)]
 
@@ -13,7 +13,6 @@ mod plain;
 mod pool;
 mod security;
 mod self_test;
-mod skips;
 mod sleep;
 mod vm;
 
@@ -105,19 +104,14 @@ fn trial_in(
     depth: Depth,
 ) -> Trial {
     let full = format!("{name}[{what},{versions}]");
-    let skipped = skips::reason(&full);
-    let trial = Trial::test(full, move || {
+    Trial::test(full, move || {
         let node = pool::node(versions).map_err(to_failure)?;
         node.sleep(depth).map_err(to_failure)?;
         body(&node, runtime).map_err(|error| {
             let log = node.log_tail();
             Failed::from(format!("{error:#}\n\nThe end of the log:\n{log}"))
         })
-    });
-    match skipped {
-        Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
-        None => trial,
-    }
+    })
 }
 
 fn to_failure(error: anyhow::Error) -> Failed {

@@ -14,7 +14,7 @@ use podmotion_integration_tests::{
     Census, CgroupDriver, ContainerdVersion, Depth, Machine, Node, PATIENCE, Random, Runtime,
     Versions, soak, wait_gone,
 };
-use podmotion_self_test::{Options, Report};
+use podmotion_self_test::{Options, Report, read_report};
 
 use crate::{Body, pool, to_failure, trial_in};
 
@@ -135,7 +135,7 @@ fn run(node: &Node) -> Result<(Report, Option<String>)> {
     let output = start(node)?.wait_with_output()?;
     println!("{}", String::from_utf8_lossy(&output.stdout));
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    let report = Report::read(Path::new(REPORT))?
+    let report = read_report(Path::new(REPORT))?
         .with_context(|| format!("no report in {REPORT}: {error}"))?;
     ensure!(
         report.passed == output.status.success(),

@@ -17,7 +17,7 @@ use podmotion_integration_tests::{
     App, CgroupDriver, Client, Disk, Machine, Node, Runtime, Tools, Vm,
 };
 
-use crate::{Body, light_trial, plain, self_test, skips, sleep, to_failure, trial};
+use crate::{Body, light_trial, plain, self_test, sleep, to_failure, trial};
 
 /// How long the tests may take inside. On two cores that do nothing else it is two minutes.
 const PATIENCE: Duration = Duration::from_secs(1200);
@@ -87,12 +87,7 @@ pub(crate) fn inside() -> Result<Vec<Trial>> {
 /// The test that runs them.
 pub(crate) fn outside() -> Trial {
     let name = "vm::core";
-    let skipped = skips::reason(name);
-    let trial = Trial::test(name, || core().map_err(to_failure));
-    match skipped {
-        Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
-        None => trial,
-    }
+    Trial::test(name, || core().map_err(to_failure))
 }
 
 fn core() -> Result<()> {

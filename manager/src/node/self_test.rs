@@ -5,8 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde::Deserialize;
+use jiff::Timestamp;
+use podmotion_self_test::{Options, Report, read_report};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -17,22 +17,16 @@ use crate::folder::{Change, Folder, FolderError};
 #[derive(Debug, thiserror::Error)]
 pub enum SelfTestError {
     /// The file cannot be read.
-    #[error("read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's answer.
-        #[source]
-        source: std::io::Error,
-    },
-    /// It does not say what it should.
-    #[error("{}: {source}", path.display())]
-    Parse {
+    #[error(transparent)]
+    Report(#[from] podmotion_self_test::ReportError),
+    /// It does not say when it was made.
+    #[error("{}: finished: {source}", path.display())]
+    Time {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         #[source]
-        source: serde_json::Error,
+        source: jiff::Error,
     },
     /// The file has no folder to be watched in.
     #[error("{}: a file in a folder is needed", .0.display())]
@@ -43,16 +37,6 @@ pub enum SelfTestError {
     /// Its folder cannot be watched.
     #[error(transparent)]
     Folder(#[from] FolderError),
-}
-
-/// The file's content, as far as it is of use here.
-#[derive(Debug, Deserialize)]
-struct Report {
-    passed: bool,
-    error: Option<String>,
-    kernel: String,
-    containerd: String,
-    finished: Time,
 }
 
 /// What runs on the node now.
@@ -77,8 +61,8 @@ pub struct SelfTest {
     pub outdated: bool,
 }
 
-/// What a result is worth with what runs now.
-fn judge(report: Report, running: &Running) -> SelfTest {
+/// What a result is worth with what runs now. `finished` is when it came to its end.
+fn judge(report: Report, finished: Timestamp, running: &Running) -> SelfTest {
     let passed = report.passed;
     let error = match report {
         Report {
@@ -97,7 +81,7 @@ fn judge(report: Report, running: &Running) -> SelfTest {
             .map(|now| format!("it was made with containerd {containerd}, and {now} runs")),
     };
     #[expect(clippy::cast_precision_loss, reason = "milliseconds are enough")]
-    let finished = report.finished.0.as_millisecond() as f64 / 1e3;
+    let finished = finished.as_millisecond() as f64 / 1e3;
     SelfTest {
         holds: error.is_none(),
         finished: Some(finished),
@@ -108,18 +92,17 @@ fn judge(report: Report, running: &Running) -> SelfTest {
 
 /// Reads the file; `None` where there is none.
 fn read(path: &Path, running: &Running) -> Result<Option<SelfTest>, SelfTestError> {
-    let text = match std::fs::read_to_string(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|source| SelfTestError::Read {
+    let Some(report) = read_report(path)? else {
+        return Ok(None);
+    };
+    let finished = report
+        .finished
+        .parse()
+        .map_err(|source| SelfTestError::Time {
             path: path.to_owned(),
             source,
-        })?,
-    };
-    let report = serde_json::from_str(&text).map_err(|source| SelfTestError::Parse {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(Some(judge(report, running)))
+        })?;
+    Ok(Some(judge(report, finished, running)))
 }
 
 /// What runs on the node now.
@@ -139,6 +122,8 @@ pub struct Places {
     pub result: PathBuf,
     /// containerd's address.
     pub containerd: String,
+    /// The folder with the shims' sockets.
+    pub shims: PathBuf,
     /// Make the test again when it is outdated.
     pub repeat: bool,
 }
@@ -181,7 +166,7 @@ pub async fn follow(
             changed
         });
         if changed && outdated && places.repeat {
-            repeat();
+            repeat(&places);
         }
         tokio::select! {
             changed = change_of(Some(&folder), file) => changed?,
@@ -206,8 +191,27 @@ async fn change_of(folder: Option<&Folder>, file: &Path) -> Result<(), FolderErr
 }
 
 /// Makes the test again. Its new result comes as any other.
-fn repeat() {
-    warn!("the self-test has to be made again: install once more");
+fn repeat(places: &Places) {
+    let Some(containerd) = containerd::socket(&places.containerd) else {
+        warn!(
+            "the self-test cannot be made again: {} is no socket",
+            places.containerd
+        );
+        return;
+    };
+    info!("the self-test is made again");
+    let options = Options {
+        containerd,
+        report: places.result.clone(),
+        shims: places.shims.clone(),
+        ..Options::default()
+    };
+    tokio::spawn(async move {
+        // How it went is in its report, if there is one.
+        if let Err(error) = podmotion_self_test::run(&options).await {
+            warn!("{error}");
+        }
+    });
 }
 
 fn say(result: Option<&SelfTest>) {
@@ -231,36 +235,38 @@ mod tests {
         }
     }
 
+    fn at() -> Timestamp {
+        Timestamp::from_second(1_767_323_045).unwrap()
+    }
+
     fn report(passed: bool, kernel: &str) -> Report {
-        let error = if passed {
-            "null"
-        } else {
-            r#""Error (criu): no""#
-        };
-        let text = format!(
-            r#"{{"passed":{passed},"error":{error},"kernel":"{kernel}","containerd":"2.1.0","podmotion":"0.1.0",
-               "finished":"2026-01-02T03:04:05Z","steps":[]}}"#
-        );
-        serde_json::from_str(&text).unwrap()
+        let error = (!passed).then(|| "Error (criu): no".to_owned());
+        Report {
+            passed,
+            error,
+            kernel: kernel.to_owned(),
+            containerd: "2.1.0".to_owned(),
+            ..Report::default()
+        }
     }
 
     #[test]
     fn a_test_that_passed_holds_for_what_it_was_made_with() {
-        let passed = judge(report(true, "6.12.1"), &running(Some("2.1.0")));
+        let passed = judge(report(true, "6.12.1"), at(), &running(Some("2.1.0")));
         assert!(passed.holds && passed.error.is_none() && !passed.outdated);
         assert_eq!(passed.finished, Some(1_767_323_045.0));
-        assert!(judge(report(true, "6.12.1"), &running(None)).holds);
+        assert!(judge(report(true, "6.12.1"), at(), &running(None)).holds);
     }
 
     #[test]
     fn another_kernel_or_containerd_ends_it() {
-        let kernel = judge(report(true, "6.1.0"), &running(None));
+        let kernel = judge(report(true, "6.1.0"), at(), &running(None));
         assert!(kernel.outdated && !kernel.holds);
         assert_eq!(
             kernel.error.unwrap(),
             "it was made with the kernel 6.1.0, and 6.12.1 runs"
         );
-        let containerd = judge(report(true, "6.12.1"), &running(Some("2.2.0")));
+        let containerd = judge(report(true, "6.12.1"), at(), &running(Some("2.2.0")));
         assert_eq!(
             containerd.error.unwrap(),
             "it was made with containerd 2.1.0, and 2.2.0 runs"
@@ -269,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_test_that_failed_says_why() {
-        let failed = judge(report(false, "6.12.1"), &running(None));
+        let failed = judge(report(false, "6.12.1"), at(), &running(None));
         assert!(!failed.holds && !failed.outdated);
         assert_eq!(failed.error.unwrap(), "Error (criu): no");
     }
@@ -284,6 +290,7 @@ mod tests {
             let places = Places {
                 result: file,
                 containerd: "unix:///nowhere/containerd.sock".into(),
+                shims: "/nowhere".into(),
                 repeat: false,
             };
             async move { follow(places, tell).await }

@@ -72,3 +72,11 @@ config.toml: a section for each object. Strings, numbers and lists of strings ar
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{/* The installer's arguments about the node's containerd. One in another place than usual has to be named. */}}
+{{- define "podmotion.containerd" -}}
+- --restart={{ .Values.installer.restart }}
+{{- if ne .Values.manager.containerdSocket "/run/containerd/containerd.sock" }}
+- --containerd-socket={{ .Values.manager.containerdSocket }}
+{{- end }}
+{{- end }}

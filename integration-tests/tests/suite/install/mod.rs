@@ -2,15 +2,13 @@
 //! and BPF file system of its own. The test is who restarts containerd.
 
 mod interrupted;
-mod node;
+pub(crate) mod node;
 mod pods;
 mod refused;
 
 use anyhow::Result;
 use libtest_mimic::{Failed, Trial};
 use podmotion_integration_tests::{ContainerdVersion, Node, RuncVersion, Versions};
-
-use crate::skips;
 
 /// A test's body. Nobody else has the node.
 type Body = fn(&Node) -> Result<()>;
@@ -50,17 +48,12 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 fn trial(name: &str, body: Body, versions: Versions) -> Trial {
     let full = format!("{name}[{}]", versions.containerd);
-    let skipped = skips::reason(&full);
-    let trial = Trial::test(full, move || {
+    Trial::test(full, move || {
         let to_failure = |error: anyhow::Error| Failed::from(format!("{error:#}"));
         let node = Node::start_without(versions).map_err(to_failure)?;
         body(&node).map_err(|error| {
             let log = node.log_tail();
             Failed::from(format!("{error:#}\n\nThe end of the log:\n{log}"))
         })
-    });
-    match skipped {
-        Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
-        None => trial,
-    }
+    })
 }

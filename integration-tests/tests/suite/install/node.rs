@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use podmotion_integration_tests::{Node, Runtime};
 
 /// What it says when it waits for somebody to restart containerd.
-pub(super) const RESTART: &str = "containerd has to be restarted now";
+pub(crate) const RESTART: &str = "containerd has to be restarted now";
 
 /// Folders of the node in which every file counts.
 const FOLDERS: [&str; 6] = [
@@ -169,7 +169,7 @@ pub(super) fn run(node: &Node, arguments: &[String]) -> Result<Vec<String>> {
 }
 
 /// What is on the node: a line for each file.
-pub(super) fn files(node: &Node) -> Result<BTreeMap<PathBuf, String>> {
+pub(crate) fn files(node: &Node) -> Result<BTreeMap<PathBuf, String>> {
     let mut all = BTreeMap::new();
     let root = node.root();
     for folder in FOLDERS {
@@ -225,7 +225,7 @@ fn describe(path: &Path) -> Result<String> {
 }
 
 /// Fails with what is different.
-pub(super) fn same(
+pub(crate) fn same(
     what: &str,
     before: &BTreeMap<PathBuf, String>,
     after: &BTreeMap<PathBuf, String>,
@@ -244,7 +244,7 @@ pub(super) fn same(
 }
 
 /// containerd's effective configuration, read anew from the files, with and without our runtime.
-pub(super) fn dump(node: &Node) -> Result<(String, String)> {
+pub(crate) fn dump(node: &Node) -> Result<(String, String)> {
     let mut command = Command::new(node.tools().containerd()?);
     command
         .arg("--config")

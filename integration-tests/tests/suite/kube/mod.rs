@@ -21,7 +21,7 @@ use anyhow::Result;
 use libtest_mimic::{Failed, Trial};
 use podmotion_integration_tests::{Cluster, Depth};
 
-use crate::{pool, skips};
+use crate::pool;
 
 /// A test's body. Containers of the cluster sleep as deep as the trial's name says.
 type Body = fn(&Cluster) -> Result<()>;
@@ -58,16 +58,11 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 fn trial(name: &str, body: Body, depth: Depth) -> Trial {
     let full = format!("{name}[{depth}]");
-    let skipped = skips::reason(&full);
-    let trial = Trial::test(full, move || {
+    Trial::test(full, move || {
         let to_failure = |error: anyhow::Error| Failed::from(format!("{error:#}"));
         let cluster = pool::cluster().map_err(to_failure)?;
         cluster.sleep(depth).map_err(to_failure)?;
         body(&cluster)
             .map_err(|error| Failed::from(format!("{error:#}\n\nThe logs:\n{}", cluster.logs())))
-    });
-    match skipped {
-        Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
-        None => trial,
-    }
+    })
 }

@@ -1,7 +1,7 @@
 //! The manager on real shims, without a cluster: its figures are the shims', and it is needed for nothing.
 
 pub(crate) mod process;
-mod scrape;
+pub(crate) mod scrape;
 
 use std::fs;
 use std::os::unix::net::UnixListener;

@@ -65,6 +65,9 @@ const LARGE_MB: u32 = 500;
 /// That many MiB.
 const WORKING_SET_MB: &str = "5";
 
+/// Wakes after which it is known which pages a wake needs.
+const LEARNING: u64 = 5;
+
 /// How much is measured of one size.
 pub struct Scale {
     /// Memory of the application, in MiB.
@@ -182,10 +185,15 @@ impl Measured {
         let settings = node.set("checkpoint.compress_after = \"1ms\"\n")?;
         let container = node.run(counter(SIZES[0].mb))?;
         container.stdout()?.wait_for("listening")?;
+        // Until it is known which pages a wake needs: they stay as they are, and the other one's are known.
+        let mut unknown = Ours::default();
+        for number in 0..LEARNING {
+            unknown.round(&container, number + 1, Images::Compressed)?;
+        }
         for number in 0..rounds {
             progress.detail(&format!("compressed, {} of {rounds}", number + 1));
             self.compressed
-                .round(&container, number + 1, Images::Compressed)?;
+                .round(&container, LEARNING + number + 1, Images::Compressed)?;
             self.beside_compressed
                 .round(light, next + number, Images::Cached)?;
         }

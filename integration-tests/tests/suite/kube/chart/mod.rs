@@ -1,10 +1,11 @@
 //! The Helm chart in a real API server: installed, used, switched to taking itself off the nodes, uninstalled.
 //!
-//! No node carries its label, so that no pod of it is made: their images are in no registry here.
+//! But for `whole` no node carries its label, so that no pod of it is made: their images are in no registry here.
 
 mod migrations;
 mod release;
 mod rights;
+mod whole;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -42,6 +43,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
     (
         "kube::chart::migrations_are_checked",
         migrations::migrations_are_checked,
+    ),
+    (
+        "kube::chart::a_node_gets_it_and_is_given_back",
+        whole::a_node_gets_it_and_is_given_back,
     ),
 ];
 
@@ -81,20 +86,23 @@ struct Installed<'a>(&'a Cluster);
 
 impl<'a> Installed<'a> {
     fn new(cluster: &'a Cluster) -> Result<Self> {
+        Self::with(cluster, &[])
+    }
+
+    /// With these arguments of helm, its values.
+    fn with(cluster: &'a Cluster, values: &[&str]) -> Result<Self> {
         let guard = Self(cluster);
-        let said = helm(
-            cluster,
-            &[
-                "upgrade",
-                "--install",
-                RELEASE,
-                "chart",
-                "--namespace",
-                NAMESPACE,
-                "--create-namespace",
-                "--wait",
-            ],
-        )?;
+        let install = [
+            "upgrade",
+            "--install",
+            RELEASE,
+            "chart",
+            "--namespace",
+            NAMESPACE,
+            "--create-namespace",
+            "--wait",
+        ];
+        let said = helm(cluster, &[&install, values].concat())?;
         ensure!(
             said.contains("kubectl label nodes NODE komodor.com/podmotion-node=true"),
             "the next command is missing: {said}"
