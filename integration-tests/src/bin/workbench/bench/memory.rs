@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::IoSliceMut;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -82,6 +83,8 @@ pub struct Scale {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Images {
     Cached,
+    /// For that long, before the container wakes: what it needs is then no more in the processor's caches.
+    CachedFor(Duration),
     OnDisk,
     Compressed,
 }
@@ -192,10 +195,11 @@ impl Measured {
         }
         for number in 0..rounds {
             progress.detail(&format!("compressed, {} of {rounds}", number + 1));
-            self.compressed
-                .round(&container, LEARNING + number + 1, Images::Compressed)?;
+            let asleep =
+                self.compressed
+                    .round(&container, LEARNING + number + 1, Images::Compressed)?;
             self.beside_compressed
-                .round(light, next + number, Images::Cached)?;
+                .round(light, next + number, Images::CachedFor(asleep))?;
         }
         drop(settings);
         Ok(())
@@ -224,18 +228,22 @@ fn round(
         measured.plain.round(theirs, count)
     } else {
         measured.plain.round(theirs, count)?;
-        measured.deep.round(deep, count, Images::Cached)
+        measured.deep.round(deep, count, Images::Cached)?;
+        Ok(())
     }
 }
 
 impl Ours {
-    fn round(&mut self, container: &Container, count: u64, images: Images) -> Result<()> {
+    /// A sleep and a wake. Returns how long the container was asleep.
+    fn round(&mut self, container: &Container, count: u64, images: Images) -> Result<Duration> {
         container.sleep().context("sleep")?;
         let slept = container.wait_state("asleep")?.last_sleep;
+        let asleep = Instant::now();
         self.sleep.add_time(Duration::from_micros(slept.took_us));
         self.frozen.add_time(Duration::from_micros(slept.frozen_us));
         match images {
             Images::Cached => {}
+            Images::CachedFor(time) => thread::sleep(time),
             Images::OnDisk => evict(container)?,
             Images::Compressed => {
                 let slept = container
@@ -249,6 +257,7 @@ impl Ours {
         }
 
         let began = Instant::now();
+        let asleep = began - asleep;
         let response = Client::default().get(container.address(PORT)?, "/")?;
         self.wake.add_time(response.first_byte);
         check(&response.body, count)?;
@@ -261,7 +270,7 @@ impl Ours {
         }
         let restore = Duration::from_micros(woken.last_wake.took_us);
         self.restore.add_time(restore);
-        Ok(())
+        Ok(asleep)
     }
 }
 
