@@ -42,6 +42,14 @@ struct Tally {
     failed: u64,
 }
 
+/// Something to do that has tests in it.
+enum Job {
+    /// Tests, as cargo runs them.
+    Tests(Command),
+    /// Compile for this one: one test.
+    Compile(Arch),
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -56,18 +64,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(Product { programs, images })
     };
     let mut tally = Tally::default();
-    for group in commands(args, product.as_ref())? {
+    for group in jobs(args, product.as_ref())? {
         tally.add(count_all(group)?);
     }
-    if product.is_some() && args.only.is_none() {
-        let foreign = Arch::foreign()?;
-        tally.add(single(&format!("compile for {}", foreign.name()), || {
-            dist::check(foreign)
-        }));
-        // Its programs take as long to build as all tests take.
-        if args.soak {
-            tally.add(single("arm64", || arm64::run(&arm64::Args::default())));
-        }
+    // Its programs take as long to build as all tests take.
+    if args.soak && args.only.is_none() {
+        tally.add(single("arm64", || arm64::run(&arm64::Args::default())));
     }
     ensure!(
         tally != Tally::default(),
@@ -102,76 +104,72 @@ fn single(name: &str, body: impl FnOnce() -> Result<()>) -> Tally {
 
 /// What is run one after the other, and of each what is run at the same time. `product` is what is under
 /// test, none for the fast tests.
-fn commands(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Command>>> {
-    let mut each = vec![
-        vec!["--workspace", "--exclude", INTEGRATION],
-        vec!["--package", INTEGRATION, "--lib", "--bins"],
-    ];
-    let mut together = Vec::new();
-    if product.is_some() {
-        each.push(vec![
-            "--package",
-            "podmotion-bpf",
-            "--features",
-            "loader",
-            "--test",
-            "root",
-        ]);
-        each.push(vec!["--package", "podmotion-shim", "--test", "root"]);
-        each.push(vec!["--package", "podmotion-pager", "--test", "root"]);
-        each.push(vec!["--package", INTEGRATION, "--test", "chart"]);
-        let suite = ["--package", INTEGRATION, "--test", "suite"];
-        match args.only {
-            Some(_) => each.push(suite.to_vec()),
-            // Most of the time they wait for something. A virtual machine needs all there is, and a soak
-            // looks at how long things take.
-            None => {
-                let of = |filter: &[&'static str]| [&suite[..], &["--"], filter].concat();
-                each.push(of(&["vm::"]));
-                each.push(of(&["kube::soak"]));
-                together.push(of(&["--skip", "kube::", "--skip", "vm::"]));
-                together.push(of(&["kube::", "--skip", "kube::soak"]));
-            }
-        }
-    }
+fn jobs(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Job>>> {
     let cache = Cache::from_env()?;
-    let mut groups: Vec<_> = each.into_iter().map(|targets| vec![targets]).collect();
-    if !together.is_empty() {
-        groups.push(together);
+    let tests = |targets: &[&str]| Job::Tests(command(args, product, &cache, targets));
+    let mut groups = vec![
+        vec![tests(&["--workspace", "--exclude", INTEGRATION])],
+        vec![tests(&["--package", INTEGRATION, "--lib", "--bins"])],
+    ];
+    if product.is_none() {
+        return Ok(groups);
     }
-    let command = |targets: Vec<&str>| {
-        let mut command = process::command(process::cargo());
-        command
-            .current_dir(crate::project_root())
-            .args(["test", "--no-fail-fast"])
-            .args(targets)
-            .env("PODMOTION_CACHE", cache.root());
-        match product {
-            Some(product) => command
-                .env("PODMOTION_BIN", &product.programs)
-                .env("PODMOTION_IMAGES", &product.images),
-            None => command.env("PODMOTION_SKIP_ROOT", "1"),
-        };
-        if args.soak {
-            command.env("PODMOTION_SOAK", "1");
-        }
-        if let Some(name) = &args.only {
-            command.args(["--", name]);
-        }
-        command
-    };
-    Ok(groups
-        .into_iter()
-        .map(|group| group.into_iter().map(command).collect())
-        .collect())
+    let loader = ["--package", "podmotion-bpf", "--features", "loader"];
+    groups.extend([
+        vec![tests(&[&loader[..], &["--test", "root"]].concat())],
+        vec![tests(&["--package", "podmotion-shim", "--test", "root"])],
+        vec![tests(&["--package", "podmotion-pager", "--test", "root"])],
+        vec![tests(&["--package", INTEGRATION, "--test", "chart"])],
+    ]);
+    let suite = ["--package", INTEGRATION, "--test", "suite"];
+    if args.only.is_some() {
+        groups.push(vec![tests(&suite)]);
+        return Ok(groups);
+    }
+    let of = |filter: &[&str]| tests(&[&suite[..], &["--"], filter].concat());
+    groups.extend([
+        // A virtual machine needs all there is.
+        vec![of(&["vm::"])],
+        // A soak looks at how long things take, and leaves time to one who takes only what is left.
+        vec![of(&["kube::soak"]), Job::Compile(Arch::foreign()?)],
+        // Most of the time they wait for something.
+        vec![
+            of(&["--skip", "kube::", "--skip", "vm::"]),
+            of(&["kube::", "--skip", "kube::soak"]),
+        ],
+    ]);
+    Ok(groups)
 }
 
-/// Runs `commands` at the same time.
-fn count_all(commands: Vec<Command>) -> Result<Tally> {
+/// Cargo, to run the tests of `targets`.
+fn command(args: &Args, product: Option<&Product>, cache: &Cache, targets: &[&str]) -> Command {
+    let mut command = process::command(process::cargo());
+    command
+        .current_dir(crate::project_root())
+        .args(["test", "--no-fail-fast"])
+        .args(targets)
+        .env("PODMOTION_CACHE", cache.root());
+    match product {
+        Some(product) => command
+            .env("PODMOTION_BIN", &product.programs)
+            .env("PODMOTION_IMAGES", &product.images),
+        None => command.env("PODMOTION_SKIP_ROOT", "1"),
+    };
+    if args.soak {
+        command.env("PODMOTION_SOAK", "1");
+    }
+    if let Some(name) = &args.only {
+        command.args(["--", name]);
+    }
+    command
+}
+
+/// Runs `jobs` at the same time.
+fn count_all(jobs: Vec<Job>) -> Result<Tally> {
     let counted: Vec<Result<Tally>> = thread::scope(|scope| {
-        let running: Vec<_> = commands
+        let running: Vec<_> = jobs
             .into_iter()
-            .map(|mut command| scope.spawn(move || count(&mut command)))
+            .map(|job| scope.spawn(move || job.run()))
             .collect();
         let ended = running.into_iter().map(|one| match one.join() {
             Ok(counted) => counted,
@@ -184,6 +182,17 @@ fn count_all(commands: Vec<Command>) -> Result<Tally> {
         tally.add(one?);
     }
     Ok(tally)
+}
+
+impl Job {
+    fn run(self) -> Result<Tally> {
+        match self {
+            Self::Tests(mut command) => count(&mut command),
+            Self::Compile(arch) => Ok(single(&format!("compile for {}", arch.name()), || {
+                dist::check(arch)
+            })),
+        }
+    }
 }
 
 /// Runs `command`, repeats its output as it comes and counts its tests.
@@ -276,8 +285,11 @@ mod tests {
                 soak,
                 only: None,
             };
-            let all = commands(&args, Some(&product)).expect("commands");
-            for command in all.into_iter().flatten() {
+            let all = jobs(&args, Some(&product)).expect("jobs");
+            for job in all.into_iter().flatten() {
+                let Job::Tests(command) = job else {
+                    continue;
+                };
                 let set = command.get_envs().any(|(name, value)| {
                     name == "PODMOTION_SOAK" && value.is_some_and(|value| value == "1")
                 });
