@@ -58,6 +58,15 @@ pub struct Args {
     #[arg(long, env = "PODMOTION_REDUCE_REQUESTS")]
     pub reduce_requests: bool,
 
+    /// Give the node's pods back what is theirs, requests, labels and condition, and do nothing else but
+    /// say on /readyz when that is done.
+    #[arg(
+        long,
+        env = "PODMOTION_GIVE_BACK",
+        conflicts_with_all = ["no_kubernetes", "status_labels", "status_events", "reduce_requests", "self_test_repeat"]
+    )]
+    pub give_back: bool,
+
     /// Folder of the shims' sockets.
     #[arg(
         long,

@@ -60,6 +60,9 @@ fn log_to_stderr() -> Result<()> {
 }
 
 async fn run(args: Args) -> Result<()> {
+    if args.give_back {
+        return give_back(args).await;
+    }
     let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
     let folder = Folder::make(&args.shims)?;
@@ -130,6 +133,26 @@ async fn serve(args: server::Args, settings: server::Settings) -> Result<()> {
         return std::future::pending().await;
     }
     server::run(args, settings).await.context("node server")
+}
+
+/// Gives pods back what is theirs, and waits to be ended.
+async fn give_back(args: Args) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+    let listener = http::listen(args.metrics_address).await?;
+    let (health, healthy) = watch::channel(health::Cluster::Waiting);
+    let client = cluster::client(&args).await?.context("no API server")?;
+    let node = args.node_name.unwrap_or_default();
+    let left = async {
+        cluster::leave(&client, &node, &args.runtime_class, &health).await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        result = http::serve(listener, None, healthy, std::future::pending()) => result.context("serve"),
+        () = left => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
 }
 
 /// Without a cluster there is nothing to be done, for ever.

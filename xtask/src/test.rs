@@ -128,10 +128,10 @@ fn jobs(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Job>>> {
     }
     let of = |filter: &[&str]| tests(&[&suite[..], &["--"], filter].concat());
     groups.extend([
-        // A virtual machine needs all there is.
-        vec![of(&["vm::"])],
-        // A soak looks at how long things take, and leaves time to one who takes only what is left.
-        vec![of(&["kube::soak"]), Job::Compile(Arch::foreign()?)],
+        // A virtual machine needs all there is, and leaves something to one who takes only what is left.
+        vec![of(&["vm::"]), Job::Compile(Arch::foreign()?)],
+        // A soak looks at how long things take.
+        vec![of(&["kube::soak"])],
         // Most of the time they wait for something.
         vec![
             of(&["--skip", "kube::", "--skip", "vm::"]),

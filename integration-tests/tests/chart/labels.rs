@@ -63,14 +63,15 @@ fn only_the_installer_is_privileged() -> Result<()> {
 }
 
 #[test]
-fn what_waits_in_uninstall_mode_may_do_nothing() -> Result<()> {
+fn what_gives_back_in_uninstall_mode_reaches_nothing_of_the_node() -> Result<()> {
     let set = daemonset("uninstall")?;
     let spec = &set["spec"]["template"]["spec"];
     ensure!(spec["initContainers"][0]["args"][0] == "uninstall");
     let waits = &spec["containers"][0];
     ensure!(waits["securityContext"]["capabilities"] == json!({"drop": ["ALL"]}));
     ensure!(waits["securityContext"]["runAsNonRoot"] == true);
-    ensure!(waits["volumeMounts"] == json!([{"name": "nothing", "mountPath": "/run/podmotion"}]));
+    ensure!(waits["args"][0] == "--give-back");
+    ensure!(waits["volumeMounts"].is_null());
     // The same DaemonSet: its pods are replaced one for one.
     ensure!(daemonset("default")?["spec"]["selector"] == set["spec"]["selector"]);
     Ok(())

@@ -70,7 +70,11 @@ pub async fn perform(client: &Client, pod: &Pod, step: &Step) -> Result<Pod, Edg
         }
         Step::Condition(condition) => {
             let mut body = applied(pod, json!({}));
-            body["status"] = json!({"conditions": [condition]});
+            // What is not applied any more goes.
+            body["status"] = match condition {
+                Some(condition) => json!({"conditions": [condition]}),
+                None => json!({}),
+            };
             let patched = api.patch_status(&name, &apply, &Patch::Apply(&body)).await;
             ("apply-condition", patched)
         }

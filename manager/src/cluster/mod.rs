@@ -11,6 +11,7 @@
 
 mod edge;
 mod events;
+mod leave;
 mod notes;
 mod pods;
 mod reconcile;
@@ -38,6 +39,7 @@ use crate::metrics::ApiErrors;
 use crate::node::{NOT_READY, SelfTest, remove_taint};
 use crate::store::Store;
 use events::Events;
+pub use leave::leave;
 use reconcile::{Context, failed, reconcile};
 pub use step::Wishes;
 

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::{Stream, StreamExt, future};
+use futures_util::{Stream, StreamExt, TryStreamExt, future, stream};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
+use kube::api::{ListParams, ObjectMeta};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_objects};
-use kube::{Api, Client, api::ObjectMeta};
+use kube::{Api, Client};
 
 use super::requests::ORIGINALS;
 use super::status::{ASLEEP, LABEL};
@@ -29,17 +30,44 @@ pub fn follow(
         .filter_map(move |event| future::ready(ours(event, &runtime_class)))
 }
 
+/// Lists them once, trimmed.
+pub fn list(
+    client: Client,
+    node: &str,
+    runtime_class: &str,
+) -> impl Stream<Item = kube::Result<Pod>> + Send + 'static {
+    let (api, class) = (Api::<Pod>::all(client), runtime_class.to_owned());
+    let params = ListParams::default()
+        .fields(&format!("spec.nodeName={node}"))
+        .limit(PAGE);
+    let pages = stream::try_unfold(Some(params), move |params| {
+        let api = api.clone();
+        async move {
+            let Some(params) = params else {
+                return Ok::<_, kube::Error>(None);
+            };
+            let page = api.list(&params).await?;
+            let next = page.metadata.continue_.filter(|token| !token.is_empty());
+            let next = next.map(|token| params.continue_token(&token));
+            Ok(Some((stream::iter(page.items).map(kube::Result::Ok), next)))
+        }
+    });
+    pages
+        .try_flatten()
+        .try_filter(move |pod| future::ready(is_ours(pod, &class)))
+        .map_ok(trim)
+}
+
+fn is_ours(pod: &Pod, runtime_class: &str) -> bool {
+    let spec = pod.spec.as_ref();
+    spec.and_then(|spec| spec.runtime_class_name.as_deref()) == Some(runtime_class)
+}
+
 fn ours(
     event: watcher::Result<Event<Pod>>,
     runtime_class: &str,
 ) -> Option<watcher::Result<Event<Pod>>> {
-    let is = |pod: &Pod| {
-        let class = pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.runtime_class_name.as_deref());
-        class == Some(runtime_class)
-    };
+    let is = |pod: &Pod| is_ours(pod, runtime_class);
     let event = match event {
         Ok(Event::Apply(pod)) => Event::Apply(is(&pod).then(|| trim(pod))?),
         Ok(Event::InitApply(pod)) => Event::InitApply(is(&pod).then(|| trim(pod))?),

@@ -57,6 +57,25 @@ pub fn originals(pod: &Pod) -> Result<Requests, OriginalsError> {
     })
 }
 
+/// Requests that are lowered, as they were. What somebody else has set meanwhile is not among them.
+///
+/// # Errors
+/// When the annotation cannot be read.
+pub fn lowered(pod: &Pod) -> Result<Requests, OriginalsError> {
+    let mut lowered = originals(pod)?;
+    for (name, resources) in &mut lowered {
+        let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        let spec = containers.into_iter().find(|spec| spec.name == *name);
+        resources.retain(|resource, _| {
+            let floor = LOWERED.iter().find(|(known, _)| known == resource);
+            let current = spec.and_then(|spec| request(spec, resource));
+            floor.is_some_and(|(_, floor)| current == Some(floor))
+        });
+    }
+    lowered.retain(|_, resources| !resources.is_empty());
+    Ok(lowered)
+}
+
 /// Why nothing of this pod can be lowered.
 pub fn left_alone(pod: &Pod) -> Option<&'static str> {
     let spec = pod.spec.as_ref()?;

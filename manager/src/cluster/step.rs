@@ -31,8 +31,8 @@ pub enum Step {
     },
     /// Lower requests.
     Lower(Requests),
-    /// Set the condition.
-    Condition(Condition),
+    /// Set the condition, or take it away.
+    Condition(Option<Condition>),
 }
 
 /// The next step; `None` where all is as it should be, or nothing is known about the pod's containers.
@@ -65,15 +65,26 @@ pub fn next(
         return Ok(Some(Step::Lower(plan.lower)));
     }
     let condition = status::condition(containers);
-    Ok((!shows(pod, &condition)).then_some(Step::Condition(condition)))
+    Ok((!shows(pod, &condition)).then_some(Step::Condition(Some(condition))))
 }
 
-fn labels_of(pod: &Pod) -> BTreeMap<String, String> {
+/// Labels of ours that it has.
+pub fn labels_of(pod: &Pod) -> BTreeMap<String, String> {
     let labels = pod.metadata.labels.iter().flatten();
     labels
         .filter(|(key, _)| key.starts_with(LABEL))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
+}
+
+/// Whether the pod has our condition, whatever it says.
+pub fn shows_any(pod: &Pod) -> bool {
+    let mut conditions = pod
+        .status
+        .iter()
+        .flat_map(|status| &status.conditions)
+        .flatten();
+    conditions.any(|one| one.type_ == ASLEEP)
 }
 
 /// Whether the pod has this condition. Its time is that of the last change of its status.

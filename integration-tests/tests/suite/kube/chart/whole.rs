@@ -54,7 +54,8 @@ pub(super) fn a_node_gets_it_and_is_given_back(cluster: &Cluster) -> Result<()> 
     );
 
     // Nothing says where it is to go but its class.
-    let mut manifest = pod(vec![counter("app", PORT)]);
+    let requests = json!({"requests": {"cpu": "100m", "memory": "64Mi"}});
+    let mut manifest = pod(vec![counter("app", PORT).with("resources", requests)]);
     let idle = json!({"komodor.com/podmotion-scaledown-duration": "1s"});
     manifest["metadata"] = manifest["metadata"].take().with("annotations", idle);
     let pod = start(cluster, &manifest)?;
@@ -70,7 +71,7 @@ pub(super) fn a_node_gets_it_and_is_given_back(cluster: &Cluster) -> Result<()> 
         &values[..],
         &[
             "--set",
-            "manager.statusLabels=true,config.sleep.answer_wait=3m",
+            "manager.statusLabels=true,manager.reduceRequests=true,config.sleep.answer_wait=3m",
         ],
     ]
     .concat();
@@ -83,15 +84,20 @@ pub(super) fn a_node_gets_it_and_is_given_back(cluster: &Cluster) -> Result<()> 
         format!(r"jsonpath={{.metadata.labels.status\.podmotion\.komodor\.com/app}}={value}")
     };
     kubectl.wait(&name, &label("ScaledDown"))?;
+    let requested = |cpu: &str| {
+        let path = "{.spec.containers[0].resources.requests.cpu}";
+        kubectl.wait(&name, &format!("jsonpath={path}={cpu}"))
+    };
+    requested("1m")?;
     turn(3)?;
 
     // Its manager goes, and nothing else.
     let manager = way.member()?;
     way.kill_manager(&manager)?;
     turn(4)?;
-    let name = manager["metadata"]["name"].as_str().context("no name")?;
+    let member = manager["metadata"]["name"].as_str().context("no name")?;
     let again = "jsonpath={.status.containerStatuses[0].restartCount}=1";
-    let manager = format!("pod/{name}");
+    let manager = format!("pod/{member}");
     kubectl.run(&[
         "wait",
         "--namespace",
@@ -125,11 +131,13 @@ pub(super) fn a_node_gets_it_and_is_given_back(cluster: &Cluster) -> Result<()> 
     rolled_out(cluster)?;
     way.figures_are(&pod, &sleeper)?;
 
+    requested("1m")?;
     let off = [&values[..], &["--set", "uninstall.enabled=true"]].concat();
     way.upgrade(&off)?;
     let said = way.installer_ends("uninstall")?;
     ensure!(said.contains(": awake"), "{said}");
     rolled_out(cluster)?;
+    ensure_left(&pod)?;
     installed.uninstall()?;
     ensure!(!is_there(cluster, DAEMONSET, NAMESPACE)?);
     ensure!(!is_there(cluster, "runtimeclass/podmotion", NAMESPACE)?);
@@ -147,6 +155,24 @@ pub(super) fn a_node_gets_it_and_is_given_back(cluster: &Cluster) -> Result<()> 
     shims.retain(|shim| shim.is(Runtime::Podmotion.shim()));
     ensure!(shims.is_empty(), "shims are left: {shims:?}");
     same("after all", &before, &files(node)?)
+}
+
+/// That the pod has nothing of ours any more, and all of its own.
+fn ensure_left(pod: &KubePod<'_>) -> Result<()> {
+    let now = pod.get()?;
+    let requests = &now["spec"]["containers"][0]["resources"]["requests"];
+    ensure!(
+        *requests == json!({"cpu": "100m", "memory": "64Mi"}),
+        "{requests}"
+    );
+    let ours = |value: &Value| value.to_string().contains("podmotion.komodor.com/");
+    let metadata = &now["metadata"];
+    ensure!(
+        !ours(&metadata["labels"]) && !ours(&metadata["annotations"]),
+        "{metadata}"
+    );
+    ensure!(!ours(&now["status"]["conditions"]), "{}", now["status"]);
+    Ok(())
 }
 
 /// The next request, after which the container falls asleep by itself.
