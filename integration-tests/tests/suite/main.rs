@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod cluster;
 mod images;
 mod install;
 mod kube;
@@ -43,6 +44,7 @@ fn run() -> Result<ExitCode> {
             let mut trials = plain::trials();
             trials.extend(sleep::trials());
             trials.extend(cli::trials());
+            trials.extend(cluster::trials());
             trials.extend(images::trials());
             trials.extend(manager::trials());
             trials.extend(self_test::trials());
