@@ -66,8 +66,8 @@ const LARGE_MB: u32 = 500;
 /// That many MiB.
 const WORKING_SET_MB: &str = "5";
 
-/// Wakes after which it is known which pages a wake needs.
-const LEARNING: u64 = 5;
+/// Wakes after which it is known which pages each wake needs, for longer than what is measured then takes.
+const LEARNING: u64 = 60;
 
 /// How much is measured of one size.
 pub struct Scale {
@@ -191,7 +191,7 @@ impl Measured {
         // Until it is known which pages a wake needs: they stay as they are, and the other one's are known.
         let mut unknown = Ours::default();
         for number in 0..LEARNING {
-            unknown.round(&container, number + 1, Images::Compressed)?;
+            unknown.round(&container, number + 1, Images::Cached)?;
         }
         for number in 0..rounds {
             progress.detail(&format!("compressed, {} of {rounds}", number + 1));
