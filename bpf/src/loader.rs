@@ -129,6 +129,9 @@ pub enum Build {
 /// Doing it again changes nothing. A pinned program of another build is replaced in one step; maps
 /// that are pinned are kept with all they hold. Callers at the same time wait for one another.
 ///
+/// The gate's program is the last to be there: whoever finds it finds all there will be. After a boot,
+/// shims look for it before anybody has loaded anything.
+///
 /// Leaves nothing mounted: `dir` must be on a BPF file system.
 pub fn load_and_pin(dir: &Path) -> Result<Loaded, LoadError> {
     load_and_pin_build(dir, None)
@@ -147,9 +150,7 @@ pub fn load_and_pin_build(dir: &Path, build: Option<Build>) -> Result<Loaded, Lo
         Maps::open(dir).map_err(LoadError::Layout)?;
     }
     let mut pins = map_outcomes(dir, &NAMES);
-    pins.push((GATE_PROGRAM, pin_gate_program(dir, build)?));
-    pins.push((TAP_PROGRAM, pin_program(dir, TAP_PROGRAM, TAP_OBJECT)?));
-    Maps::open(dir).map_err(LoadError::Layout)?;
+    let first = !dir.join(GATE_PROGRAM).exists();
     let without_probes = match probes::pin(dir) {
         Ok(more) => {
             pins.extend(more);
@@ -157,10 +158,28 @@ pub fn load_and_pin_build(dir: &Path, build: Option<Build>) -> Result<Loaded, Lo
         }
         Err(error) => Some(error),
     };
+    match pin_gate(dir, build) {
+        Ok(more) => pins.extend(more),
+        Err(error) => {
+            if first {
+                // Nobody can use it.
+                probes::remove(dir)?;
+            }
+            return Err(error);
+        }
+    }
     Ok(Loaded {
         pins,
         without_probes,
     })
+}
+
+/// Pins the gate's own programs.
+fn pin_gate(dir: &Path, build: Option<Build>) -> Result<[(&'static str, Outcome); 2], LoadError> {
+    let tap = pin_program(dir, TAP_PROGRAM, TAP_OBJECT)?;
+    let gate = pin_gate_program(dir, build)?;
+    Maps::open(dir).map_err(LoadError::Layout)?;
+    Ok([(TAP_PROGRAM, tap), (GATE_PROGRAM, gate)])
 }
 
 /// What will become of maps when programs that have them are loaded.

@@ -11,6 +11,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use libtest_mimic::{Arguments, Trial};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use podmotion_bpf::loader::{Build, LoadError, Outcome, load_and_pin, load_and_pin_build, unpin};
 use podmotion_bpf::{
     GATE_PROGRAM, Kubelets, MapError, Maps, Method, NetnsValue, SOCKOPS_PROGRAM, TAP_PROGRAM,
@@ -26,7 +27,7 @@ fn main() {
         eprintln!("these tests need root; PODMOTION_SKIP_ROOT=1 skips them");
         std::process::exit(1);
     }
-    let tests: [(&str, fn()); 10] = [
+    let tests: [(&str, fn()); 11] = [
         (
             "loading_again_changes_nothing",
             loading_again_changes_nothing,
@@ -50,6 +51,10 @@ fn main() {
         (
             "without_what_probes_need_the_gate_is_there",
             without_what_probes_need_the_gate_is_there,
+        ),
+        (
+            "whoever_finds_the_gate_finds_the_rest",
+            whoever_finds_the_gate_finds_the_rest,
         ),
         (
             "loaders_at_the_same_time_agree",
@@ -217,6 +222,26 @@ fn without_what_probes_need_the_gate_is_there() {
     let left = fs::read_dir(&dir).unwrap();
     assert_eq!(left.count(), loaded.pins.len());
     assert!(load_and_pin(&dir).unwrap().without_probes.is_none());
+}
+
+/// As shims do that run before the installer has, after a boot.
+fn whoever_finds_the_gate_finds_the_rest() {
+    let dir = dir("order");
+    fs::create_dir_all(&dir).unwrap();
+    let pinned = Inotify::init(InitFlags::IN_CLOEXEC).unwrap();
+    let appears = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+    pinned.add_watch(&dir, appears).unwrap();
+    load_and_pin(&dir).unwrap();
+    // All of them are there by now.
+    let events = pinned.read_events().unwrap().into_iter();
+    let mut names: Vec<_> = events.filter_map(|event| event.name).collect();
+    assert_eq!(names.pop().unwrap(), GATE_PROGRAM);
+    assert!(
+        names.iter().any(|name| name == SOCKOPS_PROGRAM),
+        "{names:?}"
+    );
+    assert!(names.iter().any(|name| name == TAP_PROGRAM), "{names:?}");
+    unpin(&dir).unwrap();
 }
 
 fn loaders_at_the_same_time_agree() {

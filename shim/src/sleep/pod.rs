@@ -180,6 +180,10 @@ impl PodGates {
                     packets: config.gate.hold_packets as usize,
                     bytes: usize::try_from(config.gate.hold_bytes.0).unwrap_or(usize::MAX),
                 };
+                let gate = Gate::open(OwnedFd::from(netns), &config.gate.pins, limits)?;
+                debug!("the gate of network namespace {} is open", gate.cookie());
+                // After it, since its program is the last that the installer pins: a map that is not
+                // there now is none that only has not come yet.
                 let probes_are_told = match rules(config).tell(&config.gate.pins) {
                     // The gate does without.
                     Err(error @ GateError::NoProbes(_)) => {
@@ -188,8 +192,6 @@ impl PodGates {
                     }
                     told => told.map(|()| true)?,
                 };
-                let gate = Gate::open(OwnedFd::from(netns), &config.gate.pins, limits)?;
-                debug!("the gate of network namespace {} is open", gate.cookie());
                 let pod = Arc::new(PodGate {
                     gate: Mutex::new(gate),
                     places: Mutex::default(),
