@@ -66,7 +66,7 @@ pub use cgroup::{
     set_memory_limit, thaw,
 };
 pub use client::{Client, Response};
-pub use cluster::{Cluster, KubeContainer, KubePod, Kubectl, KubeletSettings, Logind};
+pub use cluster::{Cluster, KubeContainer, KubePod, Kubectl, KubeletSettings, Logind, RemoteNode};
 pub use container::{Container, Exit, State};
 pub use cri::{Member, Pod, PodContainer};
 pub use events::{Event, EventLog};

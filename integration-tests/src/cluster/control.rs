@@ -101,7 +101,8 @@ impl Control {
             .arg("--kubelet-preferred-address-types=InternalIP");
         control.daemon("kube-apiserver", api)?;
         for identity in Identity::all() {
-            let config = control.kubeconfig(identity).to_string();
+            let config = control.kubeconfig(identity, &control.certificate());
+            let config = config.to_string();
             write(folder.join(identity.file()), &config)?;
         }
         control.wait_ready(&bin)?;
@@ -139,18 +140,19 @@ impl Control {
     }
 
     /// The API server makes it for itself, with its authority's behind it.
-    fn certificate(&self) -> PathBuf {
+    pub(super) fn certificate(&self) -> PathBuf {
         self.folder.join("certificates/apiserver.crt")
     }
 
-    fn kubeconfig(&self, identity: Identity) -> serde_json::Value {
+    /// What is in such a file, for somebody who has the API server's certificate at `certificate`.
+    pub(super) fn kubeconfig(&self, identity: Identity, certificate: &Path) -> serde_json::Value {
         json!({
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "test",
             "clusters": [{"name": "test", "cluster": {
                 "server": format!("https://{ADDRESS}:{API_PORT}"),
-                "certificate-authority": self.certificate(),
+                "certificate-authority": certificate,
             }}],
             "users": [{"name": "test", "user": {"token": identity.token()}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],

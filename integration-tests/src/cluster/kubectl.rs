@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -90,9 +91,14 @@ impl Kubectl {
 
     /// Waits until `condition` is true of `what`: `create`, `delete`, `condition=Ready`, a JSON path.
     pub fn wait(&self, what: &str, condition: &str) -> Result<()> {
+        self.wait_for(PATIENCE, what, condition)
+    }
+
+    /// The same for what may take longer.
+    pub fn wait_for(&self, patience: Duration, what: &str, condition: &str) -> Result<()> {
         self.run(&[
             "wait",
-            &format!("--timeout={}s", PATIENCE.as_secs()),
+            &format!("--timeout={}s", patience.as_secs()),
             &format!("--for={condition}"),
             what,
         ])

@@ -17,6 +17,7 @@ mod kubelet;
 mod logind;
 mod network;
 mod pod;
+mod remote;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use anyhow::{Context, Result, bail};
 pub use self::kubectl::Kubectl;
 pub use self::logind::Logind;
 pub use self::pod::{KubeContainer, KubePod};
+pub use self::remote::RemoteNode;
 
 use self::control::{Control, Identity};
 use self::kubelet::Kubelet;
@@ -35,7 +37,7 @@ use crate::image::Image;
 use crate::machine::Machine;
 use crate::node::Node;
 use crate::room::Room;
-use crate::tools::Depth;
+use crate::tools::{Depth, Tools};
 
 /// A control plane and up to three nodes. Dropping it ends the programs, kubelets first; pods that still run
 /// go when the machine is left.
@@ -106,10 +108,7 @@ impl Member {
 impl Cluster {
     /// Starts one on `node`, which nothing else uses, and returns once pods can be made. One a machine.
     pub fn start(node: Node) -> Result<Self> {
-        let folder = Machine::get()?.work().join("cluster");
-        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-        network::own_address()?;
-        let control = Control::start(node.tools(), &folder)?;
+        let (control, folder) = start_control(node.tools(), "cluster")?;
         let kubectl = Kubectl::new(node.tools(), control.config_of(Identity::Admin))?;
         let images = [Image::Pause, Image::Busybox, Image::Apps];
         let cluster = Self {
@@ -258,12 +257,7 @@ impl Cluster {
 
     /// Makes our runtime class, or gives it back what it has here: each node may run its pods.
     pub fn make_runtime_class(&self) -> Result<()> {
-        self.kubectl.apply(&serde_json::json!({
-            "apiVersion": "node.k8s.io/v1",
-            "kind": "RuntimeClass",
-            "metadata": {"name": "podmotion"},
-            "handler": "podmotion",
-        }))
+        make_runtime_class(&self.kubectl)
     }
 
     fn wait_node(&self, place: Place) -> Result<()> {
@@ -271,6 +265,24 @@ impl Cluster {
         self.kubectl.wait(&node, "create")?;
         self.kubectl.wait(&node, "condition=Ready")
     }
+}
+
+/// Starts the control plane, with its files in a new folder called `name`. One at a time.
+fn start_control(tools: &Tools, name: &str) -> Result<(Control, PathBuf)> {
+    let folder = Machine::get()?.work().join(name);
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    network::own_address()?;
+    let control = Control::start(tools, &folder)?;
+    Ok((control, folder))
+}
+
+fn make_runtime_class(kubectl: &Kubectl) -> Result<()> {
+    kubectl.apply(&serde_json::json!({
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "metadata": {"name": "podmotion"},
+        "handler": "podmotion",
+    }))
 }
 
 /// Writes a file of a program, for root alone.

@@ -5,6 +5,8 @@
 //!   10.77.0.1 on kube0 ─────────────────── 10.77.0.2 (or .3) on eth0
 //!   10.79.A.0/24 on cniA: its pods          10.79.B.0/24 on cniB: its pods
 //! ```
+//!
+//! A virtual machine, `node-4`, is behind its emulator, which makes its connections.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -36,17 +38,20 @@ pub(super) enum Place {
     Room,
     /// In another one.
     OtherRoom,
+    /// In a virtual machine.
+    Vm,
 }
 
 impl Place {
-    pub(super) const ALL: [Self; 3] = [Self::Machine, Self::Room, Self::OtherRoom];
+    pub(super) const ALL: [Self; 4] = [Self::Machine, Self::Room, Self::OtherRoom, Self::Vm];
 
     /// The node's name in Kubernetes.
-    pub(super) fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Machine => "node-1",
             Self::Room => "node-2",
             Self::OtherRoom => "node-3",
+            Self::Vm => "node-4",
         }
     }
 
@@ -56,12 +61,18 @@ impl Place {
             Self::Machine => ADDRESS,
             Self::Room => Ipv4Addr::new(10, 77, 0, 2),
             Self::OtherRoom => Ipv4Addr::new(10, 77, 0, 3),
+            // The first one that the emulator's own network gives.
+            Self::Vm => Ipv4Addr::new(10, 0, 2, 15),
         }
     }
 }
 
-/// Makes an address that is not the loopback's, which neither the API server nor the kubelet would take.
+/// Makes an address that is not the loopback's, which neither the API server nor the kubelet would take. An
+/// earlier control plane may have made it.
 pub(super) fn own_address() -> Result<()> {
+    if ip(&format!("link show {DEVICE}")).is_ok() {
+        return Ok(());
+    }
     ip(&format!("link add {DEVICE} type bridge"))?;
     ip(&format!("address add {ADDRESS}/24 dev {DEVICE}"))?;
     ip(&format!("link set {DEVICE} up"))

@@ -1,12 +1,19 @@
 //! The second disk: everything that the tests need in the virtual machine, and that it does not have.
 //!
 //! ```text
-//! start         runs the tests: src/vm/start.sh
-//! suite         this program
-//! bin/          our own programs
-//! cache-path    where the cache is outside: CRIU's libraries are only found there
-//! cache/        a cache as the tests expect it, with the distribution's programs under the names of their
-//!               versions, and a smaller test image
+//! for the suite                          for a node
+//!   start       runs it: src/vm/start.sh   podmotion/  what is in the installer's image
+//!   suite       this program               kubelet     of the cache
+//!   bin/        our own programs           images/     test images
+//!   cache-path  where the cache is
+//!               outside: CRIU's libraries
+//!               are only found there
+//!   cache/      a cache as the tests
+//!               expect it, with the
+//!               distribution's programs
+//!               under the names of their
+//!               versions, and a smaller
+//!               test image
 //! ```
 
 use std::fs::{self, File};
@@ -47,10 +54,20 @@ const CACHED: &[(&str, &str)] = &[
     ("images/python.tar", "images/apps.tar"),
 ];
 
+/// Who runs the machine's containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Daemon {
+    /// Those that tests start.
+    OfTests,
+    /// The distribution's own, as its unit says.
+    Own,
+}
+
 /// A disk for one [`super::Vm`].
 #[derive(Debug)]
 pub struct Disk {
     path: PathBuf,
+    daemon: Daemon,
 }
 
 impl Disk {
@@ -60,10 +77,9 @@ impl Disk {
     /// The program to run inside.
     pub const START: &str = "/podmotion/start";
 
-    /// Makes it, in the machine's work folder. `suite` is the tests' program.
-    pub fn make(tools: &Tools, suite: &Path) -> Result<Self> {
-        let folder = Machine::get()?.work().join("vm-disk");
-        let tree = folder.join("tree");
+    /// Makes one to run tests from, in the machine's work folder. `suite` is their program.
+    pub fn of_suite(tools: &Tools, suite: &Path) -> Result<Self> {
+        let tree = tree()?;
         let cache = tree.join("cache");
         create(&cache)?;
         let start = tree.join("start");
@@ -95,21 +111,83 @@ impl Disk {
                     .with_context(|| format!("link {}", link.display()))?;
             }
         }
-        let path = folder.join("disk.img");
+        Self::pack(&tree, Daemon::OfTests)
+    }
+
+    /// Makes one to put Podmotion on the machine from, in the machine's work folder. `image` is the
+    /// installer's, as an archive.
+    pub fn of_node(tools: &Tools, image: &Path) -> Result<Self> {
+        let tree = tree()?;
+        unpack(image, &tree)?;
+        copy(
+            &tools.cached("kubernetes/bin/kubelet")?,
+            &tree.join("kubelet"),
+        )?;
+        for (from, to) in CACHED {
+            copy(&tools.cached(from)?, &tree.join(to))?;
+        }
+        Self::pack(&tree, Daemon::Own)
+    }
+
+    fn pack(tree: &Path, daemon: Daemon) -> Result<Self> {
+        let path = tree.with_extension("img");
         File::create(&path)
             .and_then(|file| file.set_len(BYTES))
             .with_context(|| format!("create {}", path.display()))?;
         run(Command::new("mke2fs")
             .args(["-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d"])
-            .arg(&tree)
+            .arg(tree)
             .arg(&path))?;
-        fs::remove_dir_all(&tree).with_context(|| format!("remove {}", tree.display()))?;
-        Ok(Self { path })
+        fs::remove_dir_all(tree).with_context(|| format!("remove {}", tree.display()))?;
+        Ok(Self { path, daemon })
+    }
+
+    pub(super) fn daemon(&self) -> Daemon {
+        self.daemon
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Where what is to be on a disk is gathered.
+fn tree() -> Result<PathBuf> {
+    let tree = Machine::get()?.work().join("vm-disk/tree");
+    create(&tree)?;
+    Ok(tree)
+}
+
+/// Unpacks what is in an image, an archive of one platform, into `tree`.
+fn unpack(archive: &Path, tree: &Path) -> Result<()> {
+    let blobs = tree.with_extension("oci");
+    create(&blobs)?;
+    run(Command::new("tar")
+        .arg("-xf")
+        .arg(archive)
+        .arg("-C")
+        .arg(&blobs))?;
+    let read = |path: &Path| -> Result<serde_json::Value> {
+        let text = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))
+    };
+    let blob = |descriptor: &serde_json::Value| -> Result<PathBuf> {
+        let digest = descriptor["digest"].as_str();
+        let digest = digest.and_then(|digest| digest.strip_prefix("sha256:"));
+        Ok(blobs
+            .join("blobs/sha256")
+            .join(digest.context("no digest")?))
+    };
+    let index = read(&blobs.join("index.json"))?;
+    let manifest = read(&blob(&index["manifests"][0])?)?;
+    for layer in manifest["layers"].as_array().context("no layers")? {
+        run(Command::new("tar")
+            .arg("-xzf")
+            .arg(blob(layer)?)
+            .arg("-C")
+            .arg(tree))?;
+    }
+    fs::remove_dir_all(&blobs).with_context(|| format!("remove {}", blobs.display()))
 }
 
 fn create(folder: &Path) -> Result<()> {

@@ -18,6 +18,7 @@ use crate::machine::{Machine, run};
 use crate::process::{MARK, wait_gone};
 use crate::tools::Tools;
 use console::Console;
+use disk::Daemon;
 pub use disk::Disk;
 
 /// How long it may take to boot. Emulated on a busy machine it takes a minute.
@@ -26,11 +27,13 @@ const BOOT: Duration = Duration::from_secs(300);
 /// Port of the SSH server on our side. The machine's network namespace is its own: the port is free.
 const PORT: &str = "2222";
 
-/// The kernel's command line. The distribution's own containerd stays off, since tests start theirs, and
-/// protection from other users of the processor, of which there are none, is costly to emulate.
+/// The kernel's command line. Protection from other users of the processor, of which there are none, is
+/// costly to emulate.
 const KERNEL: &str = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off \
-    systemd.show_status=1 systemd.mask=containerd.service \
-    systemd.mount-extra=/dev/vdb:/podmotion:ext4:ro";
+    systemd.show_status=1 systemd.mount-extra=/dev/vdb:/podmotion:ext4:ro";
+
+/// The distribution's own containerd stays off where tests start theirs.
+const MASK: &str = " systemd.mask=containerd.service";
 
 /// What the console says once one can log in.
 const READY: [&str; 2] = ["Started", "ssh.service"];
@@ -41,6 +44,10 @@ pub struct Vm {
     child: Child,
     console: Console,
     key: PathBuf,
+    tools: Tools,
+    overlay: PathBuf,
+    second: PathBuf,
+    daemon: Daemon,
 }
 
 impl Vm {
@@ -54,24 +61,54 @@ impl Vm {
             .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
             .arg(tools.cached("vm/disk.img")?)
             .arg(&overlay))?;
-        let (output, says) = std::io::pipe().context("make a pipe for the console")?;
-        let mut command = qemu(tools, &overlay, disk.path())?;
-        command
-            .stdin(Stdio::null())
-            .stdout(says.try_clone().context("share the console's pipe")?)
-            .stderr(says);
-        let child = command.spawn().context("start qemu")?;
-        // The command has the pipe's other end, whose closing is to tell of qemu's end.
-        drop(command);
+        let (second, daemon) = (disk.path().to_owned(), disk.daemon());
+        let (child, console) = start(tools, &overlay, &second, daemon)?;
         let vm = Self {
             child,
-            console: Console::read(output),
+            console,
             key: tools.cached("vm/key")?,
+            tools: tools.clone(),
+            overlay,
+            second,
+            daemon,
         };
-        vm.console
-            .wait_for(READY, Instant::now() + BOOT)
-            .context("boot the virtual machine")?;
+        vm.wait_ready()?;
         Ok(vm)
+    }
+
+    fn wait_ready(&self) -> Result<()> {
+        self.console
+            .wait_for(READY, Instant::now() + BOOT)
+            .context("boot the virtual machine")
+    }
+
+    /// Cuts its power off and boots it once more. What was written until now is on its disk.
+    pub fn lose_power(&mut self) -> Result<()> {
+        self.sh("sync")?;
+        // Nothing inside gets to know of it. The connection has nobody at its other end then.
+        self.child.kill().context("end qemu")?;
+        self.child.wait().context("wait for qemu")?;
+        let (tools, second) = (&self.tools, &self.second);
+        (self.child, self.console) = start(tools, &self.overlay, second, self.daemon)?;
+        self.wait_ready()
+    }
+
+    /// Runs a shell script inside; what it says. It may take [`PATIENCE`].
+    pub fn sh(&self, script: &str) -> Result<String> {
+        self.sh_for(PATIENCE, script)
+    }
+
+    /// The same for one that may take longer.
+    pub fn sh_for(&self, patience: Duration, script: &str) -> Result<String> {
+        run(&mut self.ssh(patience, &[script]))
+    }
+
+    /// Writes a file inside, for root alone, and makes the folders that it is in.
+    pub fn write(&self, path: &str, text: &str) -> Result<()> {
+        self.sh(&format!(
+            "set -e; umask 077; mkdir -p \"$(dirname {path})\"; cat >{path} <<'END OF FILE'\n{text}\nEND OF FILE\n"
+        ))
+        .map(drop)
     }
 
     /// A command that runs `program` inside, as root, and ends with its status. It is killed after
@@ -123,7 +160,25 @@ impl Drop for Vm {
     }
 }
 
-fn qemu(tools: &Tools, overlay: &Path, second: &Path) -> Result<Command> {
+/// Switches it on.
+fn start(tools: &Tools, overlay: &Path, second: &Path, daemon: Daemon) -> Result<(Child, Console)> {
+    let (output, says) = std::io::pipe().context("make a pipe for the console")?;
+    let mut command = qemu(tools, overlay, second, daemon)?;
+    command
+        .stdin(Stdio::null())
+        .stdout(says.try_clone().context("share the console's pipe")?)
+        .stderr(says);
+    let child = command.spawn().context("start qemu")?;
+    // The command has the pipe's other end, whose closing is to tell of qemu's end.
+    drop(command);
+    Ok((child, Console::read(output)))
+}
+
+fn qemu(tools: &Tools, overlay: &Path, second: &Path, daemon: Daemon) -> Result<Command> {
+    let mut kernel = KERNEL.to_owned();
+    if daemon == Daemon::OfTests {
+        kernel += MASK;
+    }
     let drive = |path: &Path, options: &str| -> Result<String> {
         let path = path.to_str().context("a disk's path is not UTF-8")?;
         // A comma ends the path in qemu's options.
@@ -144,7 +199,7 @@ fn qemu(tools: &Tools, overlay: &Path, second: &Path) -> Result<Command> {
             "-display",
             "none",
         ])
-        .args(["-serial", "stdio", "-append", KERNEL, "-kernel"])
+        .args(["-serial", "stdio", "-append", &kernel, "-kernel"])
         .arg(tools.cached("vm/vmlinuz")?)
         .arg("-initrd")
         .arg(tools.cached("vm/initrd")?)

@@ -10,7 +10,7 @@ use podmotion_integration_tests::{Node, Runtime, Versions};
 
 use crate::trial;
 
-const INSTALLER: &str = "podmotion-installer";
+pub(crate) const INSTALLER: &str = "podmotion-installer";
 const MANAGER: &str = "podmotion-manager";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -104,7 +104,7 @@ fn ctr(node: &Node, args: &[&str]) -> Result<String> {
 }
 
 /// The archive of this machine's architecture, in `$PODMOTION_IMAGES` or the checkout's `target/images`.
-fn archive(name: &str) -> Result<PathBuf> {
+pub(crate) fn archive(name: &str) -> Result<PathBuf> {
     let dir = env::var_os("PODMOTION_IMAGES").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/images"),
         PathBuf::from,

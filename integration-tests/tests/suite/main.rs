@@ -51,7 +51,7 @@ fn run() -> Result<ExitCode> {
             trials.extend(install::trials());
             trials.extend(security::trials());
             trials.extend(kube::trials());
-            trials.push(vm::outside());
+            trials.extend(vm::outside());
             trials
         }
         CgroupDriver::Systemd => vm::inside()?,

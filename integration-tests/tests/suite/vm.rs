@@ -1,8 +1,10 @@
-//! The core of the tests once more, in a virtual machine: with a distribution's kernel, containerd and runc,
-//! with systemd, cgroup v2 and systemd's cgroup driver.
+//! In a virtual machine with a distribution's kernel, containerd and runc, with systemd, cgroup v2 and systemd's
+//! cgroup driver: the core of the tests once more, and the installer.
 //!
-//! [`outside`] is one test of the whole suite. It boots the machine and runs this program in it, where
+//! [`outside`] are tests of the whole suite. `vm::core` boots the machine and runs this program in it, where
 //! systemd makes the control groups; [`inside`] says which tests there are then.
+
+mod installer;
 
 use std::env;
 use std::fs;
@@ -84,10 +86,12 @@ pub(crate) fn inside() -> Result<Vec<Trial>> {
     Ok(trials)
 }
 
-/// The test that runs them.
-pub(crate) fn outside() -> Trial {
-    let name = "vm::core";
-    Trial::test(name, || core().map_err(to_failure))
+/// The test that runs them, and the one of the installer.
+pub(crate) fn outside() -> [Trial; 2] {
+    [
+        Trial::test("vm::core", || core().map_err(to_failure)),
+        Trial::test("vm::installer", || installer::test().map_err(to_failure)),
+    ]
 }
 
 fn core() -> Result<()> {
@@ -96,7 +100,7 @@ fn core() -> Result<()> {
     println!();
     let tools = Tools::new(Disk::VERSIONS)?;
     let suite = env::current_exe().context("find this program")?;
-    let disk = Disk::make(&tools, &suite).context("make the disk of the virtual machine")?;
+    let disk = Disk::of_suite(&tools, &suite).context("make the disk of the virtual machine")?;
     let vm = Vm::boot(&tools, &disk)?;
     say(started, "booted");
     let (output, says) = io::pipe().context("make a pipe for the tests' output")?;
