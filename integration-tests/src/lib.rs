@@ -9,6 +9,7 @@
 //! - [`Sleeper`]: what a container's shim says of its sleep, and requests for sleep and wake,
 //! - [`Pod`]: a sandbox with containers, as the kubelet would run it,
 //! - [`Cluster`]: a Kubernetes on such a node, and [`KubePod`]: a pod of it,
+//! - [`Manager`]: Podmotion's own manager of a node, and [`Scrape`]: what it serves,
 //! - [`Client`]: HTTP over plain sockets, with times and retransmissions,
 //! - [`Census`]: what exists before and after,
 //! - [`Vm`]: a virtual machine, to run all of that in once more.
@@ -43,6 +44,7 @@ mod events;
 mod exec;
 mod image;
 mod machine;
+mod manager;
 mod netns;
 mod node;
 mod process;
@@ -73,6 +75,7 @@ pub use events::{Event, EventLog};
 pub use exec::{Exec, ExecProcess};
 pub use image::Image;
 pub use machine::Machine;
+pub use manager::{Manager, Scrape};
 pub use netns::Netns;
 pub use node::{Node, Settings};
 pub use process::{OwnProcess, own_processes, wait_gone};

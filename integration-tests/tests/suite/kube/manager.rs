@@ -7,13 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{Cluster, KubePod, PATIENCE};
+use podmotion_integration_tests::{Cluster, KubePod, Manager, PATIENCE};
 use serde_json::{Value, json};
 
 use super::Body;
 use super::counter::{PORT, count, goes_on, start, status};
 use super::manifest::{With, counter, pod};
-use crate::manager::process::Manager;
 
 pub(super) const TESTS: &[(&str, Body)] = &[
     (

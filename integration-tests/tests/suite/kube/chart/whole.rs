@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use podmotion_integration_tests::{
-    Client, Cluster, Image, KubePod, Node, PATIENCE, Runtime, Sleeper, Status,
+    Client, Cluster, Image, KubePod, Node, PATIENCE, Runtime, Scrape, Sleeper, Status,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -17,7 +17,6 @@ use crate::images;
 use crate::install::node::{RESTART, dump, files, same};
 use crate::kube::counter::{PORT, count, start};
 use crate::kube::manifest::{With, counter, pod};
-use crate::manager::scrape::Scrape;
 
 const NODE: &str = "node-3";
 const LABEL: &str = "komodor.com/podmotion-node";

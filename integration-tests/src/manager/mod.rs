@@ -1,6 +1,8 @@
 //! A running manager, with no more than it needs: no capability, and nothing to write to but folders that are
 //! mounted for it.
 
+mod scrape;
+
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,9 +12,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, bail};
-use podmotion_integration_tests::{Client, Node, PATIENCE, Response};
 
-use super::scrape::Scrape;
+pub use self::scrape::Scrape;
+use crate::PATIENCE;
+use crate::client::{Client, Response};
+use crate::machine::Machine;
+use crate::node::Node;
+use crate::process::MARK;
 
 /// Numbers for managers: one that was killed leaves its port to the next one.
 static MANAGERS: AtomicU32 = AtomicU32::new(0);
@@ -30,7 +36,7 @@ const CONFINED: &[&str] = &[
 
 /// A running manager. Dropping it ends it.
 #[derive(Debug)]
-pub(crate) struct Manager {
+pub struct Manager {
     child: Child,
     address: SocketAddr,
     log: PathBuf,
@@ -38,12 +44,12 @@ pub(crate) struct Manager {
 
 impl Manager {
     /// Starts one and returns once it is ready.
-    pub(crate) fn start(node: &Node, arguments: &[&str]) -> Result<Self> {
+    pub fn start(node: &Node, arguments: &[&str]) -> Result<Self> {
         Self::start_with(node, arguments, &[])
     }
 
     /// The same, with more in its environment.
-    pub(crate) fn start_with(
+    pub fn start_with(
         node: &Node,
         arguments: &[&str],
         environment: &[(&str, &str)],
@@ -63,6 +69,7 @@ impl Manager {
             .arg("--node-server-address=127.0.0.1:0")
             .args(arguments)
             .envs(environment.iter().copied())
+            .env(MARK, Machine::get()?.name())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file)
@@ -77,23 +84,30 @@ impl Manager {
         Ok(manager)
     }
 
-    pub(crate) fn pid(&self) -> Result<i32> {
+    /// Its process.
+    pub fn pid(&self) -> Result<i32> {
         i32::try_from(self.child.id()).context("pid")
     }
 
-    pub(crate) fn get(&self, path: &str) -> Result<Response> {
+    /// Where it serves metrics and health.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it serves there.
+    pub fn get(&self, path: &str) -> Result<Response> {
         Client::default().get(self.address, path)
     }
 
     /// Its metrics, which must be valid.
-    pub(crate) fn scrape(&self) -> Result<Scrape> {
+    pub fn scrape(&self) -> Result<Scrape> {
         let answer = self.get("/metrics")?;
         anyhow::ensure!(answer.status == 200, "{answer:?}");
         Scrape::parse(&answer.body)
     }
 
     /// Scrapes until nothing is missing any more: there is no other way to hear of it.
-    pub(crate) fn wait(
+    pub fn wait(
         &self,
         what: &str,
         missing: impl Fn(&Scrape) -> Result<Option<Error>>,
@@ -112,14 +126,14 @@ impl Manager {
     }
 
     /// Kills it.
-    pub(crate) fn kill(mut self) -> Result<()> {
+    pub fn kill(mut self) -> Result<()> {
         self.child.kill().context("kill the manager")?;
         self.child.wait().context("wait for the manager")?;
         Ok(())
     }
 
     /// What it has said.
-    pub(crate) fn said(&self) -> String {
+    pub fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 

@@ -1,8 +1,5 @@
 //! The manager on real shims, without a cluster: its figures are the shims', and it is needed for nothing.
 
-pub(crate) mod process;
-pub(crate) mod scrape;
-
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -10,11 +7,10 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use podmotion_integration_tests::{
-    App, Client, Container, Member, Network, Node, Runtime, Status, Versions, status_number,
+    App, Client, Container, Manager, Member, Network, Node, Runtime, Scrape, Status, Versions,
+    status_number,
 };
 
-use self::process::Manager;
-use self::scrape::Scrape;
 use crate::{Body, light_trial};
 
 const TESTS: &[(&str, Body)] = &[

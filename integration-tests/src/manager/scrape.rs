@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// All samples of one scrape.
 #[derive(Debug)]
-pub(crate) struct Scrape {
+pub struct Scrape {
     samples: Vec<Sample>,
     text: String,
 }
@@ -21,7 +21,7 @@ struct Sample {
 impl Scrape {
     /// Reads it. Each sample belongs to a family that was described before it, none comes twice, and the text
     /// ends as it must.
-    pub(crate) fn parse(text: &str) -> Result<Self> {
+    pub fn parse(text: &str) -> Result<Self> {
         let lines = text.strip_suffix("# EOF\n").context("no end")?.lines();
         let mut families: BTreeMap<&str, &str> = BTreeMap::new();
         let mut seen = BTreeSet::new();
@@ -49,12 +49,12 @@ impl Scrape {
     }
 
     /// Whether a word is anywhere in it.
-    pub(crate) fn mentions(&self, word: &str) -> bool {
+    pub fn mentions(&self, word: &str) -> bool {
         self.text.contains(word)
     }
 
     /// The values of all samples with these labels among theirs.
-    pub(crate) fn samples(&self, name: &str, labels: &[(&str, &str)]) -> Vec<f64> {
+    pub fn samples(&self, name: &str, labels: &[(&str, &str)]) -> Vec<f64> {
         let has = |sample: &&Sample| {
             let mut labels = labels.iter();
             sample.name == name
@@ -65,7 +65,7 @@ impl Scrape {
     }
 
     /// The value of the only one.
-    pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
         match self.samples(name, labels)[..] {
             [value] => Ok(value),
             ref all => bail!("{name}{labels:?}: {all:?}"),
