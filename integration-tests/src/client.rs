@@ -152,16 +152,43 @@ fn request(
 }
 
 fn parse(answer: &[u8]) -> Result<(u16, String)> {
-    let text = String::from_utf8_lossy(answer);
-    let (head, body) = text
-        .split_once("\r\n\r\n")
-        .with_context(|| format!("no end of headers in {text:?}"))?;
+    let text = String::from_utf8_lossy;
+    let end = find(answer, b"\r\n\r\n")
+        .with_context(|| format!("no end of headers in {:?}", text(answer)))?;
+    let (head, body) = (text(&answer[..end]), &answer[end + 4..]);
     let status = head
         .split(' ')
         .nth(1)
         .and_then(|code| code.parse().ok())
         .with_context(|| format!("no status in {head:?}"))?;
-    Ok((status, body.to_owned()))
+    let chunked = head
+        .lines()
+        .any(|line| line.eq_ignore_ascii_case("transfer-encoding: chunked"));
+    let body = match chunked {
+        true => &joined(body).with_context(|| format!("no whole chunks in {:?}", text(body)))?,
+        false => body,
+    };
+    Ok((status, text(body).into_owned()))
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+/// A body that comes in chunks (RFC 9112, 7.1).
+fn joined(mut chunks: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let end = find(chunks, b"\r\n")?;
+        let size = std::str::from_utf8(&chunks[..end]).ok()?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            return Some(body);
+        }
+        let (chunk, rest) = chunks[end + 2..].split_at_checked(size)?;
+        body.extend_from_slice(chunk);
+        chunks = rest.strip_prefix(b"\r\n")?;
+    }
 }
 
 #[cfg(test)]
@@ -172,6 +199,15 @@ mod tests {
     fn answer_has_status_and_body() {
         let parsed = parse(b"HTTP/1.1 204 No Content\r\nA: b\r\n\r\nx\r\n\r\ny").unwrap();
         assert_eq!(parsed, (204, "x\r\n\r\ny".to_owned()));
+    }
+
+    #[test]
+    fn answer_in_chunks_is_joined() {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let parsed = |body: &str| parse(format!("{head}{body}").as_bytes());
+        let body = parsed("3\r\nabc\r\nA\r\n\r\n34567890\r\n0\r\n\r\n");
+        assert_eq!(body.unwrap(), (200, "abc\r\n34567890".to_owned()));
+        assert!(parsed("3\r\nabc\r\nA\r\n\r\n345").is_err());
     }
 
     #[test]
