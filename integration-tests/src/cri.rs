@@ -77,14 +77,19 @@ pub struct Pod {
 }
 
 impl Pod {
-    pub(crate) fn run(node: &Node, runtime: Runtime, annotations: &[(&str, &str)]) -> Result<Self> {
+    pub(crate) fn run(
+        node: &Node,
+        namespace: &str,
+        runtime: Runtime,
+        annotations: &[(&str, &str)],
+    ) -> Result<Self> {
         let name = node.next_id();
         let logs = node.folder().join("pods").join(&name);
         let config = cri::PodSandboxConfig {
             metadata: Some(cri::PodSandboxMetadata {
                 name: name.clone(),
                 uid: format!("uid-{name}"),
-                namespace: "test".into(),
+                namespace: namespace.into(),
                 attempt: 0,
             }),
             hostname: name,

@@ -119,6 +119,11 @@ impl Machine {
         &self.name
     }
 
+    /// What a program of this run has in its environment: [`Machine::leave`] ends it then.
+    pub fn mark(&self) -> (&'static str, &str) {
+        (process::MARK, &self.name)
+    }
+
     /// Who makes the control groups of containers.
     pub fn cgroup_driver(&self) -> CgroupDriver {
         self.groups.driver()

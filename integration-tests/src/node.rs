@@ -29,6 +29,9 @@ static NODES: AtomicU32 = AtomicU32::new(0);
 /// Numbers for containers, unique in the whole binary: control groups have no containerd namespace.
 static CONTAINERS: AtomicU32 = AtomicU32::new(0);
 
+/// Kubernetes' namespace of pods that a test has no other wish for.
+const NAMESPACE_OF_PODS: &str = "test";
+
 /// A change of the configuration, see [`Node::set`].
 #[derive(Debug)]
 #[must_use]
@@ -201,9 +204,23 @@ impl Node {
 
     /// Makes a pod sandbox with annotations (whole names).
     pub fn pod_annotated(&self, runtime: Runtime, annotations: &[(&str, &str)]) -> Result<Pod> {
+        self.pod_of(NAMESPACE_OF_PODS, runtime, annotations)
+    }
+
+    /// Makes a pod sandbox of ours in a namespace of Kubernetes, as it knows and shows it.
+    pub fn pod_in(&self, namespace: &str) -> Result<Pod> {
+        self.pod_of(namespace, Runtime::Podmotion, &[])
+    }
+
+    fn pod_of(
+        &self,
+        namespace: &str,
+        runtime: Runtime,
+        annotations: &[(&str, &str)],
+    ) -> Result<Pod> {
         self.0.tools.shim(runtime)?;
         self.need_cri_image(Image::Pause)?;
-        Pod::run(self, runtime, annotations)
+        Pod::run(self, namespace, runtime, annotations)
     }
 
     /// Runs the daemon's own `ctr` in the harness's namespace, with the image for containers there.
