@@ -55,6 +55,8 @@ enum Command {
     },
     /// Measure, beside plain runc and containerd's own runtime.
     Bench(workbench::BenchArgs),
+    /// Record a run with Prometheus, and draw the dashboard's panels from it.
+    Panels(workbench::PanelsArgs),
 }
 
 fn main() -> Result<ExitCode> {
@@ -69,6 +71,7 @@ fn main() -> Result<ExitCode> {
         Command::Demo(args) => match workbench::demo(&args)? {},
         Command::Cluster { verb } => match workbench::cluster(&verb)? {},
         Command::Bench(args) => match workbench::bench(&args)? {},
+        Command::Panels(args) => match workbench::panels(&args)? {},
     }
     Ok(ExitCode::SUCCESS)
 }

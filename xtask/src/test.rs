@@ -107,9 +107,12 @@ fn single(name: &str, body: impl FnOnce() -> Result<()>) -> Tally {
 fn jobs(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Job>>> {
     let cache = Cache::from_env()?;
     let tests = |targets: &[&str]| Job::Tests(command(args, product, &cache, targets));
+    // With one set of features they are compiled once.
+    let integration = ["--package", INTEGRATION, "--features", "plot"];
+    let of_integration = |targets: &[&str]| tests(&[&integration[..], targets].concat());
     let mut groups = vec![
         vec![tests(&["--workspace", "--exclude", INTEGRATION])],
-        vec![tests(&["--package", INTEGRATION, "--lib", "--bins"])],
+        vec![of_integration(&["--lib", "--bins"])],
     ];
     if product.is_none() {
         return Ok(groups);
@@ -119,14 +122,14 @@ fn jobs(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Job>>> {
         vec![tests(&[&loader[..], &["--test", "root"]].concat())],
         vec![tests(&["--package", "podmotion-shim", "--test", "root"])],
         vec![tests(&["--package", "podmotion-pager", "--test", "root"])],
-        vec![tests(&["--package", INTEGRATION, "--test", "chart"])],
+        vec![of_integration(&["--test", "chart"])],
     ]);
-    let suite = ["--package", INTEGRATION, "--test", "suite"];
+    let suite = ["--test", "suite"];
     if args.only.is_some() {
-        groups.push(vec![tests(&suite)]);
+        groups.push(vec![of_integration(&suite)]);
         return Ok(groups);
     }
-    let of = |filter: &[&str]| tests(&[&suite[..], &["--"], filter].concat());
+    let of = |filter: &[&str]| of_integration(&[&suite[..], &["--"], filter].concat());
     groups.extend([
         // A virtual machine needs all there is, and leaves something to one who takes only what is left.
         vec![of(&["vm::"]), Job::Compile(Arch::foreign()?)],

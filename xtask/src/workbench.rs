@@ -1,4 +1,4 @@
-//! `cargo xtask demo`, `bench` and `cluster`: setup, build, and then the program that does it, which uses
+//! `cargo xtask demo`, `bench`, `panels` and `cluster`: setup, build, and then the program that does it, which uses
 //! the tests' harness. It is a program of its own so that nothing else of xtask has to wait for its
 //! compilation.
 
@@ -26,8 +26,14 @@ const NEEDS: &[&str] = &[
 /// What only the figures need.
 const LOAD: &str = "wrk";
 
+/// What only the dashboard's panels need.
+const PANELS: &[&str] = &["busybox-image", "prometheus"];
+
 /// What only a Kubernetes needs.
 const KUBERNETES: &[&str] = &["etcd", "kubernetes", "busybox-image"];
+
+/// Has the program draw.
+const PLOT: &[&str] = &["--features", "plot"];
 
 /// Arguments of `cargo xtask demo`.
 #[derive(clap::Args)]
@@ -52,6 +58,14 @@ pub struct BenchArgs {
     /// Draw the figures, and put them into the project's pages.
     #[arg(long)]
     plot: bool,
+}
+
+/// Arguments of `cargo xtask panels`.
+#[derive(clap::Args)]
+pub struct PanelsArgs {
+    /// Write what Prometheus has answered to this file too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 /// Arguments of `cargo xtask cluster`.
@@ -88,11 +102,7 @@ pub fn bench(args: &BenchArgs) -> Result<Infallible> {
     let quick = args.quick.then_some("--quick");
     let plot = args.plot.then_some("--plot");
     let flags: Vec<_> = quick.into_iter().chain(plot).collect();
-    let features: &[_] = if args.plot {
-        &["--features", "plot"]
-    } else {
-        &[]
-    };
+    let features = if args.plot { PLOT } else { &[] };
     let programs = prepare("bench", &needs)?;
     run(
         &["bench"],
@@ -101,6 +111,15 @@ pub fn bench(args: &BenchArgs) -> Result<Infallible> {
         &flags,
         features,
     )
+}
+
+/// Records and draws the dashboard's panels in place of this program.
+///
+/// # Errors
+/// When that cannot be prepared or started.
+pub fn panels(args: &PanelsArgs) -> Result<Infallible> {
+    let programs = prepare("panels", &[NEEDS, PANELS].concat())?;
+    run(&["panels"], Some(&programs), args.json.as_ref(), &[], PLOT)
 }
 
 /// Does it in place of this program.

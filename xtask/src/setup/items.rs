@@ -45,6 +45,7 @@ pub fn all() -> Vec<Box<dyn Item>> {
     items.push(Box::new(Monitoring));
     items.push(Box::new(Vm));
     items.push(Box::new(OnDemand(QEMU_ARM)));
+    items.push(Box::new(OnDemand(PROMETHEUS)));
     items.push(Box::new(Machine));
     items.push(Box::new(Deny));
     items
@@ -91,6 +92,19 @@ const QEMU_ARM: Bundle = Bundle {
         &["--version"],
         "QEMU emulator version",
     ),
+};
+
+/// The server of the package that `promtool` is from.
+const PROMETHEUS: Bundle = Bundle {
+    name: "prometheus",
+    why: "records the dashboard's panels; only `cargo xtask panels` needs it",
+    place: "tools/prometheus",
+    suite: "trixie",
+    packages: &["prometheus"],
+    programs: &[("usr/bin/prometheus", "bin/prometheus")],
+    data: &[],
+    links: &[],
+    trial: ("bin/prometheus", &["--version"], "prometheus, version"),
 };
 
 fn bundles() -> [Bundle; 11] {

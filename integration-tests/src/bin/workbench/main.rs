@@ -1,4 +1,4 @@
-//! `cargo xtask demo`, `cargo xtask bench` and `cargo xtask cluster`, on the harness that the tests use.
+//! `cargo xtask demo`, `bench`, `panels` and `cluster`, on the harness that the tests use.
 
 #![forbid(unsafe_code)]
 
@@ -7,6 +7,8 @@ mod cluster;
 mod demo;
 mod listener;
 mod numbers;
+#[cfg(feature = "plot")]
+mod panels;
 #[cfg(feature = "plot")]
 mod plot;
 mod report;
@@ -57,6 +59,15 @@ enum Command {
     /// Draws what an earlier run has written with `--json`, and puts it into the project's pages.
     #[cfg(feature = "plot")]
     Plot { file: PathBuf },
+    /// Records a run with Prometheus, and draws the dashboard's panels from it.
+    #[cfg(feature = "plot")]
+    Panels {
+        #[command(flatten)]
+        output: Output,
+        /// Record nothing: draw what an earlier run has written with `--json`.
+        #[arg(long, value_name = "FILE", conflicts_with = "json")]
+        draw: Option<PathBuf>,
+    },
 }
 
 #[derive(Args)]
@@ -113,14 +124,28 @@ fn run(command: &Command) -> Result<bool> {
         Command::Cluster { verb } => cluster::run(verb),
         #[cfg(feature = "plot")]
         Command::Plot { file } => {
-            let text = std::fs::read_to_string(file)
-                .with_context(|| format!("cannot read {}", file.display()))?;
-            let figures = serde_json::from_str(&text)
-                .with_context(|| format!("cannot parse {}", file.display()))?;
-            plot::Pages::open()?.show(&figures)?;
+            plot::Pages::open()?.show(&read(file)?)?;
+            Ok(true)
+        }
+        #[cfg(feature = "plot")]
+        Command::Panels { output, draw } => {
+            let picture = panels::Picture::open()?;
+            let recorded = match draw {
+                Some(file) => read(file)?,
+                None => on_stage(output, |_| panels::record())?.1,
+            };
+            picture.show(&recorded)?;
             Ok(true)
         }
     }
+}
+
+/// What an earlier run has written.
+#[cfg(feature = "plot")]
+fn read(file: &std::path::Path) -> Result<Value> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("cannot parse {}", file.display()))
 }
 
 /// Runs something on a machine of its own and writes its figures.

@@ -2,53 +2,25 @@
 
 use std::io::Write;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use plotters::coord::Shift;
+use anyhow::{Context, Result, ensure};
 use plotters::prelude::*;
-use plotters::style::register_font;
 
+use super::picture::{Area, COLOURS, FONT, paint};
 use super::{Figures, SLEEPS, WAKES, Way};
 use crate::numbers::plain;
 
 /// Size in pixels: twice what a page shows, for fine screens.
 const SIZE: (u32, u32) = (1600, 680);
-/// The font that comes with the program: no machine need have one.
-const FONT: &str = "DejaVu Sans";
 const TEXT: u32 = 24;
 const TITLE: u32 = 30;
 
-/// Colours that the colour-blind can tell apart, in the order of [`WAKES`] and [`SLEEPS`].
-const COLOURS: [RGBColor; 4] = [
-    RGBColor(0, 114, 178),
-    RGBColor(86, 180, 233),
-    RGBColor(0, 158, 115),
-    RGBColor(213, 94, 0),
-];
-
-type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
-
 /// Writes the picture as PNG.
 pub(super) fn draw(figures: &Figures<'_>, to: impl Write) -> Result<()> {
-    let (width, height) = SIZE;
-    let mut pixels = vec![0; (width * height * 3) as usize];
-    {
-        let area = BitMapBackend::with_buffer(&mut pixels, SIZE).into_drawing_area();
-        area.fill(&WHITE)?;
-        register_font(FONT, FontStyle::Normal, dejavu::sans::regular())
-            .map_err(|_| anyhow!("{FONT} is no font"))?;
-        let (left, right) = area.split_horizontally(width / 2);
+    paint(SIZE, to, |area| {
+        let (left, right) = area.split_horizontally(SIZE.0 / 2);
         panel(&left, "to wake: SYN to first byte", figures, WAKES)?;
-        panel(&right, "to sleep: decision to memory free", figures, SLEEPS)?;
-        area.present()?;
-    }
-    let mut encoder = png::Encoder::new(to, width, height);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    encoder.set_compression(png::Compression::High);
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(&pixels)?;
-    writer.finish()?;
-    Ok(())
+        panel(&right, "to sleep: decision to memory free", figures, SLEEPS)
+    })
 }
 
 /// One diagram: a line for each way, of its middle times.

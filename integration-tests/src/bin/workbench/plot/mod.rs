@@ -2,6 +2,7 @@
 //! `<!-- bench: wake -->` and `<!-- bench end -->`.
 
 mod chart;
+pub mod picture;
 mod tables;
 
 use std::fs::{File, OpenOptions};
@@ -26,20 +27,6 @@ impl Pages {
     /// Opens them and changes nothing. Before anything else: later the process has a view of the file
     /// system of its own.
     pub fn open() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .context("the project's root")?;
-        let open = |name: &str| {
-            let path = root.join(name);
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-            anyhow::Ok((path, file))
-        };
         Ok(Self {
             chart: open(CHART)?,
             pages: PAGES.iter().map(|page| open(page)).collect::<Result<_>>()?,
@@ -69,8 +56,29 @@ impl Pages {
     }
 }
 
+/// A file of the project.
+pub fn in_project(name: &str) -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("the project's root")?;
+    Ok(root.join(name))
+}
+
+/// Opens a file of the project to write to it later, see [`replace`].
+pub fn open(name: &str) -> Result<(PathBuf, File)> {
+    let path = in_project(name)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok((path, file))
+}
+
 /// Empties a file.
-fn replace(mut file: &File) -> Result<()> {
+pub fn replace(mut file: &File) -> Result<()> {
     file.set_len(0)?;
     file.seek(SeekFrom::Start(0))?;
     Ok(())
