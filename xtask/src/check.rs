@@ -32,6 +32,9 @@ pub fn run() -> Result<()> {
             "clippy",
             "--workspace",
             "--all-targets",
+            // What draws is left out otherwise.
+            "--features",
+            "podmotion-integration-tests/plot",
             "--",
             "-D",
             "warnings",
@@ -55,7 +58,7 @@ pub fn run() -> Result<()> {
     if fetch_advisories(&cache) {
         check(
             "advisories",
-            deny(&cache).args(["check", "--disable-fetch", "advisories"]),
+            deny(&cache).args(["--offline", "check", "advisories"]),
         );
     }
     if failed.is_empty() {
