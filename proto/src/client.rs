@@ -69,6 +69,17 @@ pub enum ShimError {
 }
 
 impl ShimError {
+    /// What it says, for those who name the socket themselves.
+    pub fn without_socket(&self) -> String {
+        match self {
+            Self::Connect { source, .. } => format!("connect: {source}"),
+            Self::Silent { call, within, .. } => format!("{call}: no answer in {within:?}"),
+            Self::Refused(words) => words.clone(),
+            Self::Broken { call, source, .. } => format!("{call}: {source}"),
+            Self::Empty { call, .. } => format!("{call}: an empty answer"),
+        }
+    }
+
     /// Nobody listens any more: the socket is left over.
     pub fn is_dead(&self) -> bool {
         use io::ErrorKind::{ConnectionRefused, NotFound};
@@ -84,23 +95,30 @@ impl ShimError {
 pub struct Shim {
     client: ShimClient,
     socket: PathBuf,
+    answer: Duration,
 }
 
 impl Shim {
     /// Connects to a socket. That somebody listens does not say that he will answer.
     pub async fn connect(socket: &Path) -> Result<Self, ShimError> {
+        Self::connect_within(socket, ANSWER).await
+    }
+
+    /// The same for those who wait longer, or less long, for what a shim can answer at once.
+    pub async fn connect_within(socket: &Path, answer: Duration) -> Result<Self, ShimError> {
         let connecting = UnixStream::connect(socket);
         let socket = socket.to_owned();
-        match timeout(ANSWER, connecting).await {
+        match timeout(answer, connecting).await {
             Ok(Ok(stream)) => Ok(Self {
                 client: ShimClient::new(ttrpc::r#async::Client::new(stream.into())),
                 socket,
+                answer,
             }),
             Ok(Err(source)) => Err(ShimError::Connect { socket, source }),
             Err(_) => Err(ShimError::Silent {
                 call: "connect",
                 socket,
-                within: ANSWER,
+                within: answer,
             }),
         }
     }
@@ -131,8 +149,8 @@ impl Shim {
     /// All its containers.
     pub async fn list(&self) -> Result<Vec<Container>, ShimError> {
         let request = ListRequest::default();
-        let call = self.client.list(context(ANSWER), &request);
-        Ok(self.wait("list", ANSWER, call).await?.containers)
+        let call = self.client.list(context(self.answer), &request);
+        Ok(self.wait("list", self.answer, call).await?.containers)
     }
 
     /// All its containers: at once with revision 0, else after the next change or `limit`.
@@ -142,7 +160,10 @@ impl Shim {
             timeout_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
             ..Default::default()
         };
-        let within = limit + ANSWER;
+        let within = match revision {
+            0 => self.answer,
+            _ => limit + self.answer,
+        };
         let call = self.client.watch(context(within), &request);
         self.wait("watch", within, call).await
     }
@@ -153,8 +174,8 @@ impl Shim {
             id: id.to_owned(),
             ..Default::default()
         };
-        let call = self.client.inspect(context(ANSWER), &request);
-        let answer = self.wait("inspect", ANSWER, call).await?;
+        let call = self.client.inspect(context(self.answer), &request);
+        let answer = self.wait("inspect", self.answer, call).await?;
         answer.container.into_option().ok_or(ShimError::Empty {
             call: "inspect",
             socket: self.socket.clone(),
@@ -173,8 +194,18 @@ impl Shim {
 
     /// Wakes a container; returns when it runs.
     pub async fn wake(&self, id: &str, within: Duration) -> Result<(), ShimError> {
+        self.wake_with(id, within, false).await
+    }
+
+    /// The same, and it stays awake from then on.
+    pub async fn wake_to_stay(&self, id: &str, within: Duration) -> Result<(), ShimError> {
+        self.wake_with(id, within, true).await
+    }
+
+    async fn wake_with(&self, id: &str, within: Duration, stay: bool) -> Result<(), ShimError> {
         let request = WakeRequest {
             id: id.to_owned(),
+            stay,
             ..Default::default()
         };
         let call = self.client.wake(context(within + ANSWER), &request);
