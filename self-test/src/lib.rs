@@ -28,7 +28,6 @@ mod memory;
 mod pod;
 mod report;
 mod scenario;
-mod shim;
 mod spec;
 
 use std::io;

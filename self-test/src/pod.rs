@@ -3,12 +3,13 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use podmotion_proto::client::{Shim, ShimError};
+
 use crate::Options;
-use crate::client::CallError;
+use crate::client::{CallError, PATIENCE};
 use crate::containerd::Containerd;
 use crate::memory::{self, MemoryError};
 use crate::scenario::Depth;
-use crate::shim::{Shim, ShimError};
 use crate::spec::{self, Cgroups};
 
 /// Where the application listens.
@@ -131,6 +132,12 @@ impl<'a> Pod<'a> {
 
     /// The way to its shim.
     pub(crate) async fn shim(&self, options: &Options) -> Result<Shim, ShimError> {
-        Shim::connect(&options.shims, &self.sandbox, &self.app).await
+        let socket = options.shims.join(format!("{}.sock", self.sandbox));
+        Shim::connect_within(&socket, PATIENCE).await
+    }
+
+    /// The application's id.
+    pub(crate) fn app(&self) -> &str {
+        &self.app
     }
 }

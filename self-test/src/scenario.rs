@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
+use podmotion_proto::client::{Shim, ShimError};
 use podmotion_proto::shim::v1::Container;
 
 use crate::Options;
-use crate::client::{CallError, Client, call, cri};
+use crate::client::{CallError, Client, PATIENCE, call, cri};
 use crate::containerd::Containerd;
 use crate::handler::{self, Handler, HandlerError};
 use crate::pod::{MEBIBYTES, MetricsError, Pod, RequestError};
 use crate::report::{NotDone, Recorder, Report};
-use crate::shim::{Shim, ShimError};
 
 /// How deep a container sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,8 +182,8 @@ async fn fall_asleep(
 ) -> Result<(Shim, String), StepError> {
     let shim = pod.shim(options).await?;
     let before = pod.memory().await?;
-    shim.sleep().await?;
-    let status = shim.inspect().await?;
+    shim.sleep(pod.app(), PATIENCE).await?;
+    let status = shim.inspect(pod.app()).await?;
     expect("it was to sleep", &status, |status| {
         status.state == "asleep" && status.depth == depth.as_str()
     })?;
@@ -203,12 +203,12 @@ async fn fall_asleep(
 }
 
 async fn wake(pod: &mut Pod<'_>, shim: &Shim, depth: Depth) -> Result<((), String), StepError> {
-    let before = shim.inspect().await?;
+    let before = shim.inspect(pod.app()).await?;
     expect("it was to sleep on", &before, |status| {
         status.state == "asleep"
     })?;
     let count = pod.request().await?;
-    let status = shim.inspect().await?;
+    let status = shim.inspect(pod.app()).await?;
     expect("the request was to wake it", &status, |status| {
         let last = status.last_wake.get_or_default();
         status.state == "running" && last.cause == "traffic" && last.depth == depth.as_str()
