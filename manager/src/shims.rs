@@ -3,23 +3,25 @@
 //! Nothing is asked again and again, except a shim that has a socket and does not answer. This is the
 //! owner of the [`Store`].
 
-mod client;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use podmotion_proto::client::{Shim, ShimError, is_socket_name};
+use podmotion_proto::shim::v1::Container;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::folder::{Change, Folder, FolderError};
 use crate::store::{Report, Store};
-use client::{Client, ClientError};
 
-/// How sockets end.
-const SUFFIX: &str = "sock";
+/// A shim that lives answers in milliseconds; on a machine that is overloaded it can take seconds.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// A shim that has nothing new says so after this time: that is how one that hangs is noticed.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// Between two tries with a shim that does not answer, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -108,8 +110,7 @@ impl Followed {
 
 /// The shim whose socket this is.
 fn group(path: &Path) -> Option<&str> {
-    let suffix = path.extension()?;
-    path.file_stem()?.to_str().filter(|_| suffix == SUFFIX)
+    path.file_stem()?.to_str().filter(|_| is_socket_name(path))
 }
 
 /// Follows one shim for as long as it has a socket.
@@ -126,9 +127,9 @@ async fn follow_one(
     let mut wait = RETRY.0;
     let mut known = None;
     loop {
-        let error = match Client::connect(&socket).await {
-            Ok(client) => {
-                listen(client, |containers| {
+        let error = match Shim::connect_within(&socket, ANSWER).await {
+            Ok(shim) => {
+                listen(shim, |containers| {
                     wait = RETRY.0;
                     known = None;
                     tell(Report::Told(group.clone(), containers));
@@ -141,7 +142,7 @@ async fn follow_one(
             info!("the shim {group} has ended");
             return tell(Report::Gone(group));
         }
-        let why = error.to_string();
+        let why = error.without_socket();
         // A shim that is starting has a socket before it listens: the second try counts.
         if wait > RETRY.0 && known.as_ref() != Some(&why) {
             warn!("{}: {why}", socket.display());
@@ -156,13 +157,14 @@ async fn follow_one(
 }
 
 /// Passes on what a shim says until it says no more.
-async fn listen(
-    mut client: Client,
-    mut told: impl FnMut(Vec<podmotion_proto::shim::v1::Container>),
-) -> ClientError {
+async fn listen(shim: Shim, mut told: impl FnMut(Vec<Container>)) -> ShimError {
+    let mut revision = 0;
     loop {
-        match client.next().await {
-            Ok(answer) => told(answer.containers),
+        match shim.watch(revision, QUIET).await {
+            Ok(answer) => {
+                revision = answer.revision;
+                told(answer.containers);
+            }
             Err(error) => return error,
         }
     }
