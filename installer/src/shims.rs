@@ -1,27 +1,28 @@
 //! The shims that run: has what sleeps in them wake, and stay awake.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use podmotion_proto::shim::v1::{Container, ListResponse, ShimClient, WakeRequest, WatchRequest};
-use podmotion_proto::ttrpc;
-use tokio::net::UnixStream;
-
-use crate::files::{FileError, failed};
+use podmotion_proto::client::{self, FolderError, Shim, sockets, title};
+use podmotion_proto::shim::v1::{Container, ListResponse};
 
 /// The longest that a wake may take: a restore that is tried twice, with all of its memory.
 const WAKE: Duration = Duration::from_secs(180);
+
+/// How long a shim waits for a change before it says again how things are.
+const CHANGE: Duration = Duration::from_secs(1);
 
 /// A container cannot be kept awake.
 #[derive(Debug, thiserror::Error)]
 pub enum ShimError {
     /// The sockets cannot be listed.
     #[error(transparent)]
-    File(#[from] FileError),
+    Folder(#[from] FolderError),
+    /// The shim cannot be asked.
+    #[error(transparent)]
+    Connect(client::ShimError),
     /// The shim does not answer.
-    #[error("the shim on {}: {call}: {source}", socket.display())]
+    #[error("the shim on {}: {call}: {}", socket.display(), source.without_socket())]
     Call {
         /// Its socket.
         socket: PathBuf,
@@ -29,7 +30,7 @@ pub enum ShimError {
         call: String,
         /// Its answer.
         #[source]
-        source: ttrpc::Error,
+        source: client::ShimError,
     },
     /// Its memory does not come back.
     #[error("container {container} has not all of its memory back within {WAKE:?}")]
@@ -56,14 +57,12 @@ pub async fn keep_awake(folder: &Path) -> Result<Vec<String>, ShimError> {
 }
 
 async fn keep_awake_on(socket: &Path) -> Result<Vec<String>, ShimError> {
-    let stream = match UnixStream::connect(socket).await {
-        Ok(stream) => stream,
+    let shim = match Shim::connect_within(socket, WAKE).await {
+        Ok(shim) => shim,
         // Left over from a shim that was killed.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(Vec::new()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed("connect to", socket)(error).into()),
+        Err(error) if error.is_dead() => return Ok(Vec::new()),
+        Err(error) => return Err(ShimError::Connect(error)),
     };
-    let client = ShimClient::new(ttrpc::r#async::Client::new(stream.into()));
     let failed = |call: String| {
         let socket = socket.to_owned();
         move |source| ShimError::Call {
@@ -73,29 +72,18 @@ async fn keep_awake_on(socket: &Path) -> Result<Vec<String>, ShimError> {
         }
     };
     let watch = async |revision| -> Result<ListResponse, ShimError> {
-        let request = WatchRequest {
-            revision,
-            timeout_ms: 1000,
-            ..Default::default()
-        };
-        let call = client.watch(ttrpc::context::with_duration(WAKE), &request);
-        call.await.map_err(failed("list".to_owned()))
+        let answer = shim.watch(revision, CHANGE).await;
+        answer.map_err(failed("list".to_owned()))
     };
     let mut seen = watch(0).await?;
     let all = std::mem::take(&mut seen.containers);
     let mut woken = Vec::new();
     for container in &all {
-        let request = WakeRequest {
-            id: container.id.clone(),
-            stay: true,
-            ..Default::default()
-        };
-        let call = client.wake(ttrpc::context::with_duration(WAKE), &request);
-        match call.await {
-            Ok(_) if sleeps(container) => woken.push(name(container)),
-            Ok(_) => {}
+        match shim.wake_to_stay(&container.id, WAKE).await {
+            Ok(()) if sleeps(container) => woken.push(title(container)),
+            Ok(()) => {}
             Err(_) if !is_there(&watch(0).await?, container) => {}
-            Err(error) => return Err(failed(format!("wake {}", name(container)))(error)),
+            Err(error) => return Err(failed(format!("wake {}", title(container)))(error)),
         }
     }
     let deadline = tokio::time::Instant::now() + WAKE;
@@ -109,7 +97,7 @@ async fn keep_awake_on(socket: &Path) -> Result<Vec<String>, ShimError> {
             return Ok(woken);
         };
         if tokio::time::Instant::now() > deadline {
-            let container = name(container);
+            let container = title(container);
             return Err(ShimError::Filling { container });
         }
         seen.revision = now.revision;
@@ -124,25 +112,4 @@ fn sleeps(container: &Container) -> bool {
 fn is_there(now: &ListResponse, container: &Container) -> bool {
     let found = now.containers.iter().find(|one| one.id == container.id);
     found.is_some_and(|one| one.state != "stopped")
-}
-
-fn name(container: &Container) -> String {
-    match container.pod_name.as_str() {
-        "" => container.id.clone(),
-        pod => format!("{}/{pod}/{}", container.pod_namespace, container.name),
-    }
-}
-
-fn sockets(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(failed("list", folder))?,
-    };
-    let mut sockets = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(failed("list", folder))?.path();
-        sockets.extend(Some(path).filter(|path| path.extension().is_some_and(|end| end == "sock")));
-    }
-    sockets.sort();
-    Ok(sockets)
 }
