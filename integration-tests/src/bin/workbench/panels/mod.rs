@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{Depth, Machine, Manager, Node, Versions};
 use podmotion_self_test::Options;
 use serde_json::{Value, json};
@@ -23,6 +23,8 @@ use crate::report::Progress;
 /// The picture, below the project's root.
 const PICTURE: &str = "docs/dashboard.png";
 const ALERTS: &str = "runtimeclass/chart/rules/alerts.yaml";
+/// One of them, for the checkpoint that is damaged.
+const FIRES: &str = "PodmotionRestoreFailed";
 /// Between two values of a panel, in seconds: the least that Grafana takes.
 const STEP: u32 = prometheus::INTERVAL;
 
@@ -80,6 +82,11 @@ pub fn record() -> Result<(bool, Value)> {
         .iter()
         .map(|one| &one["metric"]["alertname"])
         .collect();
+    ensure!(
+        alerts.iter().any(|name| *name == FIRES),
+        "a restore has failed, and of the alerts only {} fire",
+        json!(alerts)
+    );
     progress.end(&format!(
         "{} panels recorded over {:.0} s; alerts that fire at its end: {}",
         panels.len(),

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use podmotion_integration_tests::{App, Client, Image, Member, Node, Pod, PodContainer};
+use podmotion_integration_tests::{App, Client, Image, Member, Node, Pod, PodContainer, Status};
 
 use crate::listener;
 use crate::report::Progress;
@@ -17,6 +17,10 @@ const PORT: u16 = 8080;
 const LENGTH: Duration = Duration::from_secs(120);
 /// More than any machine has left: a wake waits until it is given up.
 const NO_MEMORY: &str = "pressure.wake_min_memory = \"100%\"\npressure.wake_wait = \"1h\"\n";
+
+/// What cannot be restored is started anew, so that somebody is left who tells of it: with a container that ends its
+/// series ends too.
+const START_ANEW: &str = "checkpoint.on_restore_failure = \"cold-start\"\n";
 
 /// A server with memory, and when it is asked for something.
 struct Server {
@@ -102,15 +106,15 @@ impl Pods {
     pub fn start(node: &Node) -> Result<Self> {
         let pod = |server: &Server| node.pod_in(server.namespace);
         let servers = SERVERS.iter().map(pod).collect::<Result<_>>()?;
-        let export = {
-            // Its shim reads it once, when it starts.
-            let _settings = node.set(NO_MEMORY)?;
-            pod(&EXPORT)?
+        let pod_with = |server, settings| {
+            // Its shim reads them once, when it starts.
+            let _settings = node.set(settings)?;
+            pod(server)
         };
         Ok(Self {
             servers,
-            feed: pod(&FEED)?,
-            export,
+            feed: pod_with(&FEED, START_ANEW)?,
+            export: pod_with(&EXPORT, NO_MEMORY)?,
             awake: node.pod_in("batch")?,
         })
     }
@@ -201,7 +205,8 @@ impl<'a> Cast<'a> {
             self.until(*second);
             ensure!(sleeper.wake().is_err(), "a wake from a damaged image");
         }
-        Ok(())
+        let anew = |status: &Status| status.counters.cold_starts > 0;
+        sleeper.wait_until("a cold start", anew).map(drop)
     }
 
     fn wait_for_memory(&self) -> Result<()> {

@@ -12,13 +12,13 @@ use plotters::prelude::*;
 use serde_json::Value;
 
 use self::series::Series;
-use self::text::{Text, write};
+use self::text::{Text, write, write_within};
 use super::dashboard::may_be_empty;
 use super::units::Unit;
 use crate::plot::picture::{Area, COLOURS, paint};
 
 /// A cell of the grid, in pixels. The grid has 24 columns.
-const CELL: (u32, u32) = (80, 42);
+const CELL: (u32, u32) = (64, 40);
 const COLUMNS: u32 = 24;
 /// Between two panels.
 const GAP: i32 = 5;
@@ -156,7 +156,8 @@ impl<'a> Panel<'a> {
         let edges = [(GAP, GAP), (right, bottom)];
         area.draw(&Rectangle::new(edges, WHITE.filled()))?;
         area.draw(&Rectangle::new(edges, EDGE))?;
-        write(&area, self.title, (GAP + PAD, GAP + 9), Text::TITLE)?;
+        let (place, room) = ((GAP + PAD, GAP + 9), right - GAP - 2 * PAD);
+        write_within(&area, self.title, place, room, Text::TITLE)?;
         let inner = Inner {
             area: &area,
             left: GAP + PAD,

@@ -7,6 +7,9 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::{GREY, INK, Inner};
 use crate::plot::picture::{Area, FONT};
 
+/// The least that can be read.
+const SMALLEST: u32 = 13;
+
 /// How words look.
 #[derive(Clone, Copy)]
 pub(super) struct Text {
@@ -63,6 +66,20 @@ pub(super) fn write(area: &Area<'_>, words: &str, place: (i32, i32), text: Text)
 pub(super) fn width(area: &Area<'_>, words: &str, text: Text) -> Result<i32> {
     let (width, _) = area.estimate_text_size(words, &text.style())?;
     Ok(width.cast_signed())
+}
+
+/// Writes a line no longer than `room`, smaller if it has to be.
+pub(super) fn write_within(
+    area: &Area<'_>,
+    words: &str,
+    place: (i32, i32),
+    room: i32,
+    mut text: Text,
+) -> Result<()> {
+    while text.size > SMALLEST && width(area, words, text)? > room {
+        text.size -= 1;
+    }
+    write(area, words, place, text)
 }
 
 /// Writes a line in the middle of a panel.
