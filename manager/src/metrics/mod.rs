@@ -1,6 +1,6 @@
 //! `/metrics`: a view of the [`Store`], made at each scrape. Counters and times are the shims' own, so
-//! nothing is counted twice, a manager that starts anew has all of it, and nothing is left of a pod that
-//! is gone.
+//! nothing is counted twice, a manager that starts anew has all of it of containers that are there, and nothing
+//! is left of a pod that is gone.
 
 mod families;
 mod labels;
@@ -71,11 +71,12 @@ struct View {
 impl Collector for View {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let store = self.store.borrow();
-        let containers = store.containers();
+        let (containers, counted) = (store.containers(), store.counted());
+        let counted: Vec<_> = counted.iter().collect();
         let self_test = self.self_test.borrow();
         families::node(&mut encoder, &store, &containers, self_test.as_ref())?;
-        families::sleeps(&mut encoder, &containers)?;
-        families::wakes(&mut encoder, &containers)?;
+        families::sleeps(&mut encoder, &counted)?;
+        families::wakes(&mut encoder, &counted)?;
         families::now(&mut encoder, &containers)
     }
 }

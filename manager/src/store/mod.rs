@@ -1,8 +1,11 @@
-//! What all shims of the node have told last. Nothing is derived here and nothing else is kept.
+//! What all shims of the node have told last, and what those containers had counted that are gone while their
+//! pod's shim is not: a container that could not be restored is removed at once, and its failure must be seen.
 //!
 //! ```text
 //!   folder, shims --Report--> Store (one owner, `shims`) --watch--> metrics, health, kube
 //! ```
+
+mod sum;
 
 use std::collections::BTreeMap;
 
@@ -24,6 +27,8 @@ pub enum Report {
 pub struct Shim {
     /// What it has told last, without the pod's own container.
     pub containers: Vec<Container>,
+    /// Containers that it has told of before, one of each name, with the counts of all of that name.
+    gone: BTreeMap<String, Container>,
     /// Why it does not answer.
     pub silent: Option<String>,
     /// The store's [`Store::revision`] when this was changed last.
@@ -48,11 +53,9 @@ impl Store {
                 let new =
                     shim.revision == 0 || shim.silent.is_some() || shim.containers != containers;
                 if new {
-                    *shim = Shim {
-                        containers,
-                        silent: None,
-                        revision,
-                    };
+                    shim.replace(containers);
+                    shim.silent = None;
+                    shim.revision = revision;
                 }
                 new
             }
@@ -89,6 +92,20 @@ impl Store {
         newest(self.answered())
     }
 
+    /// What has been counted of the containers of the shims that answer, by name: of all that had it.
+    pub fn counted(&self) -> Vec<Container> {
+        let mut counted: BTreeMap<_, Container> = BTreeMap::new();
+        let answering = self.shims.values().filter(|shim| shim.silent.is_none());
+        for one in answering.flat_map(|shim| shim.gone.values().chain(&shim.containers)) {
+            let name = (&one.pod_namespace, &one.pod_name, &one.name);
+            match counted.get_mut(&name) {
+                Some(known) => sum::add(known, one),
+                None => drop(counted.insert(name, one.clone())),
+            }
+        }
+        counted.into_values().collect()
+    }
+
     /// Those of one pod.
     pub fn pod(&self, uid: &str) -> Vec<&Container> {
         newest(self.answered().filter(|one| one.pod_uid == uid))
@@ -97,6 +114,21 @@ impl Store {
     fn answered(&self) -> impl Iterator<Item = &Container> {
         let answering = self.shims.values().filter(|shim| shim.silent.is_none());
         answering.flat_map(|shim| &shim.containers)
+    }
+}
+
+impl Shim {
+    /// Takes these for its containers, and keeps what those had counted that are not among them.
+    fn replace(&mut self, containers: Vec<Container>) {
+        for old in std::mem::replace(&mut self.containers, containers) {
+            if self.containers.iter().any(|one| one.id == old.id) {
+                continue;
+            }
+            match self.gone.get_mut(&old.name) {
+                Some(known) => sum::add(known, &old),
+                None => drop(self.gone.insert(old.name.clone(), old)),
+            }
+        }
     }
 }
 
@@ -122,6 +154,8 @@ fn without_sandbox(group: &str, containers: Vec<Container>) -> Vec<Container> {
 
 #[cfg(test)]
 mod tests {
+    use podmotion_proto::shim::v1::{Tallies, WakeTally};
+
     use super::*;
 
     fn container(id: &str, uid: &str, state: &str) -> Container {
@@ -205,6 +239,37 @@ mod tests {
         assert!(store.take_in(Report::Gone("a".into())));
         assert!(!store.take_in(Report::Gone("a".into())));
         assert_eq!(store.shims().count(), 0);
+    }
+
+    #[test]
+    fn what_a_container_has_counted_outlives_it_and_never_shrinks() {
+        let with = |id: &str, failed| Container {
+            name: "web".into(),
+            tallies: Some(Tallies {
+                wakes: vec![WakeTally {
+                    depth: "deep".into(),
+                    failed,
+                    ..Default::default()
+                }],
+                ..Default::default()
+            })
+            .into(),
+            ..container(id, "u", "running")
+        };
+        let mut store = Store::default();
+        let mut counts = |containers: &[Container]| {
+            store.take_in(told("a", containers));
+            let counted = store.counted();
+            let wakes = counted.iter().flat_map(|one| &one.tallies.wakes);
+            wakes.map(|tally| tally.failed).collect::<Vec<_>>()
+        };
+        assert_eq!(counts(&[with("one", 1)]), [1]);
+        assert_eq!(counts(&[]), [1]);
+        assert_eq!(counts(&[with("two", 0)]), [1]);
+        assert_eq!(counts(&[with("two", 2), with("three", 0)]), [3]);
+        assert_eq!(counts(&[with("three", 1)]), [4]);
+        store.take_in(Report::Gone("a".into()));
+        assert!(store.counted().is_empty());
     }
 
     #[test]
