@@ -131,14 +131,15 @@ fn jobs(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Job>>> {
     }
     let of = |filter: &[&str]| of_integration(&[&suite[..], &["--"], filter].concat());
     groups.extend([
-        // A virtual machine needs all there is, and leaves something to one who takes only what is left.
-        vec![of(&["vm::"]), Job::Compile(Arch::foreign()?)],
+        // A virtual machine needs a processor.
+        vec![of(&["vm::core"]), of(&["vm::", "--skip", "vm::core"])],
         // A soak looks at how long things take.
         vec![of(&["kube::soak"])],
-        // Most of the time they wait for something.
+        // Most of the time they wait for something, and leave that to one who takes only what is left.
         vec![
             of(&["--skip", "kube::", "--skip", "vm::"]),
             of(&["kube::", "--skip", "kube::soak"]),
+            Job::Compile(Arch::foreign()?),
         ],
     ]);
     Ok(groups)
