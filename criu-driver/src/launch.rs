@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -75,6 +76,16 @@ pub(crate) struct Process {
 
 const CACHE_NAME: &str = "criu.kdat";
 
+/// Held from a start of CRIU until there is a descriptor for its process.
+static STARTS: Mutex<()> = Mutex::new(());
+
+/// Has no CRIU be started until the result is dropped. Whoever takes the exit statuses of all children of this
+/// process holds it meanwhile: the pid of a CRIU that ends at once would be nobody's, or another's, before a
+/// descriptor for it can be had. A start takes about a millisecond of it.
+pub fn hold_starts() -> MutexGuard<'static, ()> {
+    STARTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Launch<'_> {
     pub(crate) fn start(self) -> Result<Process, Error> {
         fs::metadata(self.binary).map_err(|source| Error::MissingBinary {
@@ -89,7 +100,7 @@ impl Launch<'_> {
         let stderr = rustix::fs::memfd_create("criu-stderr", MemfdFlags::CLOEXEC)
             .map_err(|e| failed("make a file for its standard error")(e.into()))?;
         let copy = stderr.try_clone().map_err(failed("copy a descriptor"))?;
-        let pid = thread::scope(|scope| {
+        let (pid, pidfd) = thread::scope(|scope| {
             let spawner = thread::Builder::new()
                 .name("criu-spawn".to_owned())
                 .spawn_scoped(scope, move || self.spawn(copy))
@@ -99,12 +110,11 @@ impl Launch<'_> {
                 .unwrap_or_else(|_| Err(("execute", io::ErrorKind::NotFound.into())))
                 .map_err(|(step, source)| failed(step)(source))
         })?;
-        let pidfd = pidfd(pid).map_err(failed("open a descriptor for its process"))?;
         Ok(Process { pid, pidfd, stderr })
     }
 
     /// Runs on the thread that is given up afterwards.
-    fn spawn(self, stderr: OwnedFd) -> Result<i32, (&'static str, io::Error)> {
+    fn spawn(self, stderr: OwnedFd) -> Result<(i32, OwnedFd), (&'static str, io::Error)> {
         if !self.mounts.is_empty() {
             make_mounts(self.mounts, self.binary).map_err(|e| ("prepare its mounts", e))?;
         }
@@ -141,8 +151,11 @@ impl Launch<'_> {
         command
             .fd_mappings(mappings)
             .map_err(|e| ("map descriptors", io::Error::other(e)))?;
+        let _known = hold_starts();
         let child = command.spawn().map_err(|e| ("execute", e))?;
-        i32::try_from(child.id()).map_err(|e| ("execute", io::Error::other(e)))
+        let pid = i32::try_from(child.id()).map_err(|e| ("execute", io::Error::other(e)))?;
+        let pidfd = pidfd(pid).map_err(|e| ("open a descriptor for its process", e))?;
+        Ok((pid, pidfd))
     }
 }
 

@@ -43,6 +43,7 @@ pub use criu::{Criu, Features, LogLevel, Version};
 pub use dump::{Absent, DumpControl, DumpFailure, DumpReport, DumpRequest, Tasks, Veto, Written};
 pub use error::Error;
 pub use freezer::Freezer;
+pub use launch::hold_starts;
 pub use lazy::{Fill, FillFailure};
 pub use restore::{RestoreFailure, RestoreReport, RestoreRequest, Restored};
 pub use subject::{ExternalMount, InheritedPipe, Namespace, Source, Subject};

@@ -126,6 +126,7 @@ impl Reaper {
     }
 
     fn collect(&self) {
+        let _starts = podmotion_criu_driver::hold_starts();
         loop {
             match look_at_child(None) {
                 Ok(Some(Look::Ended(pid, status))) => self.take(pid, status),

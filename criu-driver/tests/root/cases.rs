@@ -38,6 +38,10 @@ pub fn all() -> Vec<Case> {
         ("a_lazy_restore_fills_all_memory", lazy),
         ("a_killed_lazy_daemon_never_shows_zeros", killed_daemon),
         ("version_features_and_check", questions),
+        (
+            "a_criu_that_ends_at_once_says_so_itself",
+            crate::reaped::criu_that_ends_at_once_says_so_itself,
+        ),
         ("speed", speed),
     ]
 }

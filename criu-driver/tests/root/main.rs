@@ -2,6 +2,7 @@
 
 mod cases;
 mod container;
+mod reaped;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
