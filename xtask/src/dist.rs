@@ -83,21 +83,20 @@ pub fn build(arch: Arch) -> Result<PathBuf> {
     Ok(dist)
 }
 
-/// Whether the programs compile for `arch`: types of the C library differ between architectures. It takes only the
-/// time and the files that nobody else wants meanwhile.
+/// Whether the programs compile for `arch`: types of the C library differ between architectures.
 ///
 /// # Errors
 /// When they do not.
 pub fn check(arch: Arch) -> Result<()> {
     setup::ensure(&[setup::CROSS])?;
-    let mut check = process::command("nice");
-    check
-        .current_dir(crate::project_root())
-        .args(["-n", "19"])
-        .arg(process::cargo())
-        .args(["check", "--quiet", "--locked", "--target", arch.triple()])
-        .arg("--target-dir")
-        .arg(target_dir()?.join("check"));
+    let mut check = process::command(process::cargo());
+    check.current_dir(crate::project_root()).args([
+        "check",
+        "--quiet",
+        "--locked",
+        "--target",
+        arch.triple(),
+    ]);
     for (package, _) in PROGRAMS {
         check.args(["--package", package]);
     }

@@ -135,12 +135,12 @@ fn jobs(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Job>>> {
         vec![of(&["vm::core"]), of(&["vm::", "--skip", "vm::core"])],
         // A soak looks at how long things take.
         vec![of(&["kube::soak"])],
-        // Most of the time they wait for something, and leave that to one who takes only what is left.
+        // Most of the time they wait for something.
         vec![
             of(&["--skip", "kube::", "--skip", "vm::"]),
             of(&["kube::", "--skip", "kube::soak"]),
-            Job::Compile(Arch::foreign()?),
         ],
+        vec![Job::Compile(Arch::foreign()?)],
     ]);
     Ok(groups)
 }
