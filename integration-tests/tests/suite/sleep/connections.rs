@@ -211,7 +211,12 @@ fn client_that_gives_up(node: &Node, _: Runtime) -> Result<()> {
     let number = visit(address)?;
     ensure!(number == 3 || number == 4, "{number} requests were counted");
     container.sleep()?;
-    ensure!(visit(address)? == number + 1);
+    // The request that was given up may be read only now, as one of an ended connection.
+    let last = visit(address)?;
+    ensure!(
+        last == number + 1 || (number, last) == (3, 5),
+        "{number}, then {last}"
+    );
     Ok(())
 }
 
