@@ -63,8 +63,7 @@ async fn run(args: Args) -> Result<()> {
     if args.give_back {
         return give_back(args).await;
     }
-    let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+    let told_to_end = told_to_end()?;
     let folder = Folder::make(&args.shims)?;
     let listener = http::listen(args.metrics_address).await?;
 
@@ -120,8 +119,7 @@ async fn run(args: Args) -> Result<()> {
         result = node::follow(places, tested) => result?,
         result = serve(args.server, server) => result?,
         () = shown(show) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = told_to_end => {}
     }
     drop(end);
     served.await.context("serve")?.context("serve")
@@ -135,23 +133,33 @@ async fn serve(args: server::Args, settings: server::Settings) -> Result<()> {
     server::run(args, settings).await.context("node server")
 }
 
-/// Gives pods back what is theirs, and waits to be ended.
-async fn give_back(args: Args) -> Result<()> {
+/// Comes to its end with SIGTERM or SIGINT, from now on.
+fn told_to_end() -> Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Gives pods back what is theirs, and waits to be ended.
+async fn give_back(args: Args) -> Result<()> {
+    let told_to_end = told_to_end()?;
     let listener = http::listen(args.metrics_address).await?;
     let (health, healthy) = watch::channel(health::Cluster::Waiting);
     let client = cluster::client(&args).await?.context("no API server")?;
     let node = args.node_name.unwrap_or_default();
     let left = async {
         cluster::leave(&client, &node, &args.runtime_class, &health).await;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         result = http::serve(listener, None, healthy, std::future::pending()) => result.context("serve"),
         () = left => Ok(()),
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        () = told_to_end => Ok(()),
     }
 }
 

@@ -5,23 +5,22 @@
 
 use std::path::{Path, PathBuf};
 
+use super::runtime::SHIM;
 use super::tree::Tree;
 
 /// The plugin that makes the folder (`services/opt`), and where it does unless told otherwise.
 const PLUGIN: &str = "io.containerd.internal.v1.opt";
 const FOLDER: &str = "/opt/containerd";
 
-/// What it calls the shim of `io.containerd.podmotion.v1`.
-const SHIM: &str = "containerd-shim-podmotion-v1";
-
 /// The link that containerd of this version finds the shim by, and where that leads; `None` for one that needs
 /// none.
 pub fn link(version: &str, tree: &Tree) -> Option<(PathBuf, PathBuf)> {
     let version = version.trim_start_matches('v');
     version.starts_with("1.6.").then(|| {
-        let folder = tree.setting(PLUGIN, "path").unwrap_or(FOLDER);
-        let shim = Path::new(crate::plan::FOLDER).join("bin").join(SHIM);
-        (Path::new(folder).join("bin").join(SHIM), shim)
+        let folder = Path::new(tree.setting(PLUGIN, "path").unwrap_or(FOLDER));
+        let shim = Path::new(SHIM);
+        let name = shim.file_name().unwrap_or_default();
+        (folder.join("bin").join(name), shim.to_owned())
     })
 }
 

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::edge::{self, EdgeError};
 use super::pods;
 use super::requests::{self, OriginalsError};
-use super::step::{Step, labels_of, shows_any};
+use super::step::{Step, condition_of, labels_of};
 use crate::chain::Chain;
 use crate::health::Cluster as Health;
 
@@ -60,16 +60,16 @@ async fn pass(client: &Client, node: &str, class: &str) -> Result<(), LeaveError
 
 /// What is next to be given back; `None` where there is nothing of ours.
 fn next(pod: &Pod) -> Result<Option<Step>, OriginalsError> {
-    let lowered = requests::lowered(pod)?;
+    let noted = requests::originals(pod)?;
+    let lowered = requests::lowered(pod, &noted);
     if !lowered.is_empty() {
         return Ok(Some(Step::Restore(lowered)));
     }
-    let noted = !requests::originals(pod)?.is_empty();
-    Ok(if noted || !labels_of(pod).is_empty() {
+    Ok(if !noted.is_empty() || !labels_of(pod).is_empty() {
         let (labels, originals) = Default::default();
         Some(Step::Metadata { labels, originals })
     } else {
-        shows_any(pod).then_some(Step::Condition(None))
+        condition_of(pod).map(|_| Step::Condition(None))
     })
 }
 

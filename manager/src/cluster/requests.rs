@@ -57,23 +57,29 @@ pub fn originals(pod: &Pod) -> Result<Requests, OriginalsError> {
     })
 }
 
-/// Requests that are lowered, as they were. What somebody else has set meanwhile is not among them.
-///
-/// # Errors
-/// When the annotation cannot be read.
-pub fn lowered(pod: &Pod) -> Result<Requests, OriginalsError> {
-    let mut lowered = originals(pod)?;
-    for (name, resources) in &mut lowered {
-        let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-        let spec = containers.into_iter().find(|spec| spec.name == *name);
-        resources.retain(|resource, _| {
-            let floor = LOWERED.iter().find(|(known, _)| known == resource);
-            let current = spec.and_then(|spec| request(spec, resource));
-            floor.is_some_and(|(_, floor)| current == Some(floor))
-        });
+/// Requests that are lowered, as they are `noted`. What somebody else has set meanwhile is not among them.
+pub fn lowered(pod: &Pod, noted: &Requests) -> Requests {
+    let mut lowered = Requests::new();
+    for spec in pod.spec.iter().flat_map(|spec| &spec.containers) {
+        for (resource, floor) in LOWERED {
+            if let Some(original) = original(spec, noted.get(&spec.name), resource, floor) {
+                let of_container = lowered.entry(spec.name.clone()).or_default();
+                of_container.insert(resource.to_owned(), original.to_owned());
+            }
+        }
     }
-    lowered.retain(|_, resources| !resources.is_empty());
-    Ok(lowered)
+    lowered
+}
+
+/// What a request was before it was lowered to `floor`, if it is, as it is `noted` of its container.
+fn original<'a>(
+    spec: &Spec,
+    noted: Option<&'a BTreeMap<String, String>>,
+    resource: &str,
+    floor: &str,
+) -> Option<&'a str> {
+    let original = noted?.get(resource)?;
+    (request(spec, resource) == Some(floor)).then_some(original)
 }
 
 /// Why nothing of this pod can be lowered.
@@ -118,10 +124,7 @@ pub fn plan(pod: &Pod, containers: &[&Container], lower: bool) -> Result<Plan, O
             let Some(current) = request(spec, resource) else {
                 continue;
             };
-            let original = known
-                .and_then(|known| known.get(resource))
-                .filter(|_| current == floor);
-            let (to, value) = match original {
+            let (to, value) = match original(spec, known, resource, floor) {
                 Some(original) if asleep => {
                     // Lowered already.
                     plan.note(&spec.name, resource, original);
@@ -129,7 +132,7 @@ pub fn plan(pod: &Pod, containers: &[&Container], lower: bool) -> Result<Plan, O
                 }
                 Some(original) => {
                     plan.note(&spec.name, resource, original);
-                    (&mut plan.restore, original.as_str())
+                    (&mut plan.restore, original)
                 }
                 None if asleep && resizable(spec, resource) && exceeds(current, floor) => {
                     plan.note(&spec.name, resource, current);

@@ -77,26 +77,19 @@ pub fn labels_of(pod: &Pod) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Whether the pod has our condition, whatever it says.
-pub fn shows_any(pod: &Pod) -> bool {
-    let mut conditions = pod
-        .status
-        .iter()
-        .flat_map(|status| &status.conditions)
-        .flatten();
-    conditions.any(|one| one.type_ == ASLEEP)
+/// Our condition, if the pod has it.
+pub fn condition_of(pod: &Pod) -> Option<&PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|one| one.type_ == ASLEEP)
 }
 
 /// Whether the pod has this condition. Its time is that of the last change of its status.
 fn shows(pod: &Pod, wanted: &Condition) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| &status.conditions);
-    let same = |one: &PodCondition| {
-        one.type_ == ASLEEP
-            && one.status == wanted.status
+    condition_of(pod).is_some_and(|one| {
+        one.status == wanted.status
             && one.reason.as_deref() == Some(wanted.reason)
             && one.message.as_deref() == Some(&wanted.message)
-    };
-    conditions.flatten().any(same)
+    })
 }
 
 #[cfg(test)]

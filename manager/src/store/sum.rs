@@ -6,28 +6,32 @@ use podmotion_proto::shim::v1::{Container, Histogram, SleepTally, WakeTally};
 pub fn add(container: &mut Container, other: &Container) {
     container.counters.mut_or_insert_default().cold_starts += other.counters.cold_starts;
     let tallies = container.tallies.mut_or_insert_default();
-    for tally in &other.tallies.sleeps {
-        match tallies
-            .sleeps
-            .iter_mut()
-            .find(|one| one.depth == tally.depth)
-        {
-            Some(known) => add_sleeps(known, tally),
-            None => tallies.sleeps.push(tally.clone()),
+    let more = &other.tallies;
+    merge(
+        &mut tallies.sleeps,
+        &more.sleeps,
+        |one| &one.depth,
+        add_sleeps,
+    );
+    merge(&mut tallies.wakes, &more.wakes, |one| &one.depth, add_wakes);
+    add_times(
+        tallies.first_packet_held.mut_or_insert_default(),
+        more.first_packet_held.get_or_default(),
+    );
+}
+
+/// Adds each of `more` to the one of its depth.
+fn merge<T: Clone>(
+    tallies: &mut Vec<T>,
+    more: &[T],
+    depth: fn(&T) -> &String,
+    add: fn(&mut T, &T),
+) {
+    for tally in more {
+        match tallies.iter_mut().find(|one| depth(one) == depth(tally)) {
+            Some(known) => add(known, tally),
+            None => tallies.push(tally.clone()),
         }
-    }
-    for tally in &other.tallies.wakes {
-        match tallies
-            .wakes
-            .iter_mut()
-            .find(|one| one.depth == tally.depth)
-        {
-            Some(known) => add_wakes(known, tally),
-            None => tallies.wakes.push(tally.clone()),
-        }
-    }
-    if let Some(held) = other.tallies.first_packet_held.as_ref() {
-        add_times(tallies.first_packet_held.mut_or_insert_default(), held);
     }
 }
 
@@ -35,9 +39,10 @@ fn add_sleeps(known: &mut SleepTally, more: &SleepTally) {
     known.succeeded += more.succeeded;
     known.aborted += more.aborted;
     known.failed += more.failed;
-    if let Some(took) = more.took.as_ref() {
-        add_times(known.took.mut_or_insert_default(), took);
-    }
+    add_times(
+        known.took.mut_or_insert_default(),
+        more.took.get_or_default(),
+    );
 }
 
 fn add_wakes(known: &mut WakeTally, more: &WakeTally) {
@@ -45,9 +50,10 @@ fn add_wakes(known: &mut WakeTally, more: &WakeTally) {
     known.failed += more.failed;
     known.lazy_succeeded += more.lazy_succeeded;
     known.lazy_failed += more.lazy_failed;
-    if let Some(took) = more.took.as_ref() {
-        add_times(known.took.mut_or_insert_default(), took);
-    }
+    add_times(
+        known.took.mut_or_insert_default(),
+        more.took.get_or_default(),
+    );
 }
 
 /// Shims of one version have the same bounds. Others' times would be wrong: they are left out.
