@@ -42,14 +42,6 @@ struct Tally {
     failed: u64,
 }
 
-/// Something to do that has tests in it.
-enum Job {
-    /// Tests, as cargo runs them.
-    Tests(Command),
-    /// Compile for this one: one test.
-    Compile(Arch),
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -64,12 +56,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(Product { programs, images })
     };
     let mut tally = Tally::default();
-    for group in jobs(args, product.as_ref())? {
+    for group in commands(args, product.as_ref())? {
         tally.add(count_all(group)?);
     }
-    // Its programs take as long to build as all tests take.
-    if args.soak && args.only.is_none() {
-        tally.add(single("arm64", || arm64::run(&arm64::Args::default())));
+    if product.is_some() && args.only.is_none() {
+        let foreign = Arch::foreign()?;
+        tally.add(single(&format!("compile for {}", foreign.name()), || {
+            dist::check(foreign)
+        }));
+        // Its programs take as long to build as all tests take.
+        if args.soak {
+            tally.add(single("arm64", || arm64::run(&arm64::Args::default())));
+        }
     }
     ensure!(
         tally != Tally::default(),
@@ -104,9 +102,9 @@ fn single(name: &str, body: impl FnOnce() -> Result<()>) -> Tally {
 
 /// What is run one after the other, and of each what is run at the same time. `product` is what is under
 /// test, none for the fast tests.
-fn jobs(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Job>>> {
+fn commands(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Command>>> {
     let cache = Cache::from_env()?;
-    let tests = |targets: &[&str]| Job::Tests(command(args, product, &cache, targets));
+    let tests = |targets: &[&str]| command(args, product, &cache, targets);
     // With one set of features they are compiled once.
     let integration = ["--package", INTEGRATION, "--features", "plot"];
     let of_integration = |targets: &[&str]| tests(&[&integration[..], targets].concat());
@@ -140,7 +138,6 @@ fn jobs(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Job>>> {
             of(&["--skip", "kube::", "--skip", "vm::"]),
             of(&["kube::", "--skip", "kube::soak"]),
         ],
-        vec![Job::Compile(Arch::foreign()?)],
     ]);
     Ok(groups)
 }
@@ -168,12 +165,12 @@ fn command(args: &Args, product: Option<&Product>, cache: &Cache, targets: &[&st
     command
 }
 
-/// Runs `jobs` at the same time.
-fn count_all(jobs: Vec<Job>) -> Result<Tally> {
+/// Runs `commands` at the same time.
+fn count_all(commands: Vec<Command>) -> Result<Tally> {
     let counted: Vec<Result<Tally>> = thread::scope(|scope| {
-        let running: Vec<_> = jobs
+        let running: Vec<_> = commands
             .into_iter()
-            .map(|job| scope.spawn(move || job.run()))
+            .map(|mut command| scope.spawn(move || count(&mut command)))
             .collect();
         let ended = running.into_iter().map(|one| match one.join() {
             Ok(counted) => counted,
@@ -186,17 +183,6 @@ fn count_all(jobs: Vec<Job>) -> Result<Tally> {
         tally.add(one?);
     }
     Ok(tally)
-}
-
-impl Job {
-    fn run(self) -> Result<Tally> {
-        match self {
-            Self::Tests(mut command) => count(&mut command),
-            Self::Compile(arch) => Ok(single(&format!("compile for {}", arch.name()), || {
-                dist::check(arch)
-            })),
-        }
-    }
 }
 
 /// Runs `command`, repeats its output as it comes and counts its tests.
@@ -289,11 +275,8 @@ mod tests {
                 soak,
                 only: None,
             };
-            let all = jobs(&args, Some(&product)).expect("jobs");
-            for job in all.into_iter().flatten() {
-                let Job::Tests(command) = job else {
-                    continue;
-                };
+            let all = commands(&args, Some(&product)).expect("commands");
+            for command in all.into_iter().flatten() {
                 let set = command.get_envs().any(|(name, value)| {
                     name == "PODMOTION_SOAK" && value.is_some_and(|value| value == "1")
                 });

@@ -66,6 +66,12 @@ fn helm(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
     finished(&mut command)
 }
 
+/// The chart as it is now, with these arguments of helm beside its place.
+fn upgrade(cluster: &Cluster, more: &[&str]) -> Result<String> {
+    let upgrade = ["upgrade", RELEASE, "chart", "--namespace", NAMESPACE];
+    helm(cluster, &[&upgrade, more].concat())
+}
+
 /// Runs it to its end; its output. What it says when it fails is the error.
 fn finished(command: &mut Command) -> Result<String> {
     let output = output(command)?;
@@ -92,17 +98,8 @@ impl<'a> Installed<'a> {
     /// With these arguments of helm, its values.
     fn with(cluster: &'a Cluster, values: &[&str]) -> Result<Self> {
         let guard = Self(cluster);
-        let install = [
-            "upgrade",
-            "--install",
-            RELEASE,
-            "chart",
-            "--namespace",
-            NAMESPACE,
-            "--create-namespace",
-            "--wait",
-        ];
-        let said = helm(cluster, &[&install, values].concat())?;
+        let install = ["--install", "--create-namespace", "--wait"];
+        let said = upgrade(cluster, &[&install, values].concat())?;
         ensure!(
             said.contains("kubectl label nodes NODE komodor.com/podmotion-node=true"),
             "the next command is missing: {said}"

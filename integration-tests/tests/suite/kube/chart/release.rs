@@ -7,7 +7,7 @@ use serde_json::json;
 use super::rights::{deed, may};
 use super::{
     ACCOUNT, DAEMONSET, Installed, MIGRATIONS, NAMESPACE, RELEASE, daemonset, gone, helm, is_there,
-    rolled_out, runtimeclass,
+    rolled_out, runtimeclass, upgrade,
 };
 
 pub(super) fn comes_and_goes_as_its_readme_says(cluster: &Cluster) -> Result<()> {
@@ -24,31 +24,10 @@ pub(super) fn comes_and_goes_as_its_readme_says(cluster: &Cluster) -> Result<()>
         .run(&["get", "migrations", "--all-namespaces"])?;
     // Once more is no change.
     let before = set["metadata"]["generation"].clone();
-    helm(
-        cluster,
-        &[
-            "upgrade",
-            "--install",
-            RELEASE,
-            "chart",
-            "--namespace",
-            NAMESPACE,
-        ],
-    )?;
+    upgrade(cluster, &["--install"])?;
     ensure!(daemonset(cluster)?["metadata"]["generation"] == before);
 
-    let said = helm(
-        cluster,
-        &[
-            "upgrade",
-            RELEASE,
-            "chart",
-            "--namespace",
-            NAMESPACE,
-            "--set",
-            "uninstall.enabled=true",
-        ],
-    )?;
+    let said = upgrade(cluster, &["--set", "uninstall.enabled=true"])?;
     ensure!(
         said.contains("helm uninstall komodor-podmotion --namespace"),
         "{said}"

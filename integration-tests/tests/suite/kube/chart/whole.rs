@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use podmotion_integration_tests::{
     Client, Cluster, Image, KubePod, Node, PATIENCE, Runtime, Scrape, Sleeper, Status,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::{DAEMONSET, Installed, NAMESPACE, RELEASE, gone, helm, is_there, rolled_out};
+use super::{DAEMONSET, Installed, NAMESPACE, gone, is_there, rolled_out, upgrade};
 use crate::images;
 use crate::install::node::{RESTART, dump, files, same};
 use crate::kube::counter::{PORT, count, start};
@@ -28,6 +28,7 @@ pub(super) fn a_node_gets_it_and_is_given_back(cluster: &Cluster) -> Result<()> 
     let _guard = Guard(cluster);
     let way = Way { cluster, node };
     let values = way.values()?;
+    let values = ["--values", &values];
     let (before, (_, settings)) = (files(node)?, dump(node)?);
 
     // The class is the installer's here.
@@ -74,7 +75,7 @@ pub(super) fn a_node_gets_it_and_is_given_back(cluster: &Cluster) -> Result<()> 
         ],
     ]
     .concat();
-    way.upgrade(&more)?;
+    upgrade(cluster, &more)?;
     let said = way.installer_ends("upgrade")?;
     ensure!(!said.contains(RESTART), "containerd was restarted: {said}");
     rolled_out(cluster)?;
@@ -132,7 +133,7 @@ pub(super) fn a_node_gets_it_and_is_given_back(cluster: &Cluster) -> Result<()> 
 
     requested("1m")?;
     let off = [&values[..], &["--set", "uninstall.enabled=true"]].concat();
-    way.upgrade(&off)?;
+    upgrade(cluster, &off)?;
     let said = way.installer_ends("uninstall")?;
     ensure!(said.contains(": awake"), "{said}");
     rolled_out(cluster)?;
@@ -193,8 +194,8 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
-    /// Helm's arguments that make the chart fit this node, which has no registry and no systemd.
-    fn values(&self) -> Result<Vec<&'static str>> {
+    /// A file with values that make the chart fit this node, which has no registry and no systemd.
+    fn values(&self) -> Result<String> {
         let mut values = json!({
             "installer": {"restart": "never"},
             "manager": {"containerdSocket": self.node.socket()},
@@ -213,13 +214,7 @@ impl Way<'_> {
         }
         let path = self.node.folder().join("values.json");
         std::fs::write(&path, values.to_string()).context("write the chart's values")?;
-        let path: &'static str = Box::leak(path.display().to_string().into_boxed_str());
-        Ok(vec!["--values", path])
-    }
-
-    fn upgrade(&self, values: &[&str]) -> Result<()> {
-        let upgrade = ["upgrade", RELEASE, "chart", "--namespace", NAMESPACE];
-        helm(self.cluster, &[&upgrade, values].concat()).map(drop)
+        Ok(path.display().to_string())
     }
 
     /// The newest of its pods on the node, once that is not on its way out.
@@ -289,20 +284,12 @@ impl Way<'_> {
     }
 
     fn has_no_taint(&self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        until(|| {
             let node = self.cluster.kubectl().get(&[&format!("node/{NODE}")])?;
             let mut taints = node["spec"]["taints"].as_array().into_iter().flatten();
-            if !taints.any(|taint| taint["key"] == TAINT) {
-                return Ok(());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "the taint stays: {}",
-                node["spec"]
-            );
-            thread::sleep(Duration::from_millis(100));
-        }
+            let stays = taints.any(|taint| taint["key"] == TAINT);
+            Ok(stays.then(|| anyhow!("the taint stays: {}", node["spec"])))
+        })
     }
 
     /// Waits until the manager's figures of the pod are those that its shim tells.
@@ -312,17 +299,8 @@ impl Way<'_> {
             ("pod", pod.name()),
             ("container", "app"),
         ];
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let different = self
-                .scrape()
-                .and_then(|seen| agree(&seen, &labels, &sleeper.status()?));
-            let Err(error) = different else {
-                return Ok(());
-            };
-            ensure!(Instant::now() < deadline, "{error:#}");
-            thread::sleep(Duration::from_millis(100));
-        }
+        let differ = || agree(&self.scrape()?, &labels, &sleeper.status()?);
+        until(|| Ok(differ().err()))
     }
 
     fn scrape(&self) -> Result<Scrape> {
@@ -345,17 +323,15 @@ impl Way<'_> {
         let kernel = report["kernel"].take();
         report["kernel"] = json!("0.0.1");
         std::fs::write(&path, report.to_string()).context("write an old report")?;
-        let deadline = Instant::now() + PATIENCE;
         // It is replaced in one step.
-        loop {
+        until(|| {
             let now = read()?;
-            if now["kernel"] == kernel {
-                ensure!(now["passed"] == true, "{now:#}");
-                return Ok(());
+            if now["kernel"] != kernel {
+                return Ok(Some(anyhow!("still {now:#}")));
             }
-            ensure!(Instant::now() < deadline, "still {now:#}");
-            thread::sleep(Duration::from_millis(100));
-        }
+            ensure!(now["passed"] == true, "{now:#}");
+            Ok(None)
+        })
     }
 
     fn kill_manager(&self, manager: &Value) -> Result<()> {
@@ -369,6 +345,18 @@ impl Way<'_> {
         let pid = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
         let pid = pid.and_then(Pid::from_raw).with_context(|| tasks.clone())?;
         kill_process(pid, Signal::KILL).context("kill the manager")
+    }
+}
+
+/// Looks until nothing is missing any more: what is looked at does not tell of its changes.
+fn until(missing: impl Fn() -> Result<Option<Error>>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match missing()? {
+            None => return Ok(()),
+            Some(error) if Instant::now() >= deadline => return Err(error),
+            Some(_) => thread::sleep(Duration::from_millis(100)),
+        }
     }
 }
 
