@@ -349,7 +349,7 @@ fn a_profiler_waits_for_nothing(node: &Node, _: Runtime) -> Result<()> {
     container.sleep()?;
     let mut sampler = Builder::new(Software::CPU_CLOCK)
         .observe_pid(pid.as_raw())
-        .sample_period(10_000)
+        .sample_period(1_000_000)
         .sample(SampleFlag::STACK_USER)
         .sample_stack_user(8 << 10)
         .build()
