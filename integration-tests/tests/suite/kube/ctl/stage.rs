@@ -4,7 +4,7 @@
 //! the API server's proxy sends to that pod reaches the manager.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -13,6 +13,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{Cluster, PATIENCE, rss_anon_kib};
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 use super::rights::{
     account, account_name, binding, containers, give, token_of, token_rule, wait_allowed,
@@ -227,7 +228,7 @@ impl Drop for Stage<'_> {
     }
 }
 
-/// A file for who is a service account.
+/// A file for who is a service account. It is there at once, as a manager may be reading the last one.
 fn kubeconfig(cluster: &Cluster, folder: &Path, namespace: &str, account: &str) -> Result<PathBuf> {
     let kubectl = cluster.kubectl();
     let token = kubectl.run(&["create", "token", account, "--namespace", namespace])?;
@@ -235,7 +236,9 @@ fn kubeconfig(cluster: &Cluster, folder: &Path, namespace: &str, account: &str) 
     let mut config: Value = serde_json::from_str(&text).context("parse the kubeconfig")?;
     config["users"][0]["user"] = json!({"token": token.trim()});
     let path = folder.join(format!("{namespace}-{account}.kubeconfig"));
-    fs::write(&path, config.to_string()).context("write a kubeconfig")?;
+    let mut file = NamedTempFile::new_in(folder).context("make a kubeconfig")?;
+    write!(file, "{config}").context("write a kubeconfig")?;
+    file.persist(&path).context("name a kubeconfig")?;
     Ok(path)
 }
 
