@@ -6,7 +6,6 @@
 #![deny(unsafe_code)]
 
 mod args;
-mod chain;
 mod cluster;
 mod folder;
 mod health;

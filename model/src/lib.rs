@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod annotations;
+pub mod chain;
 pub mod config;
 pub mod docs;
 pub mod duration;

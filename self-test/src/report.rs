@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use podmotion_model::chain::Chain;
 pub(crate) use podmotion_proto::report::{SelfTest as Report, Step};
 use rustix::fs::{FlockOperation, flock};
 
@@ -133,7 +134,7 @@ impl Recorder {
         let result = step.await;
         let (result, detail) = match result {
             Ok((value, seen)) => (Ok(value), seen),
-            Err(error) => (Err(NotDone), chain(&error)),
+            Err(error) => (Err(NotDone), Chain(&error).to_string()),
         };
         if result.is_err() && self.error.is_none() {
             self.error = Some(format!("{name}: {detail}"));
@@ -160,21 +161,6 @@ impl Recorder {
             steps: self.steps,
         }
     }
-}
-
-/// An error and its causes, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 mod api;
 mod bootstrap;
 mod cgroup;
-mod chain;
 mod container;
 mod events;
 mod gate;

@@ -3,13 +3,13 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
+use podmotion_model::chain::Chain;
 use serde_json::{Value, json};
 
 use super::FIELD_MANAGER;
 use super::pods::trim;
 use super::requests::{ORIGINALS, Requests};
 use super::step::Step;
-use crate::chain::Chain;
 
 /// The API server has not done it.
 #[derive(Debug, thiserror::Error)]

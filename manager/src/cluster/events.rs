@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
+use podmotion_model::chain::Chain;
 use podmotion_proto::shim::v1::Container;
 use tokio::sync::watch;
 use tracing::warn;
 
 use super::FIELD_MANAGER;
 use super::notes::{Note, Seen, notes};
-use crate::chain::Chain;
 use crate::metrics::ApiErrors;
 use crate::store::Store;
 

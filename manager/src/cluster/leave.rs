@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, ResourceExt};
+use podmotion_model::chain::Chain;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -13,7 +14,6 @@ use super::edge::{self, EdgeError};
 use super::pods;
 use super::requests::{self, OriginalsError};
 use super::step::{Step, condition_of, labels_of};
-use crate::chain::Chain;
 use crate::health::Cluster as Health;
 
 /// After a failure, before the next try.

@@ -29,11 +29,11 @@ use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::watcher::Event;
 use kube::runtime::{Controller, WatchStreamExt, controller};
 use kube::{Client, ResourceExt};
+use podmotion_model::chain::Chain;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::args::Args;
-use crate::chain::Chain;
 use crate::health::Cluster as Health;
 use crate::metrics::ApiErrors;
 use crate::node::{NOT_READY, SelfTest, remove_taint};

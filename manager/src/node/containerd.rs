@@ -3,14 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use podmotion_model::chain::Chain;
 use tokio::time::timeout;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
-
-use crate::chain::Chain;
 
 /// containerd answers in milliseconds, or is just being started.
 const ANSWER: Duration = Duration::from_secs(10);

@@ -10,16 +10,13 @@ use podmotion_criu_driver::{
     Absent, Criu, DumpControl, DumpFailure, DumpReport, DumpRequest, Error, ExternalMount, Tasks,
     Veto, Written, connections, images,
 };
-use podmotion_model::{manifest::Platform, value::Share};
+use podmotion_model::{chain::Chain, manifest::Platform, value::Share};
 
 use super::{
     manifest, placeholder::PlaceholderError, quota, status::Identity, still::Target,
     trouble::Trouble,
 };
-use crate::{
-    chain::Chain,
-    gate::{Ends, Flow, Standstill},
-};
+use crate::gate::{Ends, Flow, Standstill};
 
 /// A container that sleeps deep.
 #[derive(Debug)]

@@ -15,9 +15,9 @@ use std::{
 };
 
 use podmotion_criu_driver::images;
+use podmotion_model::chain::Chain;
 
 use super::shared::{SharedError, failed, open};
-use crate::chain::Chain;
 
 /// Locked by all shims that live.
 const LOCK: &str = ".shims";

@@ -23,11 +23,10 @@ use std::{
 };
 
 use log::{debug, warn};
-use podmotion_model::config::NodeConfig;
+use podmotion_model::{chain::Chain, config::NodeConfig};
 use tokio::{io::Interest, sync::mpsc, task::JoinHandle};
 
 use super::Notice;
-use crate::chain::Chain;
 use crate::gate::{
     ContainerKey, Ends, Flow, Gate, GateError, Limits, NodeRules, PortFlags, ProbeTimes, Released,
     Standstill,

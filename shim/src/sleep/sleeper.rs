@@ -27,6 +27,7 @@ use std::{
 use log::{error, info, warn};
 use podmotion_criu_driver::{DumpControl, lazy::FillGuard};
 use podmotion_model::{
+    chain::Chain,
     idle::{AwakeReason, BackOff, CpuMeter, Deepened, OverQuota},
     lifecycle::{Depth, Effect, Event, Fill, Lifecycle, State, WakeCause},
     probe::{Book, Pending},
@@ -53,11 +54,8 @@ use super::{
     status::{Handle, Identity, Status},
 };
 use crate::container::guest::Lease;
+use crate::reaper::{Exit, Reaper};
 use crate::responder::Verdict;
-use crate::{
-    chain::Chain,
-    reaper::{Exit, Reaper},
-};
 
 /// After a wake or an exec, the time until the container is looked at again.
 const SETTLE: Duration = Duration::from_secs(1);

@@ -13,6 +13,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use podmotion_criu_driver::Freezer;
+use podmotion_model::chain::Chain;
 
 use super::{
     facts::Facts,
@@ -65,7 +66,7 @@ impl Target<'_> {
         if outcome.is_err()
             && let Err(error) = freezer.thaw()
         {
-            log::warn!("thaw {}: {}", self.facts.id, crate::chain::Chain(&error));
+            log::warn!("thaw {}: {}", self.facts.id, Chain(&error));
         }
         outcome
     }

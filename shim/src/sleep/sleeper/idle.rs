@@ -6,7 +6,6 @@ use podmotion_model::{
 };
 
 use super::*;
-use crate::chain::Chain;
 use crate::sleep::leftover::Note;
 use crate::sleep::look::{LookError, Looked, look};
 use crate::sleep::pod::{self, Probing};

@@ -1,9 +1,10 @@
-//! Errors as a person reads them: with all their causes.
+//! Errors as a person reads them: with all that is behind them, on one line.
 
-use std::{error::Error, fmt};
+use std::error::Error;
+use std::fmt;
 
-/// Shows an error and what caused it on one line. A cause whose text an outer error has already
-/// said is not said again.
+/// Shows an error and its causes. Libraries say the cause only there; what an outer error has said already is
+/// not said again.
 pub struct Chain<'a>(pub &'a dyn Error);
 
 impl fmt::Display for Chain<'_> {
@@ -15,7 +16,7 @@ impl fmt::Display for Chain<'_> {
             let text = cause.to_string();
             if !said.contains(&text) {
                 write!(f, ": {text}")?;
-                said = text;
+                said.push_str(&text);
             }
             next = cause.source();
         }
@@ -35,15 +36,20 @@ mod tests {
         Write(#[source] Box<Sample>),
         #[error("put it to sleep: {0}")]
         Outer(#[source] Box<Sample>),
+        #[error("write images/manifest.json")]
+        Same(#[source] Box<Sample>),
     }
 
     #[test]
     fn every_cause_is_said_once() {
-        let error = Sample::Outer(Sample::Write(Sample::Full.into()).into());
+        let said = |error: Sample| Chain(&error).to_string();
+        let write = |cause: Sample| Sample::Write(cause.into());
+        let whole = "put it to sleep: write images/manifest.json: no space left";
+        assert_eq!(said(Sample::Outer(write(Sample::Full).into())), whole);
         assert_eq!(
-            Chain(&error).to_string(),
-            "put it to sleep: write images/manifest.json: no space left"
+            said(Sample::Same(write(Sample::Full).into())),
+            "write images/manifest.json: no space left"
         );
-        assert_eq!(Chain(&Sample::Full).to_string(), "no space left");
+        assert_eq!(said(Sample::Full), "no space left");
     }
 }
