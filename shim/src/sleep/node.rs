@@ -53,7 +53,7 @@ pub struct Node {
     /// The containers.
     pub registry: Registry,
     claim: Mutex<Option<Claim>>,
-    criu: OnceLock<Criu>,
+    criu: Criu,
     platform: OnceLock<Platform>,
 }
 
@@ -62,12 +62,13 @@ impl Node {
     pub fn load() -> Result<Self, NodeError> {
         let path = std::env::var_os(CONFIG_VARIABLE)
             .map_or_else(|| PathBuf::from(config::PATH), PathBuf::from);
+        let config = read(&path)?;
         Ok(Self {
-            config: read(&path)?,
+            criu: criu(&config),
+            config,
             gates: PodGates::default(),
             registry: Registry::default(),
             claim: Mutex::new(None),
-            criu: OnceLock::new(),
             platform: OnceLock::new(),
         })
     }
@@ -87,15 +88,7 @@ impl Node {
 
     /// CRIU, which learns about the kernel at its first use.
     pub fn criu(&self) -> &Criu {
-        self.criu.get_or_init(|| {
-            let level = match self.config.criu.log_level.get() {
-                0 | 1 => LogLevel::Error,
-                2 => LogLevel::Warning,
-                3 => LogLevel::Info,
-                _ => LogLevel::Debug,
-            };
-            Criu::new(self.config.criu.binary.as_ref(), level)
-        })
+        &self.criu
     }
 
     /// The machine, once CRIU has answered on it; otherwise why it did not. Asked before the first
@@ -117,6 +110,25 @@ pub fn work_folder(config: &NodeConfig) -> PathBuf {
     sockets.parent().unwrap_or(sockets).join("work")
 }
 
+fn criu(config: &NodeConfig) -> Criu {
+    let level = match config.criu.log_level.get() {
+        0 | 1 => LogLevel::Error,
+        2 => LogLevel::Warning,
+        3 => LogLevel::Info,
+        _ => LogLevel::Debug,
+    };
+    Criu::new(own(config.criu.binary.as_ref()), level)
+}
+
+/// The program that is there now, wherever links lead later: an upgrade turns them, and what has been
+/// learned about one CRIU need not be true of another. What is not there is reported by who runs it.
+fn own(program: &Path) -> PathBuf {
+    match program.is_absolute() {
+        true => fs::canonicalize(program).unwrap_or_else(|_| program.to_owned()),
+        false => program.to_owned(),
+    }
+}
+
 fn read(path: &Path) -> Result<NodeConfig, NodeError> {
     match fs::read_to_string(path) {
         Ok(text) => NodeConfig::from_toml(&text).map_err(|source| NodeError::Config {
@@ -128,5 +140,30 @@ fn read(path: &Path) -> Result<NodeConfig, NodeError> {
             path: path.to_owned(),
             source,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn an_upgrade_does_not_give_a_running_shim_another_criu() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for version in ["1", "2"] {
+            fs::create_dir(at(version)).unwrap();
+            fs::write(at(version).join("criu"), version).unwrap();
+        }
+        symlink("1", at("current")).unwrap();
+        let criu = own(&at("current/criu"));
+        fs::remove_file(at("current")).unwrap();
+        symlink("2", at("current")).unwrap();
+        assert_eq!(fs::read_to_string(criu).unwrap(), "1");
+        // Found in `PATH`, or to be reported.
+        assert_eq!(own(Path::new("criu")), Path::new("criu"));
+        assert_eq!(own(&at("nowhere")), at("nowhere"));
     }
 }
