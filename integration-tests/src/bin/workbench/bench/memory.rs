@@ -66,6 +66,9 @@ const LARGE_MB: u32 = 500;
 /// That many MiB.
 const WORKING_SET_MB: &str = "5";
 
+/// Requests to an application that is awake, to tell its own time from that of its wake.
+const AWAKE: u64 = 50;
+
 /// Wakes after which it is known which pages each wake needs, for longer than what is measured then takes.
 const LEARNING: u64 = 60;
 
@@ -93,6 +96,9 @@ enum Images {
 struct Ours {
     wake: Samples,
     restore: Samples,
+    /// Of a wake from light sleep, what the last wakes had needed.
+    prefetch: Samples,
+    thaw: Samples,
     whole: Samples,
     sleep: Samples,
     frozen: Samples,
@@ -108,6 +114,8 @@ struct Theirs {
 #[derive(Default)]
 struct Measured {
     light: Ours,
+    /// The same request to the same application, awake.
+    awake: Samples,
     /// The same, with an image that is not in the page cache.
     disk: Ours,
     /// The same, with an image that is compressed, and beside it in turns with a plain one.
@@ -154,14 +162,15 @@ pub fn measure(node: &Node, scale: &Scale, progress: &Progress) -> Result<Vec<Fi
         let count = rounds.max(wakes) + number + 2;
         measured.disk.round(&light, count, Images::OnDisk)?;
     }
+    let mut next = rounds.max(wakes) + rounds + 2;
+    for number in 0..AWAKE {
+        let response = Client::default().get(light.address(PORT)?, "/")?;
+        measured.awake.add_time(response.first_byte);
+        check(&response.body, next + number)?;
+    }
+    next += AWAKE;
     if is_smallest(mb) {
-        measured.compressed(
-            node,
-            &light,
-            rounds,
-            rounds.max(wakes) + rounds + 2,
-            progress,
-        )?;
+        measured.compressed(node, &light, rounds, next, progress)?;
     }
     progress.end(&format!(
         "{mb} MB: {rounds} sleeps and wakes of each, {wakes} from light sleep, in {:.0} s",
@@ -270,6 +279,9 @@ impl Ours {
         }
         let restore = Duration::from_micros(woken.last_wake.took_us);
         self.restore.add_time(restore);
+        let micros = |micros| Duration::from_micros(micros);
+        self.prefetch.add_time(micros(woken.last_wake.prefetch_us));
+        self.thaw.add_time(micros(woken.last_wake.thaw_us));
         Ok(asleep)
     }
 }
@@ -326,6 +338,7 @@ fn check(body: &str, count: u64) -> Result<()> {
 fn figures(mb: u32, measured: Measured, first: Samples) -> Vec<Figure> {
     let Measured {
         light,
+        awake,
         disk,
         compressed,
         beside_compressed,
@@ -357,7 +370,13 @@ fn figures(mb: u32, measured: Measured, first: Samples) -> Vec<Figure> {
     if is_smallest(mb) {
         light_sleep = light_sleep.target(Target::AtMost(SECOND_SLEEP_MS));
     }
-    let mut figures = vec![light_wake, detail("to running again", light.restore)];
+    let mut figures = vec![
+        light_wake,
+        detail("the same request, awake", awake),
+        detail("to running again", light.restore),
+        detail("of it, what was needed before", light.prefetch),
+        detail("of it, thawing", light.thaw),
+    ];
     if light.whole.count() > 0 {
         figures.push(detail("SYN to all memory back", light.whole));
     }
