@@ -12,8 +12,8 @@ use tracing::{info, warn};
 
 use super::edge::{self, EdgeError};
 use super::pods;
-use super::requests::{self, OriginalsError};
-use super::step::{Step, condition_of, labels_of};
+use super::requests::OriginalsError;
+use super::step::back;
 use crate::health::Cluster as Health;
 
 /// After a failure, before the next try.
@@ -29,8 +29,13 @@ enum LeaveError {
     #[error(transparent)]
     Edge(#[from] EdgeError),
     /// An annotation cannot be read.
-    #[error(transparent)]
-    Originals(#[from] OriginalsError),
+    #[error("pod {namespace}/{name}: {source}")]
+    Originals {
+        namespace: String,
+        name: String,
+        #[source]
+        source: OriginalsError,
+    },
 }
 
 /// Gives all pods of `node` back what is theirs. Ready from then on.
@@ -46,71 +51,32 @@ pub async fn leave(client: &Client, node: &str, class: &str, health: &watch::Sen
     health.send_if_modified(Health::answered);
 }
 
+/// One that cannot be changed does not keep the others from what is theirs. The first error is the pass's.
 async fn pass(client: &Client, node: &str, class: &str) -> Result<(), LeaveError> {
     let mut pods = std::pin::pin!(pods::list(client.clone(), node, class));
-    while let Some(mut pod) = pods.try_next().await? {
-        while let Some(step) = next(&pod)? {
-            let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
-            info!("{namespace}/{name}: {step:?}");
-            pod = edge::perform(client, &pod, &step).await?;
+    let mut outcome = Ok(());
+    while let Some(pod) = pods.try_next().await? {
+        outcome = outcome.and(give_back(client, pod).await);
+    }
+    outcome
+}
+
+async fn give_back(client: &Client, mut pod: Pod) -> Result<(), LeaveError> {
+    let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+    let unreadable = |source| LeaveError::Originals {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        source,
+    };
+    let mut last = None;
+    while let Some(step) = back(&pod).map_err(unreadable)? {
+        if last.as_ref() == Some(&step) {
+            warn!("{namespace}/{name}: somebody else has set it too, it stays: {step:?}");
+            break;
         }
+        info!("{namespace}/{name}: {step:?}");
+        pod = edge::perform(client, &pod, &step).await?;
+        last = Some(step);
     }
     Ok(())
-}
-
-/// What is next to be given back; `None` where there is nothing of ours.
-fn next(pod: &Pod) -> Result<Option<Step>, OriginalsError> {
-    let noted = requests::originals(pod)?;
-    let lowered = requests::lowered(pod, &noted);
-    if !lowered.is_empty() {
-        return Ok(Some(Step::Restore(lowered)));
-    }
-    Ok(if !noted.is_empty() || !labels_of(pod).is_empty() {
-        let (labels, originals) = Default::default();
-        Some(Step::Metadata { labels, originals })
-    } else {
-        condition_of(pod).map(|_| Step::Condition(None))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn requests_go_back_first_and_what_others_have_set_stays() {
-        let original = json!({"web": {"cpu": "500m", "memory": "1Gi"}});
-        let mut pod = json!({
-            "metadata": {
-                "name": "pod",
-                "labels": {"status.podmotion.komodor.com/web": "ScaledDown"},
-                "annotations": {requests::ORIGINALS: original.to_string()},
-            },
-            "spec": {"containers": [
-                {"name": "web", "resources": {"requests": {"cpu": "1m", "memory": "2Gi"}}},
-            ]},
-            "status": {"conditions": [
-                {"type": "podmotion.komodor.com/Asleep", "status": "True"},
-            ]},
-        });
-        let step = |pod: &serde_json::Value| {
-            let pod: Pod = serde_json::from_value(pod.clone()).unwrap();
-            next(&pod).unwrap()
-        };
-        let Some(Step::Restore(back)) = step(&pod) else {
-            panic!("nothing is restored");
-        };
-        assert_eq!(json!(back), json!({"web": {"cpu": "500m"}}));
-        pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("500m");
-        let Some(Step::Metadata { labels, originals }) = step(&pod) else {
-            panic!("the metadata stays");
-        };
-        assert!(labels.is_empty() && originals.is_empty());
-        pod["metadata"] = json!({"name": "pod"});
-        assert_eq!(step(&pod), Some(Step::Condition(None)));
-        pod["status"] = json!({});
-        assert_eq!(step(&pod), None);
-    }
 }

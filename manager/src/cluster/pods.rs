@@ -116,6 +116,7 @@ pub fn trim(pod: Pod) -> Pod {
         ..PodSpec::default()
     });
     let status = status.map(|status| PodStatus {
+        phase: status.phase,
         qos_class: status.qos_class,
         conditions: status.conditions.map(|all| {
             let is = |type_: &str| type_ == ASLEEP;

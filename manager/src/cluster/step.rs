@@ -44,6 +44,10 @@ pub fn next(
     containers: &[&Container],
     wishes: Wishes,
 ) -> Result<Option<Step>, OriginalsError> {
+    // It does not sleep, whatever it did before it ended.
+    if is_finished(pod) {
+        return back(pod);
+    }
     if containers.is_empty() {
         return Ok(None);
     }
@@ -66,6 +70,34 @@ pub fn next(
     }
     let condition = status::condition(containers);
     Ok((!shows(pod, &condition)).then_some(Step::Condition(Some(condition))))
+}
+
+/// What is to be given back next of all that is ours; `None` where there is nothing.
+///
+/// # Errors
+/// When the pod's annotation cannot be read.
+pub fn back(pod: &Pod) -> Result<Option<Step>, OriginalsError> {
+    let noted = requests::originals(pod)?;
+    let lowered = requests::lowered(pod, &noted);
+    // Those of a pod that has ended count nowhere, and are not to be changed any more.
+    if !lowered.is_empty() && !is_finished(pod) {
+        return Ok(Some(Step::Restore(lowered)));
+    }
+    Ok(if !noted.is_empty() || !labels_of(pod).is_empty() {
+        let (labels, originals) = Default::default();
+        Some(Step::Metadata { labels, originals })
+    } else {
+        condition_of(pod).map(|_| Step::Condition(None))
+    })
+}
+
+/// Whether all its containers have ended, for good.
+fn is_finished(pod: &Pod) -> bool {
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// Labels of ours that it has.
@@ -204,5 +236,58 @@ mod tests {
     fn nothing_is_done_for_a_pod_that_nobody_tells_of() {
         let pod: Pod = serde_json::from_value(pod()).unwrap();
         assert_eq!(next(&pod, &[], ALL).unwrap(), None);
+    }
+
+    #[test]
+    fn requests_go_back_first_and_what_others_have_set_stays() {
+        let original = json!({"web": {"cpu": "500m", "memory": "1Gi"}});
+        let mut pod = json!({
+            "metadata": {
+                "name": "pod",
+                "labels": {"status.podmotion.komodor.com/web": "ScaledDown"},
+                "annotations": {requests::ORIGINALS: original.to_string()},
+            },
+            "spec": {"containers": [
+                {"name": "web", "resources": {"requests": {"cpu": "1m", "memory": "2Gi"}}},
+            ]},
+            "status": {"conditions": [
+                {"type": "podmotion.komodor.com/Asleep", "status": "True"},
+            ]},
+        });
+        let step = |pod: &Value| {
+            let pod: Pod = serde_json::from_value(pod.clone()).unwrap();
+            back(&pod).unwrap()
+        };
+        let Some(Step::Restore(back)) = step(&pod) else {
+            panic!("nothing is restored");
+        };
+        assert_eq!(json!(back), json!({"web": {"cpu": "500m"}}));
+        pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("500m");
+        let Some(Step::Metadata { labels, originals }) = step(&pod) else {
+            panic!("the metadata stays");
+        };
+        assert!(labels.is_empty() && originals.is_empty());
+        pod["metadata"] = json!({"name": "pod"});
+        assert_eq!(step(&pod), Some(Step::Condition(None)));
+        pod["status"] = json!({});
+        assert_eq!(step(&pod), None);
+    }
+
+    #[test]
+    fn a_pod_that_ends_asleep_shows_nothing_and_its_requests_are_let_be() {
+        let mut pod = pod();
+        steps(&mut pod, "asleep", ALL);
+        pod["status"]["phase"] = json!("Failed");
+        let end = |pod: &mut Value, wishes| {
+            let now: Pod = serde_json::from_value(pod.clone()).unwrap();
+            let step = next(&now, &[], wishes).unwrap()?;
+            done(pod, &step);
+            Some(step)
+        };
+        assert!(matches!(end(&mut pod, ALL), Some(Step::Metadata { .. })));
+        assert_eq!(end(&mut pod, ALL), Some(Step::Condition(None)));
+        assert_eq!(pod["metadata"]["labels"], json!({}));
+        pod["status"]["conditions"] = json!([]);
+        assert_eq!(end(&mut pod, ALL), None);
     }
 }
