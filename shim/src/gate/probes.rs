@@ -10,6 +10,7 @@ use podmotion_bpf::{
     note_own_probe,
 };
 
+use super::sockets::Sockets;
 use super::{ContainerKey, Flow, Gate, GateError, monotonic};
 
 /// When a port was probed.
@@ -153,6 +154,17 @@ impl Gate {
     pub fn last_other_probe(&self) -> Result<Option<Duration>, GateError> {
         let entry = self.maps.netns.get(&self.cookie)?;
         Ok(entry.and_then(|entry| monotonic(entry.other_probe)))
+    }
+
+    /// How long ago the youngest request has arrived that waits for its answer and is no probe.
+    pub fn youngest_request(&self, sockets: &Sockets) -> Result<Option<Duration>, GateError> {
+        let mut youngest = None;
+        for (flow, age) in &sockets.unanswered {
+            if !self.has_probe(&[*flow])? {
+                youngest = Some(youngest.map_or(*age, |least: Duration| least.min(*age)));
+            }
+        }
+        Ok(youngest)
     }
 
     /// Whether one of these connections is that of a probe which reaches the application, and has not

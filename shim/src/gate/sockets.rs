@@ -89,9 +89,9 @@ pub struct Sockets {
     pub pending: u32,
     /// Bytes that have arrived and were not read yet, or were sent and not acknowledged.
     pub queued: u64,
-    /// On the connections that others have opened: how long ago the youngest request has arrived
-    /// that nothing was sent for since.
-    pub unanswered: Option<Duration>,
+    /// The connections that others have opened and that a request has arrived on which nothing was sent
+    /// for since: how long ago.
+    pub unanswered: Vec<(Flow, Duration)>,
 }
 
 impl Sockets {
@@ -215,7 +215,6 @@ fn unanswered(info: &[u8]) -> Option<Duration> {
 
 fn sort(all: &[(Kind, Vec<Entry>)], inodes: &BTreeSet<u64>) -> Sockets {
     let mut sockets = Sockets::default();
-    let mut unanswered = Vec::new();
     let each = || {
         all.iter()
             .flat_map(|(kind, list)| list.iter().map(move |entry| (*kind, entry)))
@@ -234,9 +233,11 @@ fn sort(all: &[(Kind, Vec<Entry>)], inodes: &BTreeSet<u64>) -> Sockets {
             (Kind::Mptcp, TCP_LISTEN) => sockets.mptcp_listeners.push(local),
             (Kind::Tcp, state) if state != TCP_CLOSE => {
                 sockets.queued += u64::from(socket.recv_queue) + u64::from(socket.send_queue);
-                sockets.flows.push(Flow::new(local, remote));
+                let flow = Flow::new(local, remote);
+                sockets.flows.push(flow);
                 if matches!(state, TCP_ESTABLISHED | TCP_CLOSE_WAIT) {
-                    unanswered.extend(entry.unanswered.map(|age| (local.port(), age)));
+                    let waits = entry.unanswered.map(|age| (flow, age));
+                    sockets.unanswered.extend(waits);
                 }
             }
             (Kind::Udp, TCP_CLOSE) => {
@@ -247,8 +248,8 @@ fn sort(all: &[(Kind, Vec<Entry>)], inodes: &BTreeSet<u64>) -> Sockets {
     }
     let ports: BTreeSet<u16> = sockets.listeners.iter().map(|l| l.local.port()).collect();
     // On connections that the container has opened the peer's last word is an answer.
-    let requests = unanswered.iter().filter(|(port, _)| ports.contains(port));
-    sockets.unanswered = requests.map(|(_, age)| *age).min();
+    let is_request = |(flow, _): &(Flow, Duration)| ports.contains(&flow.local.port());
+    sockets.unanswered.retain(is_request);
     // Not the container's by inode yet: nobody has accepted them.
     let opening = each().filter(|(kind, entry)| {
         *kind == Kind::Tcp

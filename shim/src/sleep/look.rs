@@ -96,7 +96,7 @@ pub fn look(
         listening,
         last_packet,
         cpu: facts.cgroup.cpu_time(),
-        unanswered: seen.unanswered,
+        unanswered: seat.youngest_request(&seen)?,
         memory: facts.cgroup.anonymous_memory(),
         disk: Some(room::disk(images)?),
         obstacle,

@@ -331,6 +331,11 @@ impl Seat {
         lock(&self.pod.gate).has_probe(flows)
     }
 
+    /// See [`Gate::youngest_request`].
+    pub fn youngest_request(&self, sockets: &Sockets) -> Result<Option<Duration>, GateError> {
+        lock(&self.pod.gate).youngest_request(sockets)
+    }
+
     /// Time of the last packet that counted, on the monotonic clock.
     pub fn last_activity(&self) -> Result<Option<Duration>, GateError> {
         lock(&self.pod.gate).last_activity(self.key)

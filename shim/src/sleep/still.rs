@@ -88,8 +88,8 @@ impl Target<'_> {
         if second.queued > 0 {
             return Err(Trouble::Traffic("a connection has data under way"));
         }
-        let waits = |age| self.answer_wait.is_some_and(|limit| age < limit);
-        if second.unanswered.is_some_and(waits) {
+        let waits = |(_, age): &(_, Duration)| self.answer_wait.is_some_and(|limit| *age < limit);
+        if second.unanswered.iter().any(waits) {
             return Err(Trouble::Traffic("a request has no answer yet"));
         }
         // HTTP/2 says something before it answers, so nothing of the above may show it.

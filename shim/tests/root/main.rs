@@ -31,7 +31,9 @@ fn main() {
         kubelet::run();
         return;
     }
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Times and segments sent again are counted: one at a time.
+    arguments.test_threads.get_or_insert(1);
     if !nix::unistd::geteuid().is_root() {
         if std::env::var_os("PODMOTION_SKIP_ROOT").is_some_and(|value| value == "1") {
             return;
@@ -66,6 +68,7 @@ fn main() {
         probes::programs_of_two_installations_note_beside_each_other,
         probes::a_node_that_does_not_tell_probes_still_ignores,
         probes::probes_are_not_use,
+        probes::a_probe_that_waits_for_its_answer_is_no_request,
         probes::pauses_between_probes_are_told,
         probes::probes_of_a_sleeping_container_go_to_the_responder,
         probes::probes_of_an_awake_container_go_to_the_responder_if_told,

@@ -15,7 +15,7 @@ use nix::sys::socket::{
 use podmotion_bpf::loader::{load_and_pin, unpin};
 use podmotion_bpf::{Maps, PortFlags, ProbeKey};
 
-use crate::gate::{Gate, GateError, NodeRules};
+use crate::gate::{Gate, GateError, NodeRules, sockets};
 use crate::kubelet::{Connection, Likeness, admit};
 use crate::rig::{A, B, LIMITS, Net, PORT, address, maps, pins, wait_wanted};
 
@@ -133,6 +133,30 @@ pub fn probes_are_not_use() {
         drop(net.connect(false, address(ip, 9090)));
         assert!(gate.last_other_activity().unwrap().is_some(), "{ip}");
     }
+}
+
+pub fn a_probe_that_waits_for_its_answer_is_no_request() {
+    let net = Net::new();
+    let mut gate = Gate::open(net.pod.fd(), pins(), LIMITS).unwrap();
+    gate.set_ports(A, &BTreeSet::from([PORT])).unwrap();
+    admit(pins());
+    let server = address("10.9.0.1", PORT);
+    let listener = listen(&net, server);
+    let mut kubelet = Connection::open(&net.client, server);
+    let (mut probe, _) = listener.accept().unwrap();
+    kubelet.write(b"healthy?");
+    probe.read_exact(&mut [0; 8]).unwrap();
+    let own = || sockets::inodes(&[std::process::id().cast_signed()]).unwrap();
+    let seen = gate.sockets(&own()).unwrap();
+    assert_eq!(seen.unanswered.len(), 1, "{seen:?}");
+    assert_eq!(gate.youngest_request(&seen).unwrap(), None);
+    let mut client = net.connect(false, server);
+    let (mut request, _) = listener.accept().unwrap();
+    client.write_all(b"please").unwrap();
+    request.read_exact(&mut [0; 6]).unwrap();
+    let seen = gate.sockets(&own()).unwrap();
+    assert_eq!(seen.unanswered.len(), 2, "{seen:?}");
+    assert!(gate.youngest_request(&seen).unwrap().is_some());
 }
 
 pub fn pauses_between_probes_are_told() {
