@@ -61,6 +61,8 @@ pub enum ApiError {
 pub struct Api {
     server: Server,
     path: PathBuf,
+    /// The socket is in its folder.
+    listed: bool,
 }
 
 impl Api {
@@ -103,22 +105,36 @@ impl Api {
             path: path.clone(),
             source,
         })?;
-        Ok(Self { server, path })
+        Ok(Self {
+            server,
+            path,
+            listed: true,
+        })
     }
 
     /// Ends the service.
     pub async fn stop(mut self) {
+        // First: who finds the socket and is not listened to takes the shim for one that is dead.
+        self.remove();
         if let Err(error) = self.server.shutdown().await {
             warn!("stop the service on {}: {error}", self.path.display());
+        }
+    }
+
+    /// Once: the next one of that name is another shim's.
+    fn remove(&mut self) {
+        if !std::mem::take(&mut self.listed) {
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
+            warn!("remove {}: {error}", self.path.display());
         }
     }
 }
 
 impl Drop for Api {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            warn!("remove {}: {error}", self.path.display());
-        }
+        self.remove();
     }
 }
 

@@ -22,6 +22,8 @@ use crate::gate::{self, GateError};
 
 /// Name of the note in the bundle.
 const FILE: &str = "podmotion.json";
+/// And as long as it is not whole.
+const NEW: &str = "podmotion.json.new";
 
 /// Time for killed processes to go.
 const END: Duration = Duration::from_secs(5);
@@ -69,14 +71,17 @@ pub struct Note {
 }
 
 impl Note {
-    /// Leaves the note in `bundle`.
+    /// Leaves the note in `bundle`, whole or not at all: the shim can be killed meanwhile.
     pub fn write(&self, bundle: &Path) -> Result<(), LeftoverError> {
         let path = bundle.join(FILE);
         let text = serde_json::to_vec(self).map_err(|source| LeftoverError::Parse {
             path: path.clone(),
             source,
         })?;
-        fs::write(&path, text).map_err(failed("write", &path))
+        let new = bundle.join(NEW);
+        fs::write(&new, text)
+            .and_then(|()| fs::rename(&new, &path))
+            .map_err(failed("write", &path))
     }
 
     /// The note in `bundle`, if there is one.
