@@ -12,8 +12,9 @@ use anyhow::{Context, Result, bail};
 
 use podmotion_bpf::{DEFAULT_PIN_DIR, Maps};
 
+use crate::PATIENCE;
 use crate::machine::{Machine, run};
-use crate::process::own_processes;
+use crate::process::{own_processes, wait_gone};
 
 /// Folders in which every file, socket and directory counts.
 const FOLDERS: &[&str] = &[
@@ -37,7 +38,10 @@ const SHARED: &[&str] = &[
 ];
 
 /// How long a runtime may take to clean up after its last answer.
-const CLEANUP: Duration = Duration::from_secs(10);
+const CLEANUP: Duration = PATIENCE;
+
+/// How long a shim may take to end once its bundle is gone.
+const END: Duration = Duration::from_secs(5);
 
 /// Everything of this run on the machine: processes, mounts, control groups, network namespaces with their
 /// links and queueing disciplines, entries of the gate's maps, and files in the folders that runtimes use.
@@ -48,11 +52,15 @@ pub struct Census {
 }
 
 impl Census {
-    /// Counts now. [`Machine::enter`] must have been called.
+    /// Counts now, but what is about to go is waited for: the shim of a container that was deleted just before.
+    /// [`Machine::enter`] must have been called.
     pub fn take() -> Result<Self> {
         let machine = Machine::get()?;
         let mut census = Self::default();
         for process in own_processes()? {
+            if has_no_bundle(process.pid) && wait_gone(process.pid, END).is_ok() {
+                continue;
+            }
             census.add(format!("process {} {}", process.pid, process.command));
         }
         for point in machine.new_mounts()? {
@@ -92,7 +100,7 @@ impl Census {
 
     /// Waits until things are as they were in `before`, or says in what they differ. Runtimes clean up
     /// after they have answered, in many places, and have no event for the last one: so this counts again
-    /// and again, for ten seconds.
+    /// and again, for as long as anything may take.
     pub fn wait_as_before(before: &Self) -> Result<()> {
         Self::wait_as_before_but(before, &[])
     }
@@ -180,6 +188,13 @@ impl Census {
         }
         Ok(())
     }
+}
+
+/// Whether it is a shim, or a child of one, that containerd has told to end: its bundle, in which it runs, is removed
+/// before the deletion is answered, and its sockets go only with it.
+fn has_no_bundle(pid: i32) -> bool {
+    fs::read_link(format!("/proc/{pid}/cwd"))
+        .is_ok_and(|folder| folder.to_string_lossy().ends_with(" (deleted)"))
 }
 
 /// In what two counts differ.

@@ -217,7 +217,11 @@ impl Containerd {
 
     fn write(&self, name: &str, text: &str) -> Result<()> {
         let path = self.folder.join(name);
-        fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+        let new = self.folder.join(format!("{name}.new"));
+        // Whole at once: a shim that clears up after another may be reading it.
+        fs::write(&new, text)
+            .and_then(|()| fs::rename(&new, &path))
+            .with_context(|| format!("write {}", path.display()))
     }
 
     fn configuration(&self, versions: Versions) -> Result<String> {

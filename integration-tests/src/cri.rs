@@ -10,7 +10,7 @@ use tonic::Request;
 use tonic::transport::Channel;
 
 use crate::PATIENCE;
-use crate::api::{Api, cri};
+use crate::api::{Api, cri, rpc_message};
 use crate::app::App;
 use crate::container::Exit;
 use crate::node::Node;
@@ -28,6 +28,28 @@ macro_rules! call {
             <$client>::new(channel).$method(Request::new(message)).await
         })
     }};
+}
+
+/// Waits until CRI has come up: the daemon listens before, and no event tells of it.
+pub(crate) fn wait_ready(api: &Api) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let nobody = cri::PodSandboxStatusRequest {
+            pod_sandbox_id: "none".to_owned(),
+            verbose: false,
+        };
+        // Else it says that there is no such sandbox.
+        let Err(error) = call!(api, Service, pod_sandbox_status, nobody) else {
+            return Ok(());
+        };
+        if !rpc_message(&error).is_some_and(|words| words.contains("not initialized")) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(error);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Waits until CRI knows an image. It learns of it by an event of which it makes none itself: it is asked

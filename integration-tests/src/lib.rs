@@ -79,7 +79,7 @@ pub use manager::{Manager, Scrape};
 pub use netns::Netns;
 pub use node::{Node, Settings};
 pub use process::{OwnProcess, own_processes, wait_gone};
-pub use sleeper::{Sleeper, Status, refusal};
+pub use sleeper::{Sleeper, Status, refusal, was_starved};
 pub use soak::{Random, soak};
 pub use tools::{ContainerdVersion, Depth, RuncVersion, Runtime, Tools, Versions};
 pub use vm::{Disk, Vm};

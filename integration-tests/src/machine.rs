@@ -5,7 +5,7 @@
 //! killed is swept up by the next one.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -279,6 +279,10 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
 
 /// Removes what runs left that did not get to [`Machine::leave`].
 fn sweep(driver: CgroupDriver) -> Result<()> {
+    // Suites that start at the same time would take things away from under each other.
+    create(Path::new(BASE))?;
+    let folder = File::open(BASE).with_context(|| format!("open {BASE}"))?;
+    folder.lock().with_context(|| format!("lock {BASE}"))?;
     let Ok(entries) = fs::read_dir(BASE) else {
         return Ok(());
     };

@@ -72,6 +72,7 @@ impl Connection {
         let api = Api::connect(&daemon.socket())?;
         rpc!(api, Client, version, ()).context("first call to containerd")?;
         let events = Arc::new(EventLog::subscribe(&api)?);
+        cri::wait_ready(&api)?;
         Ok(Self { api, events })
     }
 }

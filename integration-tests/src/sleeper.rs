@@ -81,6 +81,14 @@ pub fn refusal(error: &anyhow::Error) -> Option<String> {
     }
 }
 
+/// Whether sleep was refused because of processes that did not get to run, which then cannot stop either: the
+/// shim gives up after two seconds.
+pub fn was_starved(error: &anyhow::Error) -> bool {
+    refusal(error).is_some_and(|words| {
+        words.contains("did not freeze within") || words.contains("did not stop within")
+    })
+}
+
 impl Sleeper {
     /// A container of the shim of `group`: the sandbox, or the container itself where there is none.
     pub(crate) fn new(group: &str, id: &str) -> Self {
@@ -167,28 +175,37 @@ impl Sleeper {
     /// Puts it to sleep as soon as it can be: once its memory is back, not in the moment in which its
     /// last connection ends, for which the shim gives up, and when the machine lets it stand still.
     pub fn sleep(&self) -> Result<()> {
+        self.sleep_at_last().map(drop)
+    }
+
+    /// The same. Returns how often its processes did not get to run, which the shim counts as failures.
+    pub fn sleep_at_last(&self) -> Result<u64> {
         let deadline = Instant::now() + PATIENCE;
+        let mut failures = 0;
         loop {
             let before = self.status()?.counters.sleeps_aborted;
             let Err(error) = self.try_sleep() else {
-                return Ok(());
+                return Ok(failures);
             };
             let filling = refusal(&error).is_some_and(|words| words.contains("is not all back"));
             if filling {
-                // Nothing is said of why it is awake before that.
-                self.wait_until("all of its memory", |status| {
-                    status.state == "running" && status.awake_reason.is_some()
-                })?;
+                self.wait_whole()?;
             }
             let aborted = self.status()?.counters.sleeps_aborted != before;
-            // Processes that do not get to run cannot stop either: the shim gives up after two seconds.
-            let starved = refusal(&error).is_some_and(|words| {
-                words.contains("did not freeze within") || words.contains("did not stop within")
-            });
+            let starved = was_starved(&error);
+            failures += u64::from(starved);
             if !(filling || aborted || starved) || Instant::now() > deadline {
                 return Err(error);
             }
         }
+    }
+
+    /// Waits until it runs with all of its memory: it does not sleep again before that.
+    pub fn wait_whole(&self) -> Result<Status> {
+        // Nothing is said of why it is awake before that.
+        self.wait_until("all of its memory", |status| {
+            status.state == "running" && status.awake_reason.is_some()
+        })
     }
 
     /// Wakes it.

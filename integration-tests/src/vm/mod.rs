@@ -21,7 +21,7 @@ use console::Console;
 use disk::Daemon;
 pub use disk::Disk;
 
-/// How long it may take to boot. Emulated on a busy machine it takes a minute.
+/// How long it may take to boot, or to go down. Emulated on a busy machine it takes a minute.
 const BOOT: Duration = Duration::from_secs(300);
 
 /// Port of the SSH server on our side. The machine's network namespace is its own: the port is free.
@@ -141,11 +141,12 @@ impl Vm {
 
     /// Shuts it down as its user would; returns when it is off.
     pub fn power_off(self) -> Result<()> {
-        run(&mut self.ssh(PATIENCE, &["systemctl", "poweroff"]))?;
+        // The connection may be cut off before it brings the command's status.
+        let asked = run(&mut self.ssh(PATIENCE, &["systemctl", "poweroff"]));
         let pid = self.child.id().try_into().context("qemu's pid")?;
-        wait_gone(pid, PATIENCE).with_context(|| {
+        wait_gone(pid, BOOT).with_context(|| {
             format!(
-                "power the virtual machine off; it says:\n{}",
+                "power the virtual machine off ({asked:?}); it says:\n{}",
                 self.console_tail()
             )
         })

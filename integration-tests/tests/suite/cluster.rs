@@ -40,6 +40,8 @@ fn comes_and_goes() -> Result<()> {
     let place = kubectl(&["get", "pod", "sleeper", "--output", place])?;
     let (ip, on) = place.split_once(' ').context("no place")?;
     let address = SocketAddr::new(ip.parse::<IpAddr>()?, 8080);
+    // The pod has no probe: it is ready before its program listens.
+    node.within(move || crate::sleep::wait_listening(address))??;
     let answer = node.within(move || Client::default().get(address, "/"))??;
     ensure!(answer.status == 200, "{answer:?}");
     let cli = match on {

@@ -82,24 +82,23 @@ fn figures_are_the_shims(node: &Node, runtime: Runtime) -> Result<()> {
     };
     wait(&used)?;
     wait(&asleep)?;
+    let web = member.sleeper().status()?;
+    let running = [
+        ("namespace", "test"),
+        ("pod", web.pod_name.as_str()),
+        ("container", "web"),
+        ("state", "running"),
+    ];
+    manager.wait("the pod's container", |seen| {
+        let found = seen.samples("podmotion_container_state", &running);
+        Ok((found != [1.0]).then(|| anyhow::anyhow!("{found:?}")))
+    })?;
     let seen = manager.scrape()?;
     let used = used.status()?;
     ensure!(
         used.counters.wakes == 2 && used.tallies.first_packet_held.counts.iter().sum::<u64>() == 2
     );
-    let web = member.sleeper().status()?;
-    ensure!(
-        !web.pod_name.is_empty()
-            && seen.value(
-                "podmotion_container_state",
-                &[
-                    ("namespace", "test"),
-                    ("pod", &web.pod_name),
-                    ("container", "web"),
-                    ("state", "running")
-                ],
-            )? == 1.0
-    );
+    ensure!(!web.pod_name.is_empty() && seen.value("podmotion_container_state", &running)? == 1.0);
     let sandbox = seen.samples("podmotion_memory_freed_bytes", &[("container", pod.id())]);
     ensure!(
         sandbox.is_empty(),

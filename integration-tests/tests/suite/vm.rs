@@ -184,15 +184,20 @@ fn the_clock_jumps(node: &Node, _: Runtime) -> Result<()> {
         ensure!(body["count"] == requests, "not request {requests}: {body}");
         Ok(())
     };
+    let mut wakes = 0;
     for (requests, hours) in (1..).zip([26, -26, -300, 300]) {
         ask(requests)?;
+        if requests == 1 {
+            // On a machine that is slow enough it has slept before its first request.
+            wakes = container.status()?.counters.wakes;
+        }
         clock.jump(hours)?;
         container.wait_state("asleep")?;
         clock.jump(-hours)?;
     }
     let counters = container.status()?.counters;
     ensure!(
-        counters.sleeps_failed == 0 && counters.wakes == 3,
+        counters.sleeps_failed == 0 && counters.wakes == wakes + 3,
         "{counters:?}"
     );
     ask(5)

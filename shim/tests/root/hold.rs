@@ -358,6 +358,12 @@ pub fn frames_beyond_the_limit_are_counted() {
     for _ in 0..5 {
         client.send_to(b"x", address("10.9.0.1", PORT)).unwrap();
     }
+    // The first one waits for the pod's hardware address, and the rest behind it.
+    let deadline = Instant::now() + LONG;
+    while gate.counters().unwrap().held < 5 {
+        assert!(Instant::now() < deadline, "{:?}", gate.counters());
+        thread::yield_now();
+    }
     let released = gate.release(A).unwrap();
     let expected = Released {
         frames: 2,

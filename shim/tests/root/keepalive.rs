@@ -140,6 +140,8 @@ pub fn two_sleeping_ends_do_not_answer_each_other() {
     gate.answer_keepalives(A, &[(connection.flow, server), (back, client)])
         .unwrap();
     keep_alive(&connection.client);
+    // No second one while this looks.
+    setsockopt(&connection.client, sockopt::TcpKeepInterval, &60).unwrap();
     let deadline = Instant::now() + LONG;
     while gate.counters().unwrap().dropped == 0 {
         assert!(Instant::now() < deadline, "no answer came back");

@@ -155,7 +155,16 @@ impl Net {
             ip(&format!("-n {ns} addr add fd09::{host}/64 dev eth0 nodad"));
             ip(&format!("-n {ns} link set eth0 up"));
         }
-        Self { pod, client }
+        let net = Self { pod, client };
+        // The kernel gets to the one that came up first later, and until then drops what it sends.
+        for side in [&net.pod, &net.client] {
+            let deadline = std::time::Instant::now() + LONG;
+            while !side.output("ip -o link show eth0").contains("state UP") {
+                assert!(std::time::Instant::now() < deadline, "eth0 stays down");
+                std::thread::yield_now();
+            }
+        }
+        net
     }
 
     /// A gate of the pod with `PORT` managed for container A.

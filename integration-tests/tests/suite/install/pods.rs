@@ -4,7 +4,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{App, Client, Member, Node, Pod, Runtime, Sleeper};
+use podmotion_integration_tests::{
+    App, Client, Member, Node, PATIENCE, Pod, Runtime, Sleeper, wait_gone,
+};
 
 use super::node::{RESTART, Source, dump, files, run, same, uninstall};
 
@@ -61,11 +63,10 @@ pub(super) fn sleep_wake_and_outlive_it(node: &Node) -> Result<()> {
     drop(runc);
     container.stop(5)?;
     drop(pod);
-    ensure!(
-        node.shims()?.is_empty(),
-        "shims are left: {:?}",
-        node.shims()?
-    );
+    // They have been told to end, and may take a moment for it.
+    for shim in node.shims()? {
+        wait_gone(shim.pid, PATIENCE).with_context(|| format!("{shim:?} is left"))?;
+    }
     Ok(())
 }
 

@@ -87,11 +87,12 @@ impl Witness {
         Ok(Self(folder))
     }
 
-    /// A pod that writes `<its name> term` there when it is told to end.
+    /// A pod that writes `<its name> term` there when it is told to end, once it says that it listens: without
+    /// its trap the first process of a namespace does not hear of TERM.
     fn pod(&self) -> Value {
         let app = script(
             "app",
-            "trap 'echo $HOSTNAME term >> /witness/log; exit 0' TERM; \
+            "trap 'echo $HOSTNAME term >> /witness/log; exit 0' TERM; echo listening; \
              while :; do sleep 1; done",
         )
         .with(
@@ -136,8 +137,9 @@ fn eviction_wakes_only_when_the_budget_allows_it(cluster: &Cluster) -> Result<()
         let allowed = format!("jsonpath={{.status.disruptionsAllowed}}={allowed}");
         cluster.kubectl().wait("pdb/evicted", &allowed)
     };
-    budget(1, 0)?;
     let _budget = Owned::new(cluster, "pdb/evicted");
+    budget(1, 0)?;
+    wait_listening(cluster, &pod, "app")?;
     let sleeper = pod.container("app")?.sleeper;
     sleeper.sleep()?;
     let path = format!("/api/v1/namespaces/default/pods/{}/eviction", pod.name());
@@ -181,6 +183,7 @@ fn pods_are_told_when_the_machine_is_shut_down(cluster: &Cluster) -> Result<()> 
         .collect::<Result<Vec<_>>>()?;
     for pod in &pods {
         pod.wait_ready()?;
+        wait_listening(cluster, pod, "app")?;
         pod.container("app")?.sleeper.sleep()?;
     }
     logind.shut_down()?;
@@ -191,6 +194,11 @@ fn pods_are_told_when_the_machine_is_shut_down(cluster: &Cluster) -> Result<()> 
     expected.sort();
     ensure!(witness.lines()? == expected, "{:?}", witness.lines()?);
     for pod in &pods {
+        // The kubelet tells the API server in its own time.
+        cluster.kubectl().wait(
+            &format!("pod/{}", pod.name()),
+            "jsonpath={.status.containerStatuses[0].state.terminated}",
+        )?;
         let seen = pod.get()?;
         let status = &seen["status"];
         let mut conditions = status["conditions"].as_array().into_iter().flatten();
@@ -213,6 +221,7 @@ fn all_pods_of_a_node_told_to_end_at_once_hear_of_it(cluster: &Cluster) -> Resul
         .collect::<Result<Vec<_>>>()?;
     for pod in &pods {
         pod.wait_ready()?;
+        wait_listening(cluster, pod, "app")?;
         pod.container("app")?.sleeper.sleep()?;
     }
     let names: Vec<_> = pods.iter().map(KubePod::name).collect();

@@ -177,6 +177,7 @@ fn a_failure_is_told_with_crius_own_line(cluster: &Cluster) -> Result<()> {
     let sleeper = pod.container("app")?.sleeper;
     sleeper.sleep()?;
     ensure!(count(&pod)? == 2);
+    sleeper.wait_whole()?;
     fs::write(&fails, "")?;
     let refused = sleeper.try_sleep();
     fs::remove_file(&fails)?;

@@ -113,7 +113,7 @@ fn deleting_runs_the_hook_and_delivers_term(cluster: &Cluster) -> Result<()> {
     std::fs::create_dir_all(&witness).context("create the witness's folder")?;
     let app = script(
         "app",
-        "trap 'echo term >> /witness/log; exit 7' TERM; echo up >> /witness/log; \
+        "trap 'echo term >> /witness/log; exit 7' TERM; echo up >> /witness/log; echo listening; \
          while :; do sleep 1; done",
     )
     .with(
@@ -127,6 +127,8 @@ fn deleting_runs_the_hook_and_delivers_term(cluster: &Cluster) -> Result<()> {
     let mut manifest = pod(vec![app]);
     manifest["spec"]["volumes"] = json!([{"name": "witness", "hostPath": {"path": witness}}]);
     let pod = cluster.run(&manifest)?;
+    // Without its trap the first process of a namespace does not hear of TERM.
+    wait_listening(cluster, &pod, "app")?;
     pod.container("app")?.sleeper.sleep()?;
     pod.delete()?;
     let said = std::fs::read_to_string(witness.join("log")).context("read the witness")?;
@@ -150,6 +152,7 @@ fn a_killed_pod_is_started_again(cluster: &Cluster) -> Result<()> {
         "jsonpath={.status.containerStatuses[0].restartCount}=1",
     )?;
     pod.wait_ready()?;
+    wait_listening(cluster, &pod, "app")?;
     ensure!(pod.container("app")?.id != before.id);
     ensure!(count(&pod)? == 1);
     Ok(())

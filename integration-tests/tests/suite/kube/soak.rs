@@ -214,6 +214,8 @@ impl<'a> Crowd<'a> {
         for pod in pods["items"].as_array().context("no list of pods")? {
             let name = pod["metadata"]["name"].as_str().context("no name")?;
             let container = &pod["status"]["containerStatuses"][0];
+            // First: it is deleted from both lists with this one in hand.
+            let mut members = self.members();
             if pod["metadata"]["deletionTimestamp"].is_string()
                 || container["ready"] != true
                 || self.deleted().iter().any(|deleted| deleted == name)
@@ -229,7 +231,6 @@ impl<'a> Crowd<'a> {
                 .context("no address")?
                 .parse()?;
             let id = container["containerID"].as_str().unwrap_or_default();
-            let mut members = self.members();
             members.entry(name.to_owned()).or_insert_with(|| Member {
                 address: SocketAddr::new(ip, PORT),
                 container: id.trim_start_matches("containerd://").to_owned(),

@@ -1,7 +1,7 @@
 //! Control groups: freezing, figures, limits.
 
 use anyhow::{Result, ensure};
-use podmotion_integration_tests::{App, Node, Runtime, State, memory_limit};
+use podmotion_integration_tests::{App, Node, Runtime, State, Stdin, memory_limit};
 
 pub(super) fn pause_resume(node: &Node, runtime: Runtime) -> Result<()> {
     let container =
@@ -42,8 +42,11 @@ pub(super) fn update_memory_limit(node: &Node, runtime: Runtime) -> Result<()> {
 }
 
 pub(super) fn oom_event(node: &Node, runtime: Runtime) -> Result<()> {
-    let app = App::sh(r#"awk 'BEGIN { s = "x"; while (1) s = s s }'; sleep 1000"#);
-    let container = node.run(app.memory_limit(16 << 20).runtime(runtime))?;
+    // Told when: containerd's own shim listens for it only once the program runs, and it happens once.
+    let app = App::sh(r#"read go; awk 'BEGIN { s = "x"; while (1) s = s s }'; sleep 1000"#);
+    let app = app.stdin(Stdin::Pipe).memory_limit(16 << 20);
+    let container = node.run(app.runtime(runtime))?;
+    container.write_stdin(b"go\n")?;
     node.events().wait_for(container.id(), "/tasks/oom")?;
     Ok(())
 }

@@ -93,7 +93,7 @@ pub(super) fn terminal_resize(node: &Node, runtime: Runtime) -> Result<()> {
 /// A process left in the container after an exec keeps that exec's pipe: its output still arrives.
 pub(super) fn output_of_a_background_process(node: &Node, runtime: Runtime) -> Result<()> {
     let container = node.run(App::sh("sleep 1000").runtime(runtime))?;
-    let process = container.exec(&Exec::sh("(sleep 0.3; echo late) & echo early"))?;
+    let process = container.exec(&Exec::sh("echo early; (sleep 0.3; echo late) &"))?;
     process.start()?;
     ensure!(process.wait()?.status == 0);
     process.stdout()?.wait_for("late")?;

@@ -55,15 +55,19 @@ fn wait_for_the_wait(container: &Container) -> Result<()> {
 
 fn a_wake_waits_for_memory_until_it_is_there(node: &Node, _: Runtime) -> Result<()> {
     let before = available()?;
-    // What others do on the machine meanwhile stays below half of it.
-    let taken = (before / 4).min(2 << 30);
+    // What others take of it meanwhile stays below that.
+    let spare = (before / 4).min(4 << 30);
+    let least = before - spare;
     let _settings = node.set(&format!(
-        "pressure.wake_min_memory = \"{}B\"\npressure.wake_wait = \"1h\"\n",
-        before - taken / 2
+        "pressure.wake_min_memory = \"{least}B\"\npressure.wake_wait = \"1h\"\n",
     ))?;
     let container = asleep(node)?;
     let address = container.address(8080)?;
-    let hog = black_box(vec![1_u8; taken]);
+    // As much as is there now, whatever others have given back.
+    let mut hog = Vec::new();
+    while available()? > least - spare / 4 {
+        hog.push(black_box(vec![1_u8; 64 << 20]));
+    }
     let count = thread::scope(|scope| -> Result<u64> {
         let client = scope.spawn(|| visit(address));
         let waits = wait_for_the_wait(&container);

@@ -1,6 +1,6 @@
 //! A container goes on where it was, and everything containerd asks of it works from asleep.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -189,7 +189,7 @@ fn deleted_at_once_after_its_start(node: &Node, _: Runtime) -> Result<()> {
         container.delete_task()?;
         container.stdout()?.wait_end()?;
         let took = started.elapsed();
-        ensure!(took < Duration::from_secs(5), "deleted after {took:?}");
+        ensure!(took < Duration::from_secs(10), "deleted after {took:?}");
     }
     Ok(())
 }
@@ -315,12 +315,18 @@ fn update_wakes(node: &Node, _: Runtime) -> Result<()> {
 }
 
 fn pod_of_two(node: &Node, _: Runtime) -> Result<()> {
-    let before = node.shims()?.len();
+    let commands = || -> Result<BTreeSet<_>> {
+        let shims = node.shims()?.into_iter();
+        Ok(shims.map(|shim| shim.command).collect())
+    };
+    // Those of earlier tests may be about to end.
+    let before = commands()?;
     let pod = node.pod(Runtime::Podmotion)?;
     let app = || App::new(["python3", "/apps/counter.py"]).annotation("scaledown-duration", "1h");
     let first = pod.start(Member::new("first", app()))?;
     let second = pod.start(Member::new("second", app().env("PORT", "8081")))?;
-    ensure!(node.shims()?.len() == before + 1);
+    let new = &commands()? - &before;
+    ensure!(new.len() == 1, "{new:?}");
     for port in [8080, 8081] {
         wait_listening(pod.address(port)?)?;
         ensure!(visit(pod.address(port)?)? == 1);
@@ -367,7 +373,11 @@ fn deleted_pod_leaves_nothing(node: &Node, _: Runtime) -> Result<()> {
         wait_listening(pod.address(8080)?)?;
         member.sleeper().sleep()?;
         visit(pod.address(8080)?)?;
-        member.sleeper().sleep()
+        member.sleeper().sleep()?;
+        // It ends after the last answer of containerd.
+        let shim = node.shim_of(pod.id())?.pid;
+        drop(pod);
+        wait_gone(shim, PATIENCE)
     };
     round()?;
     let before = Census::take()?;

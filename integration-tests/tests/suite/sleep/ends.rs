@@ -28,7 +28,7 @@ fn before(node: &Node) -> Result<Census> {
     let first = counter(node)?;
     first.sleep()?;
     first.wake()?;
-    drop(first);
+    super::drop_with_shim(first)?;
     Census::take()
 }
 

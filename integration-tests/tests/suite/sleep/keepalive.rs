@@ -28,11 +28,12 @@ fn a_peers_keepalives_are_answered_and_wake_nobody(node: &Node, _: Runtime) -> R
     container.stdout()?.wait_for("listening")?;
     let mut stream = Client::default().connect(container.address(8080)?)?;
     ensure!(request(&mut stream)?.contains("\"count\": 1"));
+    container.sleep()?;
+    // From now on: while it falls asleep nobody answers, and a slow disk can make that last.
     setsockopt(&stream, sockopt::TcpKeepIdle, &INTERVAL)?;
     setsockopt(&stream, sockopt::TcpKeepInterval, &INTERVAL)?;
     setsockopt(&stream, sockopt::TcpKeepCount, &PROBES)?;
     setsockopt(&stream, sockopt::KeepAlive, &true)?;
-    container.sleep()?;
     thread::sleep(ASLEEP);
     let status = container.status()?;
     ensure!(status.state == "asleep", "{status:?}");

@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use podmotion_integration_tests::{
-    App, Client, ContainerdVersion, PATIENCE, Response, Runtime, Versions,
+    App, Client, Container, ContainerdVersion, PATIENCE, Response, Runtime, Versions, wait_gone,
 };
 
 pub(crate) use self::connections::ask;
@@ -135,6 +135,14 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// A counter that sleeps when it is told to, and not by itself while a test lasts.
 fn counter() -> App {
     App::counter().annotation("scaledown-duration", "1h")
+}
+
+/// Removes a container and waits until its shim has ended, which comes after the last answer of
+/// containerd: what is counted next is without it.
+fn drop_with_shim(container: Container) -> Result<()> {
+    let shim = container.node().shim_of(container.id())?.pid;
+    drop(container);
+    wait_gone(shim, PATIENCE)
 }
 
 /// The number in a counter's answer, which must be whole and come from our own connection.

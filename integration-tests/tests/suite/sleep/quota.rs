@@ -103,9 +103,12 @@ fn of_many_at_once_the_quota_lets_some_sleep(node: &Node, _: Runtime) -> Result<
     });
     ensure!(asleep == 1, "{asleep} sleep");
     for container in &containers {
-        let status = container.status()?;
-        let refused = status.awake_reason.name == "quota";
-        ensure!((status.state == "asleep") != refused, "{status:?}");
+        // Whoever is refused is told so before the reason is looked for.
+        container
+            .sleeper()
+            .wait_until("sleep or why not", |status| {
+                status.state == "asleep" || status.awake_reason.name == "quota"
+            })?;
     }
     Ok(())
 }

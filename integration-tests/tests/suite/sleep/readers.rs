@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 use perf_event::events::Software;
 use perf_event::{Builder, SampleFlag};
 use podmotion_integration_tests::{
-    Client, Container, Node, PATIENCE, Runtime, cgroup_folders, rss_anon_kib,
+    Client, Container, Node, PATIENCE, Runtime, cgroup_folders, rss_anon_kib, status_number,
 };
 
 use super::depth::{counter, wait_whole};
@@ -64,8 +64,16 @@ const LEFT: u64 = 6 << 20;
 /// A container that sleeps light, has never been woken, and has been asked once.
 fn sleeper(node: &Node) -> Result<(Container, Pid)> {
     let container = counter(node, "never", MEGABYTES)?;
-    ensure!(visit(container.address(8080)?)? == 1);
     let pid = Pid::from_raw(container.pid()?.try_into()?);
+    let threads = || status_number(pid.as_raw(), "Threads");
+    let before = threads()?;
+    ensure!(visit(container.address(8080)?)? == 1);
+    // The thread of a request ends after its answer, and nothing tells.
+    let deadline = Instant::now() + PATIENCE;
+    while threads()? > before {
+        ensure!(Instant::now() < deadline, "a thread does not end");
+        thread::sleep(Duration::from_millis(1));
+    }
     Ok((container, pid))
 }
 

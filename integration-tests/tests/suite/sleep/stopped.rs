@@ -1,6 +1,7 @@
 //! Containers that are stopped instead of being checkpointed, and started anew.
 
-use std::net::TcpStream;
+use std::io::Read;
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -64,7 +65,7 @@ fn script(node: &Node, script: &str) -> Result<Container> {
 }
 
 fn a_connection_starts_it_anew(node: &Node, _: Runtime) -> Result<()> {
-    drop(listening(node)?);
+    super::drop_with_shim(listening(node)?)?;
     let before = Census::take()?;
     let container = listening(node)?;
     let address = container.address(8080)?;
@@ -110,7 +111,15 @@ fn a_connection_keeps_it_awake(node: &Node, _: Runtime) -> Result<()> {
     let told = refusal(&refused).context("no answer")?;
     ensure!(told.contains("it has 1 open connections"), "{told}");
     super::ask(&open, "/")?;
-    drop(open);
+    // It counts until the program has ended it too.
+    open.set_read_timeout(Some(PATIENCE))
+        .context("set a timeout")?;
+    open.shutdown(Shutdown::Write).context("close")?;
+    let mut rest = Vec::new();
+    (&open)
+        .read_to_end(&mut rest)
+        .context("wait for the other end")?;
+    ensure!(rest.is_empty(), "{rest:?}");
     container.sleep()?;
     ensure!(container.status()?.depth == "cold");
     Ok(())
@@ -123,6 +132,8 @@ fn its_handler_is_called_and_an_exec_starts_it(node: &Node, _: Runtime) -> Resul
     container.stdout()?.wait_for("told")?;
     let (exit, said) = container.exec_output(&Exec::sh("echo hello"))?;
     ensure!(exit.status == 0 && said == "hello\n", "{exit:?} {said}");
+    // A process can be run in it before its own program has said anything.
+    container.stdout()?.wait_for_times("up\n", 2)?;
     ensure!(container.stdout()?.text() == "up\ntold\nup\n");
     let awake = container.status()?;
     ensure!(awake.last_wake.cause == "exec", "{awake:?}");

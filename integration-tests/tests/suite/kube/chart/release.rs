@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::Cluster;
 use serde_json::json;
 
-use super::rights::{deed, may};
+use super::rights::{deed, ensure_may};
 use super::{
     ACCOUNT, DAEMONSET, Installed, MIGRATIONS, NAMESPACE, RELEASE, daemonset, gone, helm, is_there,
     rolled_out, runtimeclass, upgrade,
@@ -36,8 +36,7 @@ pub(super) fn comes_and_goes_as_its_readme_says(cluster: &Cluster) -> Result<()>
     let pod = &daemonset(cluster)?["spec"]["template"]["spec"];
     ensure!(pod["initContainers"][0]["args"][0] == "uninstall");
     // The account may still do what the uninstallation needs.
-    let account_may = may(cluster, &[(ACCOUNT, deed("patch nodes", ""))])?;
-    ensure!(account_may == [true]);
+    ensure_may(cluster, &[(ACCOUNT, deed("patch nodes", ""), true)])?;
 
     installed.uninstall()?;
     ensure!(!is_there(cluster, DAEMONSET, NAMESPACE)?);
@@ -71,8 +70,8 @@ pub(super) fn plain_manifests_come_and_go(cluster: &Cluster) -> Result<()> {
             .kubectl()
             .wait(MIGRATIONS, "condition=Established")?;
         rolled_out(cluster)?;
-        let account_may = may(cluster, &[(ACCOUNT, deed("patch pods/status", "default"))])?;
-        ensure!(account_may == [true]);
+        let status = deed("patch pods/status", "default");
+        ensure_may(cluster, &[(ACCOUNT, status, true)])?;
         cluster
             .kubectl()
             .run(&["apply", "--kustomize", &uninstall])?;

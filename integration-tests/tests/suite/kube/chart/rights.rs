@@ -1,7 +1,10 @@
 //! Who may do what, as the API server sees it.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::Cluster;
+use podmotion_integration_tests::{Cluster, PATIENCE};
 use serde_json::json;
 
 use super::{ACCOUNT, Installed, NAMESPACE};
@@ -34,7 +37,7 @@ pub(super) fn deed<'a>(text: &'a str, namespace: &'a str) -> Deed<'a> {
 }
 
 /// Whether each of them may do each of that, as the API server says.
-pub(super) fn may(cluster: &Cluster, deeds: &[(&str, Deed<'_>)]) -> Result<Vec<bool>> {
+fn may(cluster: &Cluster, deeds: &[(&str, Deed<'_>)]) -> Result<Vec<bool>> {
     let reviews: Vec<_> = deeds
         .iter()
         .map(|(who, deed)| {
@@ -73,6 +76,26 @@ pub(super) fn may(cluster: &Cluster, deeds: &[(&str, Deed<'_>)]) -> Result<Vec<b
         answers.len()
     );
     Ok(answers)
+}
+
+/// Waits until the API server says so of each: it hears of rights that were given in its own time.
+pub(super) fn ensure_may(cluster: &Cluster, table: &[(&str, Deed<'_>, bool)]) -> Result<()> {
+    let deeds: Vec<_> = table.iter().map(|(who, deed, _)| (*who, *deed)).collect();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found = may(cluster, &deeds)?;
+        let mut all = table.iter().zip(found);
+        let Some(((who, deed, _), found)) = all.find(|((.., wanted), found)| wanted != found)
+        else {
+            return Ok(());
+        };
+        // One that is there and should not be does not go by itself.
+        ensure!(
+            !found && Instant::now() < deadline,
+            "{who}: {deed:?}: {found}"
+        );
+        thread::sleep(Duration::from_millis(100));
+    }
 }
 
 pub(super) fn accounts_may_do_what_they_need_and_no_more(cluster: &Cluster) -> Result<()> {
@@ -123,10 +146,10 @@ pub(super) fn accounts_may_do_what_they_need_and_no_more(cluster: &Cluster) -> R
         (false, deed("impersonate users", "")),
         (false, deed("create serviceaccounts/token", HERE)),
     ];
-    let answers = may(cluster, &table.map(|(_, deed)| (ACCOUNT, deed)))?;
-    for ((wanted, deed), found) in table.into_iter().zip(answers) {
-        ensure!(found == wanted, "{deed:?}: {found}");
-    }
+    ensure_may(
+        cluster,
+        &table.map(|(wanted, deed)| (ACCOUNT, deed, wanted)),
+    )?;
     runtime_class_by_the_account(cluster)?;
     people(cluster)?;
     installed.uninstall()
@@ -219,10 +242,7 @@ fn people(cluster: &Cluster) -> Result<()> {
         (&views, deed("get pods/proxy", NAMESPACE), false),
         (&operates, deed("create pods/proxy", NAMESPACE), false),
     ];
-    let found = may(cluster, &table.map(|(who, deed, _)| (who, deed)));
+    let all = ensure_may(cluster, &table);
     kubectl.run(&["delete", "rolebinding", "view", "edit"])?;
-    for ((who, deed, wanted), found) in table.into_iter().zip(found?) {
-        ensure!(found == wanted, "{who}: {deed:?}: {found}");
-    }
-    Ok(())
+    all
 }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use podmotion_integration_tests::{Client, Cluster, KubePod, refusal};
+use podmotion_integration_tests::{Client, Cluster, KubePod, refusal, was_starved};
 use serde_json::Value;
 
 use self::strike::Scene;
@@ -133,6 +133,8 @@ impl<'a> Subject<'a> {
                 scene.strike(&self.pod)
             }
             Moment::FallingAsleep => {
+                // Else it says that, and does not even try.
+                sleeper.wait_whole()?;
                 let slept = beside(
                     || sleeper.try_sleep(),
                     || {
@@ -140,8 +142,10 @@ impl<'a> Subject<'a> {
                         scene.strike(&self.pod)
                     },
                 )?;
-                // The fault may have come too late for this sleep.
-                if let (Fate::StaysAwake(why), Err(error)) = (fate, slept) {
+                // The fault may have come too late for this sleep, or it has not come as far as the fault.
+                if let (Fate::StaysAwake(why), Err(error)) = (fate, slept)
+                    && !was_starved(&error)
+                {
                     let said = refusal(&error).unwrap_or_default();
                     ensure!(said.contains(why), "not {why:?}: {said:?}");
                     ensure!(sleeper.status()?.state == "running", "it does not run");

@@ -6,7 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use podmotion_integration_tests::{App, Census, Client, Container, Exec, Node, Runtime, State};
+use podmotion_integration_tests::{
+    App, Census, Client, Container, Exec, Node, Runtime, State, was_starved,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::super::connections::ask;
@@ -80,18 +82,23 @@ pub(super) fn criu_in_a_dump(node: &Node, _: Runtime) -> Result<()> {
     for (requests, after) in (1..).zip(moments) {
         ensure!(count_on(&kept)? == requests, "before {after:?}");
         // Asked for once more, it sleeps at once: the moment counts from there.
-        container.sleeper().wait_until("an opinion", |status| {
+        let before = container.sleeper().wait_until("an opinion", |status| {
             status.state == "running" && status.awake_reason.is_some()
         })?;
         let sleep = killing_criu(&container, after, || container.sleeper().try_sleep())?;
-        if sleep.is_ok() {
+        let Err(refused) = sleep else {
             late += 1;
             continue;
-        }
+        };
         let settled = container.sleeper().wait_until("its fate", |status| {
             matches!(status.state.as_str(), "running" | "stopped")
         })?;
         ensure!(settled.state == "running", "after {after:?}: {settled:?}");
+        let aborted = settled.counters.sleeps_aborted > before.counters.sleeps_aborted;
+        if aborted || was_starved(&refused) {
+            // There was no CRIU yet.
+            continue;
+        }
         // Or it was gone before it could be looked at.
         let told = ["CRIU ended without an answer", "open a descriptor for its"];
         ensure!(
@@ -132,7 +139,7 @@ pub(super) fn shim(node: &Node, _: Runtime) -> Result<()> {
     let first = counter(node)?;
     first.sleep()?;
     first.wake()?;
-    drop(first);
+    crate::sleep::drop_with_shim(first)?;
     let before = Census::take()?;
     type Prepare = fn(&Container) -> Result<()>;
     let awake: Prepare = |_| Ok(());

@@ -27,7 +27,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use moment::{Moment, View};
 
-use crate::sleep::compile;
+use crate::sleep::{compile, drop_with_shim};
 
 /// Containers of one round.
 const AT_ONCE: u64 = 5;
@@ -52,7 +52,7 @@ pub(super) fn shims(node: &Node, _: Runtime) -> Result<()> {
     let first = Witness::start(node, &folder)?;
     first.container.sleep()?;
     first.container.wake()?;
-    drop(first);
+    drop_with_shim(first.container)?;
     let before = Census::take()?;
 
     let tally = Mutex::new(Tally::new());
