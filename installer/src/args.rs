@@ -70,9 +70,19 @@ pub struct Install {
     /// Settings of the node's shims, for /etc/podmotion/config.toml [default: what is there]
     #[arg(long, value_name = "FILE", env = "PODMOTION_CONFIG")]
     pub config: Option<PathBuf>,
+    /// A label of the nodes that have it, which their pods are scheduled by; can be repeated
+    #[arg(long, value_name = "KEY=VALUE", env = "PODMOTION_NODE_SELECTOR", value_delimiter = ',', default_value = "komodor.com/podmotion-node=true", value_parser = label)]
+    pub node_selector: Vec<(String, String)>,
     /// Put a container to sleep and wake it before the node is said to be ready
     #[arg(long, value_name = "BOOL", env = "PODMOTION_SELF_TEST", default_value_t = true, action = ArgAction::Set)]
     pub self_test: bool,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected a label as KEY=VALUE".to_owned()),
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -85,6 +95,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_label_has_a_key_and_a_value() {
+        let pool = ("example.com/pool".to_owned(), "sleepy".to_owned());
+        assert_eq!(label("example.com/pool=sleepy"), Ok(pool));
+        assert_eq!(label("pool="), Ok(("pool".to_owned(), String::new())));
+        assert!(label("pool").is_err() && label("=x").is_err());
+    }
 
     #[test]
     fn seconds_are_whole_and_bounded() {

@@ -101,7 +101,7 @@ async fn perform(
             }
         }
         Action::SelfTest => self_test(node, daemon).await?,
-        Action::ApplyClass(name) => runtime_class::apply(&name).await?,
+        Action::ApplyClass(name) => runtime_class::apply(&name, &args.node_selector).await?,
         Action::RemoveUnused(kept) => {
             let folder = node.at(VERSIONS)?;
             let in_use = versions::programs_in_use()?;
@@ -172,7 +172,7 @@ async fn restart(node: &Node, daemon: &Daemon, runtime: &Runtime) -> Result<()> 
 async fn self_test(node: &Node, daemon: &Daemon) -> Result<()> {
     let options = podmotion_self_test::Options {
         containerd: daemon.socket.clone(),
-        shims: node.at("/run/podmotion/shims")?,
+        shims: node.sockets()?,
         report: node.at("/run/podmotion/self-test.json")?,
         ..Default::default()
     };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use podmotion_model::config::NodeConfig;
 use tokio::time::{Instant, sleep};
 
 use crate::args::{self, Restart};
@@ -15,6 +16,7 @@ use crate::cri::{self, About};
 use crate::daemon::Daemon;
 use crate::files::{self, FileError, failed};
 use crate::host::Host;
+use crate::plan::CONFIG;
 use crate::record::{self, Record};
 use crate::restart::Service;
 
@@ -206,6 +208,14 @@ impl Node {
     /// The pins' directory, on the node.
     pub fn pins(&self) -> Result<PathBuf> {
         self.at(podmotion_bpf::DEFAULT_PIN_DIR)
+    }
+
+    /// Where the shims' sockets are, by the node's configuration.
+    pub fn sockets(&self) -> Result<PathBuf> {
+        let text = self.read(Path::new(CONFIG))?.unwrap_or_default();
+        let config = NodeConfig::from_toml(&text);
+        let config = config.with_context(|| format!("{CONFIG} is not valid"))?;
+        self.at(config.shim.sockets)
     }
 
     /// The text of a file of containerd's without our lines.

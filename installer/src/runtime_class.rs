@@ -1,5 +1,5 @@
 //! The cluster's RuntimeClass. Every node's installer applies the same one, so it does not matter which
-//! is the first. It can only be had for pods on nodes with the label.
+//! is the first. It can only be had for pods on nodes with the labels.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,6 @@ use crate::containerd::runtime::NAME;
 const MANAGER: &str = "podmotion-installer";
 /// By which it is known that it was made by an installer.
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-/// The label of nodes with Podmotion.
-const NODE_LABEL: &str = "komodor.com/podmotion-node";
 
 /// The cluster did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -39,27 +37,28 @@ pub enum ClassError {
     },
 }
 
-/// What there is to be.
-fn class(name: &str) -> Value {
+/// What there is to be, on nodes with these labels.
+fn class(name: &str, nodes: &[(String, String)]) -> Value {
+    let nodes: BTreeMap<_, _> = nodes.iter().cloned().collect();
     json!({
         "apiVersion": "node.k8s.io/v1",
         "kind": "RuntimeClass",
         "metadata": {"name": name, "labels": {MANAGED_BY: MANAGER}},
         "handler": NAME,
         "overhead": {"podFixed": {"memory": SHIM_MEMORY.0.to_string()}},
-        "scheduling": {"nodeSelector": BTreeMap::from([(NODE_LABEL, "true")])},
+        "scheduling": {"nodeSelector": nodes},
     })
 }
 
-/// Makes it, or puts right what others have changed of it.
+/// Makes it for nodes with these labels, or puts right what others have changed of it.
 ///
 /// # Errors
 /// When the cluster refuses.
-pub async fn apply(name: &str) -> Result<(), ClassError> {
+pub async fn apply(name: &str, nodes: &[(String, String)]) -> Result<(), ClassError> {
     let parameters = PatchParams::apply(MANAGER).force();
     let applied = classes()
         .await?
-        .patch(name, &parameters, &Patch::Apply(class(name)))
+        .patch(name, &parameters, &Patch::Apply(class(name, nodes)))
         .await;
     applied.map(drop).map_err(failed("apply", name))
 }
@@ -109,9 +108,12 @@ mod tests {
 
     #[test]
     fn it_is_what_kubernetes_takes() {
-        let class: RuntimeClass = serde_json::from_value(class("podmotion")).unwrap();
+        let nodes = [("example.com/pool".to_owned(), "sleepy".to_owned())];
+        let class: RuntimeClass = serde_json::from_value(class("podmotion", &nodes)).unwrap();
         assert_eq!(class.handler, "podmotion");
         let overhead = class.overhead.unwrap().pod_fixed.unwrap();
         assert_eq!(overhead["memory"].0, "2097152");
+        let selector = class.scheduling.unwrap().node_selector.unwrap();
+        assert_eq!(selector["example.com/pool"], "sleepy");
     }
 }

@@ -34,12 +34,13 @@ pub async fn run(args: &args::Node) -> Result<()> {
         println!("node {}: nothing is installed", args.node_name);
         return Ok(());
     };
+    // The configuration that says where they are is given back before the second look.
+    let sockets = node.sockets()?;
     println!("wake what sleeps");
-    let woken = shims::keep_awake(&node.at(RUN)?.join("shims")).await;
-    for name in woken.context("some containers do not wake: nothing was removed")? {
-        println!("{name}: awake");
-    }
+    wake(&sockets).await?;
     forget_runtime(&node, &record).await?;
+    // What was made meanwhile knows nothing of it. containerd makes none any more.
+    wake(&sockets).await?;
     if let Some(name) = args.class()
         && runtime_class::remove(name).await?
     {
@@ -72,6 +73,15 @@ pub async fn run(args: &args::Node) -> Result<()> {
     files::remove(&record_at)?;
     files::remove_empty(&folder)?;
     println!("node {}: uninstalled", args.node_name);
+    Ok(())
+}
+
+/// Has every container wake and stay awake.
+async fn wake(sockets: &Path) -> Result<()> {
+    let woken = shims::keep_awake(sockets).await;
+    for name in woken.context("some containers do not wake: no image was removed")? {
+        println!("{name}: awake");
+    }
     Ok(())
 }
 

@@ -89,7 +89,7 @@ pub struct Args {
     #[arg(long, env = "PODMOTION_SELF_TEST_REPEAT")]
     pub self_test_repeat: bool,
 
-    /// Where containerd listens: it is asked for its version, and for nothing else.
+    /// Where containerd listens: it is asked for its version, and to run the self-test where that is repeated.
     #[arg(
         long,
         env = "PODMOTION_CONTAINERD",

@@ -25,6 +25,11 @@ impl Cluster {
         self.become_(Self::Fails(why.to_owned()))
     }
 
+    /// It does not answer.
+    pub fn is_failing(&self) -> bool {
+        matches!(self, Self::Fails(_))
+    }
+
     fn become_(&mut self, now: Self) -> bool {
         let new = *self != now;
         *self = now;
@@ -57,5 +62,6 @@ mod tests {
         assert!(cluster.failed("refused"));
         assert!(!cluster.failed("refused"));
         assert_eq!(cluster.unready(), Some("refused"));
+        assert!(cluster.is_failing() && !Cluster::Waiting.is_failing());
     }
 }

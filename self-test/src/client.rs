@@ -80,6 +80,12 @@ pub(crate) enum CallError {
 }
 
 impl CallError {
+    /// A service that is starting says so, before containerd 2 without a code for it.
+    pub(crate) fn is_starting(&self) -> bool {
+        matches!(self, Self::Refused { status, .. }
+            if matches!(status.code(), Code::Unavailable | Code::Unknown))
+    }
+
     /// What was to be acted on does not exist.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if status.code() == Code::NotFound)

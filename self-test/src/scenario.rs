@@ -1,9 +1,11 @@
 //! The steps of a self-test.
 
 use std::path::Path;
+use std::time::Duration;
 
 use podmotion_proto::client::{Shim, ShimError};
 use podmotion_proto::shim::v1::Container;
+use tokio::time::{Instant, sleep};
 
 use crate::Options;
 use crate::client::{CallError, Client, PATIENCE, call, cri};
@@ -11,6 +13,9 @@ use crate::containerd::Containerd;
 use crate::handler::{self, Handler, HandlerError};
 use crate::pod::{MEBIBYTES, MetricsError, Pod, RequestError};
 use crate::report::{NotDone, Recorder, Report};
+
+/// Between two questions to a CRI that is starting: nothing tells when it has.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How deep a container sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,19 +98,30 @@ async fn connect(socket: &Path) -> Result<((Client, String), String), StepError>
     Ok(((client, version.clone()), version))
 }
 
+/// What CRI says of itself. A containerd that was just started answers before its CRI has looked at all pods.
+async fn status(client: &Client) -> Result<cri::StatusResponse, CallError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let message = cri::StatusRequest { verbose: true };
+        let status = call!(
+            client,
+            cri::runtime_service_client::RuntimeServiceClient,
+            status,
+            message
+        );
+        match status.await {
+            Err(error) if error.is_starting() && Instant::now() < deadline => sleep(PAUSE).await,
+            answer => return answer,
+        }
+    }
+}
+
 async fn look_up(
     options: &Options,
     client: Client,
     version: &str,
 ) -> Result<(Containerd, String), StepError> {
-    let message = cri::StatusRequest { verbose: true };
-    let status = call!(
-        client,
-        cri::runtime_service_client::RuntimeServiceClient,
-        status,
-        message
-    );
-    let info = status.await?.info;
+    let info = status(&client).await?.info;
     let configuration = info.get("config").ok_or(HandlerError::Silent)?;
     let handler = Handler::parse(&options.handler, configuration, version)?;
     let snapshotter = match &handler.snapshotter {

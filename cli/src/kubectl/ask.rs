@@ -12,8 +12,6 @@ use tokio::time::timeout;
 use crate::cluster::{Cluster, Manager};
 use crate::token::Token;
 
-/// Where managers listen.
-const PORT: u16 = 8090;
 /// The header that they expect the token in.
 const TOKEN: &str = "x-podmotion-token";
 /// How many shims of a node have not answered.
@@ -92,8 +90,8 @@ pub async fn ask<T: DeserializeOwned>(
         cause,
     };
     let address = format!(
-        "/api/v1/namespaces/{}/pods/https:{}:{PORT}/proxy{path}",
-        cluster.podmotion, manager.pod
+        "/api/v1/namespaces/{}/pods/https:{}:{}/proxy{path}",
+        cluster.podmotion, manager.pod, manager.port
     );
     let request = Request::builder()
         .method(method)

@@ -14,6 +14,9 @@ use crate::token::{self, Account, Role, Token};
 /// What the pods of the managers are labelled with.
 const LABEL: &str = "app.kubernetes.io/name=komodor-podmotion-node";
 
+/// What the port that managers listen on is called in their pods, and which it is where none is called so.
+const PORT: (&str, u16) = ("node-server", 8090);
+
 /// What the API server did not do.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
@@ -51,6 +54,8 @@ pub struct Manager {
     pub node: String,
     /// Its pod.
     pub pod: String,
+    /// Where it listens.
+    pub port: u16,
 }
 
 /// The user's way to the API server.
@@ -161,6 +166,7 @@ fn one_each(pods: &[Pod]) -> Vec<Manager> {
             let manager = Manager {
                 node: pod.spec.as_ref()?.node_name.clone()?,
                 pod: pod.metadata.name.clone()?,
+                port: port(pod),
             };
             let conditions = pod
                 .status
@@ -181,6 +187,14 @@ fn one_each(pods: &[Pod]) -> Vec<Manager> {
     all.into_iter().map(|(manager, ..)| manager).collect()
 }
 
+fn port(pod: &Pod) -> u16 {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut ports = containers.flat_map(|one| one.ports.iter().flatten());
+    let named = ports.find(|port| port.name.as_deref() == Some(PORT.0));
+    let number = named.and_then(|port| u16::try_from(port.container_port).ok());
+    number.unwrap_or(PORT.1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,6 +208,18 @@ mod tests {
             "status": {"conditions": [{"type": "Ready", "status": status}]},
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_manager_is_asked_at_the_port_that_its_pod_names() {
+        let mut pod = pod("a", Some("n1"), false, true);
+        assert_eq!(one_each(std::slice::from_ref(&pod))[0].port, 8090);
+        let containers = serde_json::json!([{"name": "manager", "ports": [
+            {"name": "metrics", "containerPort": 8080},
+            {"name": "node-server", "containerPort": 18090},
+        ]}]);
+        pod.spec.as_mut().unwrap().containers = serde_json::from_value(containers).unwrap();
+        assert_eq!(one_each(&[pod])[0].port, 18090);
     }
 
     #[test]

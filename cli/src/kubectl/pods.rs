@@ -88,6 +88,7 @@ mod tests {
         let managers = [Manager {
             node: "n1".into(),
             pod: "manager".into(),
+            port: 8090,
         }];
         let pod = |node: Option<&str>, class: Option<&str>| -> Pod {
             serde_json::from_value(serde_json::json!({

@@ -1,6 +1,8 @@
 //! Events about containers, sent to the API server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -15,12 +17,16 @@ use super::notes::{Note, Seen, notes};
 use crate::metrics::ApiErrors;
 use crate::store::Store;
 
+/// A recorder knows for six minutes what it has sent.
+const KNOWN: Duration = Duration::from_secs(360);
+
 /// Sends events.
 pub struct Events {
     client: Client,
     reporter: Reporter,
-    /// Counts those that are the same.
-    recorder: Recorder,
+    /// Each counts what has its text, and when it was last used: to one of them for all, what differs in nothing
+    /// but its text would be the first once more.
+    recorders: Mutex<HashMap<String, (Instant, Recorder)>>,
     errors: ApiErrors,
 }
 
@@ -32,11 +38,23 @@ impl Events {
             instance: Some(node.to_owned()),
         };
         Self {
-            recorder: Recorder::new(client.clone(), reporter.clone()),
+            recorders: Mutex::default(),
             client,
             reporter,
             errors,
         }
+    }
+
+    /// The one that counts events with this text.
+    fn recorder(&self, text: &str) -> Recorder {
+        let now = Instant::now();
+        let all = self.recorders.lock();
+        let mut all = all.unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, (used, _)| now.duration_since(*used) < KNOWN);
+        let new = || Recorder::new(self.client.clone(), self.reporter.clone());
+        let (used, recorder) = all.entry(text.to_owned()).or_insert_with(|| (now, new()));
+        *used = now;
+        recorder.clone()
     }
 
     /// Sends one. What cannot be sent is logged and counted: it is told by nothing else.
@@ -57,7 +75,7 @@ impl Events {
                 let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
                 recorder.publish(&event, object).await
             }
-            false => self.recorder.publish(&event, object).await,
+            false => self.recorder(&note.text).publish(&event, object).await,
         };
         if let Err(error) = sent {
             self.errors

@@ -25,12 +25,14 @@ use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::WatchParams;
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::watcher::Event;
 use kube::runtime::{Controller, WatchStreamExt, controller};
-use kube::{Client, ResourceExt};
+use kube::{Api, Client, Config, ResourceExt};
 use podmotion_model::chain::Chain;
 use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::args::Args;
@@ -52,6 +54,12 @@ const CONCURRENCY: u16 = 4;
 /// Between two tries to remove the taint.
 const TAINT: Duration = Duration::from_secs(5);
 
+/// A request that nothing is heard of for so long has failed: more than a watch takes to end without news.
+const SILENT: Duration = Duration::from_secs(295);
+
+/// Between two questions to an API server that has failed, and how long it has for an answer.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// Nothing says where the API server is.
 #[derive(Debug, thiserror::Error)]
 #[error("find the API server (--no-kubernetes does without): {}", Chain(.0))]
@@ -65,7 +73,11 @@ pub async fn client(args: &Args) -> Result<Option<Client>, ConnectError> {
     if args.no_kubernetes {
         return Ok(None);
     }
-    Client::try_default().await.map(Some).map_err(ConnectError)
+    let config = Config::infer().await.map_err(kube::Error::InferConfig);
+    let mut config = config.map_err(ConnectError)?;
+    config.read_timeout = Some(SILENT);
+    config.reset_reader_on_write = true;
+    Client::try_from(config).map(Some).map_err(ConnectError)
 }
 
 /// What is to be shown, and of what.
@@ -106,6 +118,11 @@ impl Show {
             self.node.clone(),
             self.self_test.clone(),
             self.errors.clone(),
+        ));
+        tokio::spawn(ask_again(
+            self.client.clone(),
+            self.node.clone(),
+            self.health.clone(),
         ));
         let context = Arc::new(Context {
             client: self.client.clone(),
@@ -176,6 +193,20 @@ fn pods_since(store: &Store, revision: u64) -> Vec<ObjectRef<Pod>> {
     names.into_iter().map(to_ref).collect()
 }
 
+/// A watch that goes on after a failure tells nothing until a pod changes, which may take days: whether one can
+/// be begun is asked until it can.
+async fn ask_again(client: Client, node: String, health: watch::Sender<Health>) {
+    let pods: Api<Pod> = Api::all(client);
+    let params = WatchParams::default().fields(&format!("spec.nodeName={node}"));
+    let mut told = health.subscribe();
+    while told.wait_for(Health::is_failing).await.is_ok() {
+        sleep(AGAIN).await;
+        if let Ok(Ok(_begun)) = timeout(AGAIN, pods.watch(&params, "0")).await {
+            health.send_if_modified(Health::answered);
+        }
+    }
+}
+
 /// Removes the node's taint whenever its self-test holds.
 async fn keep_taint_off(
     client: Client,
@@ -200,7 +231,7 @@ async fn keep_taint_off(
                 errors.get_or_create(&[("operation", "remove-taint")]).inc();
                 let why = Chain(&error).to_string();
                 warn!("node {node}: remove the taint {NOT_READY}: {why}");
-                tokio::time::sleep(TAINT).await;
+                sleep(TAINT).await;
             }
         }
     }

@@ -126,7 +126,9 @@ async fn authority(secrets: &Api<Secret>) -> Result<(Version, Ca), AuthorityErro
         match made {
             (Ok(_), operation) => info!("{operation} Secret {NAME}: a new authority"),
             // Another manager was faster.
-            (Err(kube::Error::Api(status)), _) if status.code == 409 || status.code == 404 => {}
+            (Err(kube::Error::Api(status)), _) if status.code == 409 => {}
+            // Somebody has deleted it meanwhile. To create, what is missing is the namespace.
+            (Err(kube::Error::Api(status)), "replace") if status.code == 404 => {}
             (Err(source), operation) => return Err(failed(operation)(source)),
         }
     }
