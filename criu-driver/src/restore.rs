@@ -46,6 +46,9 @@ pub struct RestoreRequest<'a> {
     pub tcp_close: bool,
     /// Time for CRIU. When it is over everything half restored is killed.
     pub timeout: Duration,
+    /// A process in the container's cgroups that is none of the container's: it stays there whatever becomes
+    /// of the restore.
+    pub spare: Option<i32>,
 }
 
 impl<'a> RestoreRequest<'a> {
@@ -58,6 +61,7 @@ impl<'a> RestoreRequest<'a> {
             tcp_established: true,
             tcp_close: false,
             timeout: Duration::from_secs(120),
+            spare: None,
         }
     }
 }
@@ -109,7 +113,7 @@ impl RestoreFailure {
 impl Criu {
     /// Restores a container: its processes run when this returns.
     ///
-    /// The container's cgroups must exist, hold no process and be thawed. The images should have
+    /// The container's cgroups must exist, hold no process but the one to spare, and be thawed. The images should have
     /// been verified (see [`images`](crate::images)).
     ///
     /// # Errors

@@ -31,27 +31,27 @@ const DISCARD_FREEZE_TIME: Duration = Duration::from_millis(100);
 /// # Errors
 /// When the cgroup cannot be used.
 pub fn discard(subject: &Subject) -> Result<(), FreezerError> {
-    kill_silently(subject)?;
-    wait_all(subject);
+    kill_silently(subject, None)?;
+    wait_all(subject, None);
     Ok(())
 }
 
-/// Kills what is in the subject's cgroups. Sockets that have left repair mode by then go back into it:
+/// Kills what is in the subject's cgroups, but not `spare`. Sockets that have left repair mode by then go back into it:
 /// otherwise their end is told to the peers, and is in the way of the next restore.
-fn kill_silently(subject: &Subject) -> Result<(), FreezerError> {
+fn kill_silently(subject: &Subject, spare: Option<i32>) -> Result<(), FreezerError> {
     let freezer = subject.freezer.as_deref().map(Freezer::new).transpose()?;
     if let Some(freezer) = &freezer {
         // A task that waits for its memory does not freeze.
         let _ = freezer.freeze(DISCARD_FREEZE_TIME);
         heal::silence(&freezer.processes()?);
     }
-    kill_all(subject);
+    kill_all(subject, spare);
     // A frozen task of cgroup version 1 does not die.
     freezer.map_or(Ok(()), |freezer| freezer.thaw())
 }
 
-/// Processes in the subject's cgroups.
-fn processes(subject: &Subject) -> Vec<OwnedFd> {
+/// Processes in the subject's cgroups, all but `spare`.
+fn processes(subject: &Subject, spare: Option<i32>) -> Vec<OwnedFd> {
     let mut pids = Vec::new();
     for cgroup in &subject.cgroups {
         if let Err(e) = freezer::collect(cgroup, &mut pids) {
@@ -60,18 +60,19 @@ fn processes(subject: &Subject) -> Vec<OwnedFd> {
     }
     pids.sort_unstable();
     pids.dedup();
+    pids.retain(|pid| Some(*pid) != spare);
     pids.into_iter().flat_map(launch::pidfd).collect()
 }
 
-fn kill_all(subject: &Subject) {
-    for pidfd in processes(subject) {
+fn kill_all(subject: &Subject, spare: Option<i32>) {
+    for pidfd in processes(subject, spare) {
         // It fails only on a process that is gone.
         let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
     }
 }
 
-fn wait_all(subject: &Subject) {
-    processes(subject).iter().for_each(end);
+fn wait_all(subject: &Subject, spare: Option<i32>) {
+    processes(subject, spare).iter().for_each(end);
 }
 
 fn end(pidfd: &OwnedFd) {
@@ -116,7 +117,7 @@ impl Restore<'_> {
             _ => self.converse(connection, process, deadline, ending.as_fd()),
         };
         if restored.is_err()
-            && let Err(e) = kill_silently(self.subject)
+            && let Err(e) = kill_silently(self.subject, self.request.spare)
         {
             ::log::warn!("end what a restore has made: {e}");
         }
@@ -140,16 +141,17 @@ impl Restore<'_> {
 
     /// Kills what was made. CRIU does so itself when it refuses, but not when it dies.
     pub(super) fn clean_up(&mut self) {
-        // A container that is asleep has no process: all there are come from this restore.
-        if let Err(e) = kill_silently(self.subject) {
+        let spare = self.request.spare;
+        // A container that is asleep has no process: all others there come from this restore.
+        if let Err(e) = kill_silently(self.subject, spare) {
             ::log::warn!("end what a restore has made: {e}");
         }
         self.daemon = None;
         if let Some((_, pidfd)) = &self.init {
             end(pidfd);
         }
-        kill_all(self.subject);
-        wait_all(self.subject);
+        kill_all(self.subject, spare);
+        wait_all(self.subject, spare);
         if let Err(e) = ghosts::remove(self.subject, self.request.images_dir) {
             ::log::warn!("remove what a restore left in the container's files: {e}");
         }

@@ -365,7 +365,8 @@ impl Driver {
     }
 
     async fn init_exited(&mut self, exit: Exit) {
-        if exit.pid != self.init.pid {
+        // Of a container whose start anew failed the end has been told already.
+        if exit.pid != self.init.pid || self.init.phase == Phase::Stopped {
             return;
         }
         let Some(exit) = self.sleeper.init_exited(exit) else {

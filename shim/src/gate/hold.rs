@@ -172,7 +172,13 @@ impl Gate {
         self.books(container).holding = false;
         result = result.and(self.tell_ports(container));
         // Still booked as held: what is in the tap goes behind what is in the queue.
-        result = result.and(self.read_held().map(drop));
+        match self.read_held() {
+            Ok(wanted) => {
+                let others = wanted.into_iter().filter(|other| *other != container);
+                self.overheard.extend(others);
+            }
+            Err(error) => result = result.and(Err(error)),
+        }
         let mut released = self.write_back(container);
         self.books(container).held = false;
         match self.counters() {
@@ -180,6 +186,12 @@ impl Gate {
             Err(error) => result = result.and(Err(error)),
         }
         result.map(|()| released)
+    }
+
+    /// The containers that frames were taken in for while the hold of another one ended. They are to be
+    /// woken: the tap is not readable for those frames any more.
+    pub fn take_overheard(&mut self) -> BTreeSet<ContainerKey> {
+        std::mem::take(&mut self.overheard)
     }
 
     /// Takes the tap down if nobody is held. Until then [`read_held`](Self::read_held) lets the last

@@ -125,6 +125,8 @@ pub struct Gate {
     steering: Option<Steering>,
     tap: Option<Tap>,
     queue: Queue,
+    /// Frames came for them while the hold of another one ended.
+    overheard: BTreeSet<ContainerKey>,
     registered: bool,
 }
 
@@ -177,6 +179,7 @@ impl Gate {
             steering: None,
             tap: None,
             queue: Queue::new(limits),
+            overheard: BTreeSet::new(),
             registered: true,
         };
         gate.maps.counters.insert(&cookie, &Counters::default())?;

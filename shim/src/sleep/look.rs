@@ -33,6 +33,8 @@ pub struct Looked {
     pub probes: Vec<PortSeen>,
     /// Why no checkpoint could be made of it now, where that can be seen.
     pub obstacle: Option<String>,
+    /// Why nothing of this is known.
+    pub failed: Option<String>,
 }
 
 /// A look that failed.
@@ -101,5 +103,6 @@ pub fn look(
         disk: Some(room::disk(images)?),
         obstacle,
         probes,
+        failed: None,
     })
 }

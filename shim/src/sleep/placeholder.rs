@@ -12,8 +12,12 @@ use std::{
 };
 
 use log::warn;
+use tokio::sync::oneshot;
 
-use crate::{reaper::Reaper, sys};
+use crate::{
+    reaper::{Exit, Reaper},
+    sys,
+};
 
 /// First argument that makes this program a placeholder.
 pub const ARGUMENT: &str = "hold-cgroup";
@@ -31,6 +35,8 @@ pub struct PlaceholderError {
 #[derive(Debug)]
 pub struct Placeholder {
     child: Child,
+    /// Its end. From then on its pid may be another's.
+    reaped: oneshot::Receiver<Exit>,
 }
 
 impl Placeholder {
@@ -48,8 +54,13 @@ impl Placeholder {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         sys::die_with_parent(&mut command);
-        let (child, _reaped) = reaper.spawn(&mut command).map_err(failed)?;
-        Ok(Self { child })
+        let (child, reaped) = reaper.spawn(&mut command).map_err(failed)?;
+        Ok(Self { child, reaped })
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
     }
 
     /// What moves it into `cgroups`, from any thread.
@@ -72,6 +83,9 @@ impl Placeholder {
 
 impl Drop for Placeholder {
     fn drop(&mut self) {
+        if self.reaped.try_recv().is_ok() {
+            return;
+        }
         if let Err(error) = self.child.kill() {
             warn!("end the placeholder {}: {error}", self.child.id());
         }

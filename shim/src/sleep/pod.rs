@@ -141,11 +141,17 @@ fn rules(config: &NodeConfig) -> NodeRules {
     }
 }
 
-/// Keys must differ between the shims of one network namespace too, so the pid is part of them.
-fn next_key() -> ContainerKey {
+/// Keys must differ between the shims of one network namespace too, so the pid is part of them. What is
+/// left for a count comes round where a container starts again and again: keys in use are left out.
+fn next_key(in_use: impl Fn(&ContainerKey) -> bool) -> ContainerKey {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let count = NEXT.fetch_add(1, Ordering::Relaxed);
-    ContainerKey(std::process::id().wrapping_shl(10) | (count & 0x3ff))
+    loop {
+        let count = NEXT.fetch_add(1, Ordering::Relaxed);
+        let key = ContainerKey(std::process::id().wrapping_shl(10) | (count & 0x3ff));
+        if !in_use(&key) {
+            return key;
+        }
+    }
 }
 
 impl PodGates {
@@ -208,13 +214,15 @@ impl PodGates {
                 pod
             }
         };
-        let key = next_key();
         let place = Place {
             driver,
             grpc: probing.grpc,
             ports: BTreeSet::new(),
         };
-        lock(&pod.places).insert(key, place);
+        let mut places = lock(&pod.places);
+        let key = next_key(|key| places.contains_key(key));
+        places.insert(key, place);
+        drop(places);
         let count_probes = probing.count || lock(&pod.responder).is_none();
         Ok(Seat {
             pod,
@@ -238,6 +246,14 @@ impl PodGate {
         let task = responder::serve(listener, Arc::downgrade(self)).map_err(failed)?;
         *lock(&self.responder) = Some(task);
         Ok(())
+    }
+
+    /// Has the drivers of these containers wake them. One that has ended needs no wake.
+    fn wake(&self, wanted: impl IntoIterator<Item = ContainerKey>) {
+        let places = lock(&self.places);
+        for place in wanted.into_iter().filter_map(|key| places.get(&key)) {
+            drop(place.driver.send(Notice::Wanted));
+        }
     }
 
     /// The container that has `port`.
@@ -386,6 +402,9 @@ impl Seat {
         let released = gate.let_through(self.key);
         // Last, for the same reason as it came first.
         let steered = self.steer(&mut gate, false);
+        let overheard = gate.take_overheard();
+        drop(gate);
+        self.pod.wake(overheard);
         released.and_then(|released| steered.map(|()| released))
     }
 
@@ -407,10 +426,16 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        lock(&self.pod.places).remove(&self.key);
-        if let Err(error) = lock(&self.pod.gate).remove(self.key) {
+        let mut gate = lock(&self.pod.gate);
+        let removed = gate.remove(self.key);
+        let overheard = gate.take_overheard();
+        drop(gate);
+        if let Err(error) = removed {
             warn!("take a container out of the gate: {error}");
         }
+        self.pod.wake(overheard);
+        // Last: from now on another can have the key.
+        lock(&self.pod.places).remove(&self.key);
     }
 }
 
@@ -440,16 +465,26 @@ async fn read_tap(pod: Weak<PodGate>, tap: Arc<OwnedFd>) {
         ready.clear_ready();
         let wanted = match lock(&pod.gate).read_held() {
             Ok(wanted) => wanted,
-            Err(error) => return warn!("read held packets: {error}"),
+            Err(error) => {
+                warn!("read held packets: {error}");
+                // Nobody would learn that one of them is wanted.
+                let all: Vec<_> = lock(&pod.places).keys().copied().collect();
+                return pod.wake(all);
+            }
         };
-        let places = lock(&pod.places);
-        for key in wanted {
-            // A driver that has ended needs no wake.
-            drop(
-                places
-                    .get(&key)
-                    .map(|place| place.driver.send(Notice::Wanted)),
-            );
+        pod.wake(wanted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_in_use_is_given_to_nobody_else() {
+        let used = next_key(|_| false);
+        for _ in 0..2048 {
+            assert_ne!(next_key(|key| *key == used), used);
         }
     }
 }

@@ -78,6 +78,8 @@ pub struct Attempt<'a> {
     pub lazy: bool,
     /// Time for CRIU.
     pub timeout: Duration,
+    /// What holds its cgroups, and goes on doing so if this fails.
+    pub placeholder: Option<i32>,
 }
 
 impl Attempt<'_> {
@@ -92,6 +94,7 @@ impl Attempt<'_> {
         let mut request = RestoreRequest::new(self.images, &work.path);
         request.lazy = self.lazy;
         request.timeout = self.timeout;
+        request.spare = self.placeholder;
         let Restored { pid, fill, .. } = self.criu.restore(&subject, &request)?;
         let total = started.elapsed();
         let record = runc_state::refresh(&self.facts.runc_state, pid);

@@ -272,6 +272,8 @@ impl Sleeper {
         if self.cold.is_some() {
             return self.started_anew(known);
         }
+        // Of a checkpoint that could not be restored.
+        self.asleep = None;
         // Another process, which has not answered any.
         self.probes = Probes::default();
         self.check_at = Some(Instant::now());
@@ -298,6 +300,18 @@ impl Sleeper {
             State::Waking { from, .. } if self.waits.is_some() => Some(from),
             _ => None,
         }
+    }
+
+    /// Whether it runs, started anew, and is only waited for to listen.
+    pub fn is_starting(&self) -> bool {
+        let from_cold = matches!(
+            self.lifecycle.state(),
+            State::Waking {
+                from: Depth::Cold,
+                ..
+            }
+        );
+        from_cold && self.waits.is_none()
     }
 
     /// Whether its processes are there although it is not awake.

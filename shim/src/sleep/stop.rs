@@ -14,7 +14,7 @@ use std::{
 use podmotion_criu_driver::{DumpControl, Freezer};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
 use super::{
@@ -116,8 +116,7 @@ impl Attempt<'_> {
 
 /// The first process of a container. Its PID namespace goes with it.
 struct Init {
-    pid: Pid,
-    /// Readable once it has ended.
+    /// Readable once it has ended. Its pid may be another's then: the reaper waits for it meanwhile.
     end: OwnedFd,
 }
 
@@ -125,16 +124,15 @@ impl Init {
     fn open(pid: i32) -> io::Result<Self> {
         let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
         let end = pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Self { pid, end })
+        Ok(Self { end })
     }
 
     fn terminate(&self) -> io::Result<()> {
-        // The shim is its parent and has not waited for it: the pid is still its own.
-        Ok(kill_process(self.pid, Signal::TERM)?)
+        Ok(pidfd_send_signal(&self.end, Signal::TERM)?)
     }
 
     fn kill(&self) -> io::Result<()> {
-        Ok(kill_process(self.pid, Signal::KILL)?)
+        Ok(pidfd_send_signal(&self.end, Signal::KILL)?)
     }
 
     fn ends_within(&self, time: Duration) -> io::Result<bool> {

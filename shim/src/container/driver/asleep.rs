@@ -103,7 +103,7 @@ impl Driver {
         }
         let command = match command {
             Command::Update { resources, reply } if self.changes_only_weight(&resources) => {
-                self.update_at_wake(resources);
+                self.update_at_wake(&resources);
                 answer(reply, Ok(()));
                 return None;
             }
@@ -126,6 +126,9 @@ impl Driver {
                     (15, true) => return self.end_asleep(command, depth, TERMINATED).await,
                     _ => WakeCause::Signal,
                 }
+            }
+            Command::Kill { exec_id: None, .. } if self.sleeper.is_starting() => {
+                return Some(command);
             }
             Command::Kill { exec_id: None, .. } => WakeCause::Signal,
             Command::Pause { .. } => WakeCause::Pause,

@@ -96,9 +96,10 @@ impl Driver {
     }
 
     /// Has it have these resources when it wakes.
-    pub(super) fn update_at_wake(&mut self, resources: Vec<u8>) {
-        self.note_resources(&resources);
-        self.update_later = Some(resources);
+    pub(super) fn update_at_wake(&mut self, resources: &[u8]) {
+        self.note_resources(resources);
+        // All of it: those that came before may have said more.
+        self.update_later = self.resources.as_ref().map(|all| all.to_string().into_bytes());
     }
 
     /// It is awake: it gets the resources that came while it slept.

@@ -78,9 +78,11 @@ impl Sleeper {
 
     /// Its program runs: it is held back from nobody once it listens as it did before.
     pub(super) fn started_anew(&mut self, known: Known) -> Outcome {
-        let (Some(seat), Some(cold)) = (self.seat.clone(), &self.cold) else {
+        let (Some(seat), Some(cold)) = (self.seat.clone(), &mut self.cold) else {
             return Outcome::Nothing;
         };
+        // The driver knows the new process alone: an exit from now on is that one's.
+        cold.exit_due = false;
         let (ports, timeout) = (
             cold.listened.clone(),
             self.new.node.config.stop.start_timeout,

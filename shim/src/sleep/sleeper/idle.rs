@@ -10,6 +10,9 @@ use crate::sleep::leftover::Note;
 use crate::sleep::look::{LookError, Looked, look};
 use crate::sleep::pod::{self, Probing};
 
+/// Between two looks for whether a container in its PID namespace is still there: nothing tells.
+const GUESTS: Duration = Duration::from_secs(10);
+
 impl Sleeper {
     /// The time has come to look at the container.
     pub(super) fn check(&mut self) {
@@ -73,11 +76,14 @@ impl Sleeper {
         };
         let (node, notify, pid) = (self.new.node.clone(), self.notify.clone(), self.pid);
         let ports = self.fixed_ports();
+        // Of before it was started anew. It still has the ports, and what opens it is in the tail.
+        let before = self.seat.take();
         let probing = Probing {
             count: self.new.settings.disable_probe_detection,
             grpc: self.new.settings.grpc_probes,
         };
-        self.in_thread(move || {
+        self.after_tail(move || {
+            drop(before);
             let settle = || -> Result<Box<Settled>, SettleError> {
                 let bundle = known.bundle.clone();
                 let facts = Facts::gather(known)?;
@@ -88,14 +94,15 @@ impl Sleeper {
                     freezer: facts.freezer.clone(),
                 };
                 note.write(&bundle)?;
-                let seat = node.gates.seat(pid, &node.config, probing, notify)?;
+                let seat = node.gates.seat(pid, &node.config, probing, notify.clone())?;
                 if let Some(ports) = ports {
                     seat.set_ports(&ports, BTreeSet::new())
                         .map_err(PodGateError::from)?;
                 }
                 Ok(Box::new(Settled { facts, seat }))
             };
-            Notice::Settled(settle())
+            // A driver that has ended needs no notice.
+            drop(notify.send(Notice::Settled(settle())));
         });
     }
 
@@ -138,9 +145,9 @@ impl Sleeper {
         match result {
             Ok(looked) => self.decide(&looked),
             Err(cause) => {
-                let obstacle = Some(Chain(&cause).to_string());
+                let failed = Some(Chain(&cause).to_string());
                 self.decide(&Looked {
-                    obstacle,
+                    failed,
                     ..Looked::default()
                 });
             }
@@ -160,7 +167,7 @@ impl Sleeper {
         let cpu_cores = looked.cpu.and_then(|used| self.cpu.note(now, used));
         let gate_unavailable = match &self.unsettled {
             Some(cause) if !self.uses_host_network() => Some(Chain(cause).to_string()),
-            _ => None,
+            _ => looked.failed.clone(),
         };
         let mut observation = Observation {
             now,
@@ -238,6 +245,8 @@ impl Sleeper {
                     self.give_up_image();
                 }
                 self.learn(matches!(reason, AwakeReason::ProbePending(_)));
+                let guests = Lease::strong_count(&self.lent) > 1;
+                let recheck = recheck.or(guests.then_some(GUESTS));
                 self.check_at = recheck.map(|after| Instant::now() + after);
                 self.stay_awake(reason, &looked.listening);
             }

@@ -51,6 +51,7 @@ impl Sleeper {
             }));
         };
         let (node, images, mounts) = (self.new.node.clone(), self.images(), asleep.mounts.clone());
+        let placeholder = self.placeholder.as_ref().map(Placeholder::pid);
         self.in_thread(move || {
             let attempt = rise::Attempt {
                 facts: &facts,
@@ -60,6 +61,7 @@ impl Sleeper {
                 work: &work_folder(&node.config),
                 lazy,
                 timeout: node.config.checkpoint.restore_timeout,
+                placeholder,
             };
             Notice::Rose {
                 result: Box::new(attempt.run()),
@@ -343,6 +345,8 @@ impl Sleeper {
             OnRestoreFailure::ColdStart => {
                 error!("container {id} cannot be restored and starts without its state: {why}");
                 self.update(|status| status.counters.cold_starts += 1);
+                // As for any start anew: it would be in the way of the runtime.
+                self.placeholder = None;
                 Outcome::ColdStart
             }
         }
