@@ -6,9 +6,11 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use protobuf::CodedInputStream;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::subject::{Source, Subject};
 
@@ -16,11 +18,15 @@ use crate::subject::{Source, Subject};
 pub(crate) fn remove(subject: &Subject, images_dir: &Path) -> io::Result<()> {
     let image = fs::read(images_dir.join("files.img"))?;
     for path in regular_files(&image) {
-        let on_host = on_host(subject, &path);
-        let (Some(directory), Some(name)) = (on_host.parent(), on_host.file_name()) else {
+        let (root, below) = on_host(subject, &path);
+        let (Some(directory), Some(name)) = (below.parent(), below.file_name()) else {
             continue;
         };
         let prefix = format!("{}.cr.", name.to_string_lossy());
+        let Ok(opened) = open_below(root, directory) else {
+            continue;
+        };
+        let directory = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
         let Ok(entries) = fs::read_dir(directory) else {
             continue;
         };
@@ -35,21 +41,29 @@ pub(crate) fn remove(subject: &Subject, images_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Where a path of the container is on the host. What is on a tmpfs of the container is gone with
-/// it and not found.
-fn on_host(subject: &Subject, path: &Path) -> PathBuf {
+/// Opens a directory below `root`. A symbolic link on the way, which the container can have put there since,
+/// does not lead out of it.
+fn open_below(root: &Path, directory: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags, Mode::empty())?;
+    let directory = Path::new(".").join(directory);
+    rustix::fs::openat2(root, &directory, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+}
+
+/// Where a path of the container is on the host: below what. What is on a tmpfs of the container is gone
+/// with it and not found.
+fn on_host<'a>(subject: &'a Subject, path: &'a Path) -> (&'a Path, &'a Path) {
     subject
         .mounts
         .iter()
         .filter_map(|mount| match &mount.source {
-            Source::Host(source) => Some((source, path.strip_prefix(&mount.inside).ok()?)),
+            Source::Host(source) => {
+                Some((source.as_path(), path.strip_prefix(&mount.inside).ok()?))
+            }
             Source::Tmpfs(_) => None,
         })
         .min_by_key(|(_, rest)| rest.as_os_str().len())
-        .map_or_else(
-            || subject.rootfs.join(path.strip_prefix("/").unwrap_or(path)),
-            |(source, rest)| source.join(rest),
-        )
+        .unwrap_or_else(|| (subject.rootfs.as_path(), path.strip_prefix("/").unwrap_or(path)))
 }
 
 /// Paths of the regular files in a `files.img`: two magics, then length-prefixed `file_entry`
@@ -118,6 +132,9 @@ mod tests {
         let (rootfs, volume) = (dir.path().join("rootfs"), dir.path().join("volume"));
         fs::create_dir_all(rootfs.join("tmp")).unwrap();
         fs::create_dir_all(&volume).unwrap();
+        let host = dir.path().join("host");
+        fs::create_dir_all(&host).unwrap();
+        std::os::unix::fs::symlink(&host, rootfs.join("link")).unwrap();
         let subject = Subject {
             rootfs: rootfs.clone(),
             mounts: vec![ExternalMount {
@@ -134,13 +151,17 @@ mod tests {
             rootfs.join("tmp/log.cr.1.ghost"),
             volume.join("db.cr.a.ghost"),
         ];
-        let others = [rootfs.join("tmp/other.cr.1.ghost"), rootfs.join("tmp/log")];
+        let others = [
+            rootfs.join("tmp/other.cr.1.ghost"),
+            rootfs.join("tmp/log"),
+            host.join("x.cr.1.ghost"),
+        ];
         for path in ghosts.iter().chain(&others) {
             fs::write(path, "").unwrap();
         }
         fs::write(
             dir.path().join("files.img"),
-            image(&["tmp/log", "/data/db"]),
+            image(&["tmp/log", "/data/db", "/link/x"]),
         )
         .unwrap();
         remove(&subject, dir.path()).unwrap();

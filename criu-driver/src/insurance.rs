@@ -7,6 +7,8 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use podmotion_inject::{self as inject, Process, Seized, ThreadState, on_own_thread};
@@ -53,7 +55,7 @@ impl Insurance {
             seized.wait_stopped(within)?;
             let mut processes = Vec::with_capacity(pids.len());
             for process in seized.processes() {
-                match Insured::note(process) {
+                match Insured::note(process, within) {
                     Ok(insured) => processes.push(insured),
                     // It has just been killed.
                     Err(Error::Stop(inject::Error::Gone { .. })) => {}
@@ -98,41 +100,63 @@ impl Insurance {
 
 /// CRIU reads the threads' `struct rseq` and the code that it writes over with `PTRACE_PEEKDATA`,
 /// which fails where a page is missing that a userfaultfd answers for. Reading them in a way that
-/// waits brings them in.
-fn bring_in_what_is_peeked(process: &mut Process, code: Option<&Mapping>) -> Result<(), Error> {
+/// waits brings them in. In a thread that can be left behind: a page that cannot be had lets nobody go
+/// before the process is killed.
+fn bring_in_what_is_peeked(
+    process: &mut Process,
+    code: Option<&Mapping>,
+    within: Duration,
+) -> Result<(), Error> {
     /// `rseq_cs` in `struct rseq`, and what it points to.
     const SEQUENCE: (usize, usize) = (8, 32);
     let pid = process.pid();
-    // What cannot be read is CRIU's to complain about.
-    let bring_in = |address, bytes: &mut [u8]| {
-        let _ = sys::read_memory(pid, address, bytes);
-    };
-    if let Some(code) = code {
-        bring_in(code.start, &mut [0; CODE]);
-    }
+    let code = code.map(|code| code.start);
     let tids: Vec<_> = process.threads().collect();
+    let mut areas = Vec::new();
     for tid in tids {
-        let Some(area) = process.restartable_sequence(tid)? else {
-            continue;
-        };
-        let mut name = [0; 8];
-        bring_in(area + SEQUENCE.0 as u64, &mut name);
-        let name = u64::from_ne_bytes(name);
-        if name != 0 {
-            bring_in(name, &mut [0; SEQUENCE.1]);
-        }
+        areas.extend(process.restartable_sequence(tid)?);
     }
-    Ok(())
+    let (tell, told) = mpsc::channel();
+    let work = move || {
+        // What cannot be read is CRIU's to complain about.
+        let bring_in = |address, bytes: &mut [u8]| {
+            let _ = sys::read_memory(pid, address, bytes);
+        };
+        if let Some(code) = code {
+            bring_in(code, &mut [0; CODE]);
+        }
+        for area in areas {
+            let mut name = [0; 8];
+            bring_in(area + SEQUENCE.0 as u64, &mut name);
+            let name = u64::from_ne_bytes(name);
+            if name != 0 {
+                bring_in(name, &mut [0; SEQUENCE.1]);
+            }
+        }
+        // Whoever waited has given up.
+        let _ = tell.send(());
+    };
+    thread::Builder::new()
+        .name("criu-peek".to_owned())
+        .spawn(work)
+        .map_err(|source| inject::Error::System {
+            operation: "make a thread",
+            source,
+        })?;
+    told.recv_timeout(within).map_err(|_| Error::Absent {
+        pid,
+        reason: "what CRIU reads of it is not filled in",
+    })
 }
 
 impl Insured {
-    fn note(process: &mut Process) -> Result<Self, Error> {
+    fn note(process: &mut Process, within: Duration) -> Result<Self, Error> {
         let pid = process.pid();
         let tids: Vec<_> = process.threads().collect();
         let threads = tids.into_iter().map(|tid| process.state(tid));
         let threads = threads.collect::<Result<_, _>>()?;
         let mappings = mappings::parse(&read(pid, "maps")?);
-        bring_in_what_is_peeked(process, mappings::first_code(&mappings))?;
+        bring_in_what_is_peeked(process, mappings::first_code(&mappings), within)?;
         let code = match mappings::first_code(&mappings) {
             Some(mapping) => {
                 let mut bytes = [0; CODE];

@@ -355,11 +355,9 @@ impl Process {
             .map(str::to_owned)
     }
 
-    /// The process's descriptor, once it no longer has to be ended with this value.
-    pub(crate) fn into_pidfd(mut self) -> io::Result<OwnedFd> {
-        let copy = self.pidfd.try_clone()?;
+    /// It no longer has to be ended with this value.
+    pub(crate) fn leave(mut self) {
         self.pid = 0;
-        Ok(copy)
     }
 }
 

@@ -101,6 +101,10 @@ pub(crate) struct Daemon {
     ready: OwnedFd,
     work_dir: PathBuf,
     copies: Vec<OwnedFd>,
+    /// For the fill: two ends of its event, and the daemon's process.
+    ended: OwnedFd,
+    signal: OwnedFd,
+    pidfd: OwnedFd,
 }
 
 impl Daemon {
@@ -123,12 +127,20 @@ impl Daemon {
         arguments.push(LAZY_LOG.into());
         // Only at this level does the log say that an address space is complete.
         arguments.extend(["-v4", "--status-fd", "3"].map(OsString::from));
+        let failed = |operation| move |e: io::Error| Error::io(operation, work_dir, e);
+        let ended = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)
+            .map_err(|e| failed("make an event for")(e.into()))?;
+        let signal = ended.try_clone().map_err(failed("copy an event for"))?;
         let process = criu.launch(arguments, vec![theirs], &[], None, None)?;
+        let pidfd = process.pidfd().try_clone();
         Ok(Self {
+            pidfd: pidfd.map_err(failed("copy a descriptor for"))?,
             process,
             ready,
             work_dir: work_dir.to_owned(),
             copies: Vec::new(),
+            ended,
+            signal,
         })
     }
 
@@ -178,23 +190,23 @@ impl Daemon {
         }
     }
 
-    /// From here on the container runs.
+    /// From here on the container runs, and an error must not end the daemon: what is missing would read as
+    /// zeros until the container is killed.
     pub(crate) fn into_fill(self) -> Result<Fill, Error> {
         let started = Instant::now();
-        let work_dir = self.work_dir.clone();
-        let failed = |operation| move |e: io::Error| Error::io(operation, work_dir, e);
-        let ended = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)
-            .map_err(|e| failed.clone()("make an event for")(e.into()))?;
-        let signal = ended
-            .try_clone()
-            .map_err(failed.clone()("copy an event for"))?;
+        let Self {
+            process,
+            work_dir,
+            copies,
+            ended,
+            signal,
+            pidfd,
+            ..
+        } = self;
         let (sender, result) = mpsc::channel();
-        let daemon = self.process.pid();
-        let pidfd = self
-            .process
-            .into_pidfd()
-            .map_err(failed.clone()("copy a descriptor for"))?;
-        let (copies, log_path) = (self.copies, self.work_dir.join(LAZY_LOG));
+        let daemon = process.pid();
+        process.leave();
+        let log_path = work_dir.join(LAZY_LOG);
         thread::Builder::new()
             .name("lazy-fill".to_owned())
             .stack_size(64 * 1024)
@@ -206,7 +218,7 @@ impl Daemon {
                 // Whoever waited may be gone.
                 let _ = sender.send(outcome.map(|()| started.elapsed()));
             })
-            .map_err(failed("make a thread for"))?;
+            .map_err(|e| Error::io("make a thread for", work_dir, e))?;
         Ok(Fill {
             ended,
             result,

@@ -46,7 +46,7 @@ pub enum Error {
         tid: i32,
     },
     /// The thread did not stop, or its system call did not end. It is let go when the tracing thread
-    /// ends, not before.
+    /// ends, not before; in a system call its process is killed when it is to be let go.
     #[error("thread {tid} of process {pid} did not stop within {within:?}")]
     Stuck {
         /// The process.

@@ -119,6 +119,7 @@ impl Process {
         let call = own.calling(at, number.cast_unsigned(), arguments);
         let deadline = Deadline::after(CALL_TIME);
         thread.value("set the options of", sys::die_with_tracer(tid, true))?;
+        thread.calling = true;
         let answer = loop {
             thread.value(
                 "set the signal mask of",
@@ -134,6 +135,7 @@ impl Process {
             thread.value("set the registers of", sys::set_registers(tid, &own))?;
             thread.value("set the signal mask of", sys::set_signal_mask(tid, blocked))?;
             thread.value("set the options of", sys::die_with_tracer(tid, false))?;
+            thread.calling = false;
         }
         answer
     }

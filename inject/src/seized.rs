@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::process::Process;
 use crate::procfs;
-use crate::sys::Alarm;
+use crate::sys::{self, Alarm};
 use crate::thread::{Deadline, Place, Thread};
 
 /// Processes whose threads are traced by the thread that made this. See the crate's documentation
@@ -154,6 +154,13 @@ impl Seized {
     fn let_go(&mut self) -> Result<(), Error> {
         let mut first = Ok(());
         let alarm = Rc::clone(&self.alarm);
+        for thread in self.threads() {
+            // A call that did not end in time: let go, the thread would go on with the call's registers.
+            if thread.calling && thread.place != Place::Gone {
+                // Fails on a process that is gone.
+                let _ = sys::kill(thread.pid);
+            }
+        }
         let mut deadline = Deadline::after(Duration::ZERO);
         for thread in self.threads() {
             // Those that have stopped before those that have not: one can wait for the other (vfork).

@@ -150,6 +150,12 @@ pub(crate) fn detach(tid: i32) -> io::Result<()> {
     result(unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, 0usize, 0usize) })
 }
 
+/// Kills a process that has a traced thread, so that its pid is nobody else's.
+pub(crate) fn kill(pid: i32) -> io::Result<()> {
+    // SAFETY: takes and returns numbers.
+    result(unsafe { libc::kill(pid, libc::SIGKILL) }.into())
+}
+
 /// The general registers of a stopped thread; `None` of one that runs code of another architecture.
 pub(crate) fn registers(tid: i32) -> io::Result<Option<Registers>> {
     let mut registers = Registers([0; arch::WORDS]);

@@ -16,6 +16,8 @@ pub(crate) struct Thread {
     pub(crate) pid: i32,
     pub(crate) tid: i32,
     pub(crate) place: Place,
+    /// It was given the registers of a call, and its own not back.
+    pub(crate) calling: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,7 @@ impl Thread {
             pid,
             tid,
             place: Place::Running,
+            calling: false,
         };
         thread.check("interrupt", sys::interrupt(tid))?;
         Ok(Some((thread, past_seccomp)))

@@ -332,7 +332,7 @@ impl Pager {
     fn bring_back(mut self, server: Server, error: OutError) -> Result<Moved, NotMoved> {
         let filled = server
             .call(|worker| worker.set_moving(false))
-            .and_then(|()| server.fill(FillPolicy::at_once()));
+            .and_then(|_| server.fill(FillPolicy::at_once()));
         let outcome = match filled {
             Ok(()) => server.wait(),
             Err(error) => Outcome::Failed(error),

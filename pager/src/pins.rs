@@ -96,7 +96,8 @@ fn pinning_descriptor(thread: i32) -> io::Result<Option<String>> {
         if pins.into_iter().any(|pin| target.starts_with(pin)) {
             return Ok(Some(target.into_owned()));
         }
-        if !target.starts_with("/dev/") {
+        // What is no file has no path. A device can be mounted anywhere.
+        if !target.starts_with('/') {
             continue;
         }
         // Not from a file server that may not answer.
@@ -108,6 +109,8 @@ fn pinning_descriptor(thread: i32) -> io::Result<Option<String>> {
                 }
             }
             Ok(_) | Err(rustix::io::Errno::NOENT) => {}
+            // A file server that keeps its files to itself; devices are in file systems of the node.
+            Err(_) if !target.starts_with("/dev/") => {}
             Err(error) => return Err(error.into()),
         }
     }

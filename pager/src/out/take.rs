@@ -11,7 +11,7 @@ use podmotion_inject::{Process, Seized};
 use super::OutError;
 use super::find::{Leaving, Region};
 use crate::descriptor::{self, call};
-use crate::server::Server;
+use crate::server::{Server, ServerError};
 use crate::stats::OutStats;
 use crate::sys::page_size;
 
@@ -28,7 +28,13 @@ pub(super) fn withdraw(
     stats: &mut OutStats,
 ) -> Result<(), OutError> {
     let started = Instant::now();
-    server.call(|worker| worker.set_moving(true))?;
+    let set_moving = |moving| match server.call(move |worker| worker.set_moving(moving)) {
+        Ok(true) => Ok(()),
+        // What has failed is how the fill ends.
+        Ok(false) => Err(ServerError::Ended),
+        Err(error) => Err(error),
+    };
+    set_moving(true)?;
     for process in leaving {
         let Ok(target) = seized.process(process.pid) else {
             continue;
@@ -43,7 +49,7 @@ pub(super) fn withdraw(
             result => result?,
         }
     }
-    server.call(|worker| worker.set_moving(false))?;
+    set_moving(false)?;
     stats.drop_time = started.elapsed();
     Ok(())
 }

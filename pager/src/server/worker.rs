@@ -188,14 +188,19 @@ impl Worker {
         refused
     }
 
-    /// Pages are about to be taken away, or have been.
-    pub(crate) fn set_moving(&mut self, moving: bool) {
+    /// Pages are about to be taken away, or have been. False after a failure, which stays one: nobody reads
+    /// events any more, and one that is read later would be taken for the program's own.
+    pub(crate) fn set_moving(&mut self, moving: bool) -> bool {
         self.stop_compressing();
+        if matches!(self.mode, Mode::Failed) {
+            return false;
+        }
         self.mode = if moving {
             Mode::Moving(Instant::now())
         } else {
             Mode::Guard
         };
+        true
     }
 
     /// Stops filling in the background. Returns what was done since the fill began; none when it

@@ -15,7 +15,7 @@ use std::{
 };
 
 use podmotion_criu_driver::{DumpControl, Freezer, images};
-use podmotion_inject::Seized;
+use podmotion_inject::{Seized, on_own_thread};
 use podmotion_model::value::Share;
 use podmotion_pager::{
     FillFailed, FillPolicy, Filling, Moved, NotMoved, OutError, OutStats, Pager,
@@ -115,8 +115,22 @@ fn create(directory: &Path) -> Result<Pager, Trouble> {
 }
 
 /// Moves the memory of the frozen container out. It is frozen again when this succeeds, and has all
-/// its memory if it fails. All in one thread: the kernel takes a tracer's requests from no other.
+/// its memory if it fails. In a thread of its own: the kernel takes a tracer's requests from no other, and
+/// what has not stopped in time is let go only when that ends.
 pub fn move_out(
+    freezer: &Freezer,
+    pager: Pager,
+    control: &DumpControl,
+) -> Result<Moved, Box<Failed>> {
+    let mut kept = Some(pager);
+    let moved = on_own_thread(|| match kept.take() {
+        Some(pager) => seize_and_move(freezer, pager, control),
+        None => Err(Failed::new(None, Trouble::Aborted)),
+    });
+    moved.unwrap_or_else(|error| Err(Failed::new(kept, error.into())))
+}
+
+fn seize_and_move(
     freezer: &Freezer,
     pager: Pager,
     control: &DumpControl,
