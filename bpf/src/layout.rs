@@ -278,6 +278,11 @@ impl KubeletKey {
             name: bytes,
         })
     }
+
+    /// Whether both are of the same namespaces.
+    pub(crate) fn is_beside(&self, other: &Self) -> bool {
+        (self.mount_namespace, self.pid_namespace) == (other.mount_namespace, other.pid_namespace)
+    }
 }
 
 /// Key of `probes`: the connection of a probe, seen from the pod.

@@ -25,7 +25,7 @@ pub const SOCKOPS_PROGRAM: &str = "probe_sockops";
 /// Program for a pod's network namespace: leads noted connections to its responder.
 pub const STEER_PROGRAM: &str = "probe_steer";
 
-/// Whose connections are probes. Shared by the node's shims, and never made smaller.
+/// Whose connections are probes. Shared by the node's shims, and made smaller only when it is full.
 pub struct Kubelets(Table<KubeletKey, u8>);
 
 impl Kubelets {
@@ -38,10 +38,28 @@ impl Kubelets {
         Table::open(dir, "kubelets").map(Self)
     }
 
-    /// From now on connections that such processes open are noted.
+    /// From now on connections that such processes open are noted. Where there is no room, kubelets of
+    /// other namespaces make it: a containerd that has one of its own leaves them behind with each start.
     pub fn admit(&mut self, kubelet: &KubeletKey) -> Result<(), MapError> {
-        self.0.insert(kubelet, &1)
+        match self.0.insert(kubelet, &1) {
+            Err(error) if is_full(&error) => {
+                let keys = self.0.keys()?;
+                for key in keys.iter().filter(|key| !key.is_beside(kubelet)) {
+                    self.0.remove(key)?;
+                }
+                self.0.insert(kubelet, &1)
+            }
+            result => result,
+        }
     }
+}
+
+fn is_full(error: &MapError) -> bool {
+    matches!(
+        error,
+        MapError::Write { source: aya::maps::MapError::SyscallError(error), .. }
+            if error.io_error.raw_os_error() == Some(libc::E2BIG)
+    )
 }
 
 /// The sockets that answer probes, one for a network namespace at most.

@@ -47,7 +47,13 @@ fn open_below(root: &Path, directory: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(root, flags, Mode::empty())?;
     let directory = Path::new(".").join(directory);
-    rustix::fs::openat2(root, &directory, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+    rustix::fs::openat2(
+        root,
+        &directory,
+        flags,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT,
+    )
 }
 
 /// Where a path of the container is on the host: below what. What is on a tmpfs of the container is gone
@@ -63,7 +69,12 @@ fn on_host<'a>(subject: &'a Subject, path: &'a Path) -> (&'a Path, &'a Path) {
             Source::Tmpfs(_) => None,
         })
         .min_by_key(|(_, rest)| rest.as_os_str().len())
-        .unwrap_or_else(|| (subject.rootfs.as_path(), path.strip_prefix("/").unwrap_or(path)))
+        .unwrap_or_else(|| {
+            (
+                subject.rootfs.as_path(),
+                path.strip_prefix("/").unwrap_or(path),
+            )
+        })
 }
 
 /// Paths of the regular files in a `files.img`: two magics, then length-prefixed `file_entry`

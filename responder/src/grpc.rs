@@ -29,7 +29,7 @@ struct Said {
 
 /// Serves one call, as many as a kubelet makes over a connection.
 pub async fn serve(client: TcpStream, shim: Shim) -> Result<()> {
-    let (call, rest) = timeout(PATIENCE, async {
+    let (call, mut rest) = timeout(PATIENCE, async {
         let mut calls = h2::server::handshake(client)
             .await
             .context("speak HTTP/2")?;
@@ -70,7 +70,12 @@ pub async fn serve(client: TcpStream, shim: Shim) -> Result<()> {
         Answer::Nobody => answer(&mut respond, Bytes::new(), trailers(UNAVAILABLE))?,
         Answer::Application(application) => {
             let call = http::Request::from_parts(head, ());
-            let (passed, words) = match forward(application, call, said.message).await {
+            let forwarded = tokio::select! {
+                forwarded = forward(application, call, said.message) => forwarded,
+                // It has given up. An application that hangs would be waited for otherwise.
+                _ = &mut rest => return shim.outcome(false, "no answer in time"),
+            };
+            let (passed, words) = match forwarded {
                 Ok(said) => {
                     let passed = said.message.as_ref() == SERVING;
                     let words = words(&said, passed);

@@ -43,7 +43,9 @@ pub async fn serve(client: TcpStream, shim: Shim) -> Result<()> {
         Answer::Application(application) => {
             let connector = TlsConnector::from(Arc::new(anyone()?));
             let name = server_name(local);
-            match connector.connect(name, application).await {
+            // An application that hangs says nothing, and its client is not listened to meanwhile.
+            let connected = timeout(PATIENCE, connector.connect(name, application)).await;
+            match connected.map_err(std::io::Error::from).flatten() {
                 Ok(application) => proxy(&mut client, application, &begun, &shim).await,
                 Err(error) => {
                     shim.outcome(false, error.to_string())?;

@@ -42,6 +42,15 @@ pub enum GateError {
         /// Who has it.
         owner: ContainerKey,
     },
+    /// A container has more ports than one may have of the node's.
+    #[error(
+        "{ports} ports are more than the {} that a container may have",
+        super::MOST_PORTS
+    )]
+    TooManyPorts {
+        /// How many.
+        ports: usize,
+    },
     /// The tap could not be made or removed.
     #[error("cannot {operation} the tap {name}")]
     Tap {

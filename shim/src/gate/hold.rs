@@ -8,7 +8,7 @@ use std::time::Instant;
 use podmotion_bpf::{FlowKey, FlowValue};
 
 use super::frame::Addresses;
-use super::tap::Tap;
+use super::tap::{QUEUE, Tap};
 use super::{ContainerKey, Ends, Flow, Gate, GateError, Released, Standstill, sys};
 
 impl Gate {
@@ -117,11 +117,26 @@ impl Gate {
     /// Takes all frames from the tap into the queue. Returns the containers they are for, which are
     /// to be woken.
     pub fn read_held(&mut self) -> Result<BTreeSet<ContainerKey>, GateError> {
-        let mut wanted = BTreeSet::new();
+        self.empty_tap()?;
+        Ok(self.take_wanted())
+    }
+
+    /// The containers that frames are held for and nobody was told of yet: the end of another one's
+    /// hold has taken them from the tap.
+    pub fn take_wanted(&mut self) -> BTreeSet<ContainerKey> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// Takes what is in the tap into the queue. What comes meanwhile makes it readable once more: a
+    /// flood keeps nobody here.
+    fn empty_tap(&mut self) -> Result<(), GateError> {
         let Some(tap) = self.tap.as_mut() else {
-            return Ok(wanted);
+            return Ok(());
         };
-        while let Some(frame) = tap.read()? {
+        for _ in 0..=QUEUE {
+            let Some(frame) = tap.read()? else {
+                break;
+            };
             let Some(addresses) = Addresses::of(frame) else {
                 continue;
             };
@@ -133,14 +148,19 @@ impl Gate {
             match owner.filter(|owner| self.containers.get(owner).is_some_and(|c| c.held)) {
                 Some(container) => {
                     // Also with a full queue: the sender is there and tries again.
-                    wanted.insert(container);
+                    self.wanted.insert(container);
                     self.queue.push(container, frame, Instant::now());
                 }
                 // Taken by a program that had just read the entry of a hold that has ended.
-                None => tap.write_back_last()?,
+                None => {
+                    // Lost as one that the queue has no room for; those behind it are not.
+                    if let Err(error) = tap.write_back_last() {
+                        log::warn!("a frame that nobody is held for: {error}");
+                    }
+                }
             }
         }
-        Ok(wanted)
+        Ok(())
     }
 
     /// Ends the hold of `container`, writes its frames back in their order and, when nobody is held
@@ -172,13 +192,8 @@ impl Gate {
         self.books(container).holding = false;
         result = result.and(self.tell_ports(container));
         // Still booked as held: what is in the tap goes behind what is in the queue.
-        match self.read_held() {
-            Ok(wanted) => {
-                let others = wanted.into_iter().filter(|other| *other != container);
-                self.overheard.extend(others);
-            }
-            Err(error) => result = result.and(Err(error)),
-        }
+        result = result.and(self.empty_tap());
+        self.wanted.remove(&container);
         let mut released = self.write_back(container);
         self.books(container).held = false;
         match self.counters() {
@@ -186,12 +201,6 @@ impl Gate {
             Err(error) => result = result.and(Err(error)),
         }
         result.map(|()| released)
-    }
-
-    /// The containers that frames were taken in for while the hold of another one ended. They are to be
-    /// woken: the tap is not readable for those frames any more.
-    pub fn take_overheard(&mut self) -> BTreeSet<ContainerKey> {
-        std::mem::take(&mut self.overheard)
     }
 
     /// Takes the tap down if nobody is held. Until then [`read_held`](Self::read_held) lets the last
@@ -229,7 +238,7 @@ impl Gate {
     /// before, and then puts a frame into the tap.
     fn lower_tap(&mut self) -> Result<(), GateError> {
         sys::wait_for_running_programs();
-        let result = self.read_held().map(drop);
+        let result = self.empty_tap();
         let result = result.and(self.register(0));
         let netns = self.netns.as_fd();
         let lowered = match &mut self.tap {

@@ -56,6 +56,8 @@ use queue::Queue;
 use tap::Tap;
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+/// Ports of a container at most: the node's pods share one map, and no pod is to fill it.
+const MOST_PORTS: usize = 1024;
 
 /// A container of the pod, by a number that its shim gives it and does not give twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,8 +127,8 @@ pub struct Gate {
     steering: Option<Steering>,
     tap: Option<Tap>,
     queue: Queue,
-    /// Frames came for them while the hold of another one ended.
-    overheard: BTreeSet<ContainerKey>,
+    /// They have frames in the queue, and their drivers do not know.
+    wanted: BTreeSet<ContainerKey>,
     registered: bool,
 }
 
@@ -179,7 +181,7 @@ impl Gate {
             steering: None,
             tap: None,
             queue: Queue::new(limits),
-            overheard: BTreeSet::new(),
+            wanted: BTreeSet::new(),
             registered: true,
         };
         gate.maps.counters.insert(&cookie, &Counters::default())?;
@@ -210,13 +212,16 @@ impl Gate {
     ///
     /// # Errors
     ///
-    /// [`GateError::PortTaken`] if another container of the pod has one of them; nothing is changed
-    /// then.
+    /// [`GateError::PortTaken`] if another container of the pod has one of them,
+    /// [`GateError::TooManyPorts`]; nothing is changed then.
     pub fn set_ports(
         &mut self,
         container: ContainerKey,
         ports: &BTreeSet<u16>,
     ) -> Result<(), GateError> {
+        if ports.len() > MOST_PORTS {
+            return Err(GateError::TooManyPorts { ports: ports.len() });
+        }
         for port in ports {
             if let Some(owner) = self.by_port.get(port).filter(|owner| **owner != container) {
                 return Err(GateError::PortTaken {

@@ -11,7 +11,7 @@ use podmotion_bpf::{
 };
 
 use super::sockets::Sockets;
-use super::{ContainerKey, Flow, Gate, GateError, monotonic};
+use super::{ContainerKey, Flow, Gate, GateError, MOST_PORTS, monotonic};
 
 /// When a port was probed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl Gate {
 
     /// Has the probes of `ports` of `container` looked after, and nothing but them, in place of those
     /// before. A port that a container has, this one or another, or that is another's in the same
-    /// way already, stays as it is.
+    /// way already, stays as it is, and so do those beyond as many as a container may have.
     pub fn set_probed(
         &mut self,
         container: ContainerKey,
@@ -81,7 +81,8 @@ impl Gate {
             let other = self.by_probed_port.get(port);
             !self.by_port.contains_key(port) && other.is_none_or(|owner| *owner == container)
         };
-        let ports: BTreeSet<u16> = ports.iter().copied().filter(is_free).collect();
+        let free = ports.iter().copied().filter(is_free);
+        let ports: BTreeSet<u16> = free.take(MOST_PORTS).collect();
         let old = self.books(container).probed.clone();
         for port in old.difference(&ports) {
             self.remove_probed(*port)?;

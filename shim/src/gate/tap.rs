@@ -19,7 +19,7 @@ const NAME: &str = "podmotion%d";
 /// The largest that a tap can have.
 const MTU: i32 = 65521;
 /// Frames that wait in the tap for the shim to read them. A burst of clients comes at once.
-const QUEUE: i32 = 4096;
+pub(super) const QUEUE: i32 = 4096;
 /// `lo` has an MTU of 64 KB and an Ethernet header.
 const LARGEST_FRAME: usize = 65536 + 14;
 

@@ -402,9 +402,9 @@ impl Seat {
         let released = gate.let_through(self.key);
         // Last, for the same reason as it came first.
         let steered = self.steer(&mut gate, false);
-        let overheard = gate.take_overheard();
+        let wanted = gate.take_wanted();
         drop(gate);
-        self.pod.wake(overheard);
+        self.pod.wake(wanted);
         released.and_then(|released| steered.map(|()| released))
     }
 
@@ -428,12 +428,12 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut gate = lock(&self.pod.gate);
         let removed = gate.remove(self.key);
-        let overheard = gate.take_overheard();
+        let wanted = gate.take_wanted();
         drop(gate);
         if let Err(error) = removed {
             warn!("take a container out of the gate: {error}");
         }
-        self.pod.wake(overheard);
+        self.pod.wake(wanted);
         // Last: from now on another can have the key.
         lock(&self.pod.places).remove(&self.key);
     }

@@ -84,6 +84,11 @@ pub fn ports_are_replaced_and_kept_apart() {
         ),
         "{taken:?}"
     );
+    let many = gate.set_ports(B, &(20_000..21_025).collect());
+    assert!(
+        matches!(many, Err(GateError::TooManyPorts { ports: 1025 })),
+        "{many:?}"
+    );
     gate.set_ports(A, &BTreeSet::from([9090])).unwrap();
     gate.set_ports(B, &BTreeSet::from([PORT])).unwrap();
     gate.hold(B, &[]).unwrap();

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
 use podmotion_bpf::Method;
 use podmotion_bpf::loader::{Build, load_and_pin_build, unpin};
@@ -318,6 +320,23 @@ pub fn containers_of_a_pod_wake_one_by_one() {
         b.join().unwrap();
     });
     assert!(!net.tap_is_up());
+}
+
+/// The end of one container's hold reads what has come for another one, which nobody is told of then.
+pub fn what_a_release_reads_for_another_container_wakes_that() {
+    let net = Net::new();
+    let mut gate = net.gate();
+    gate.set_ports(B, &BTreeSet::from([9090])).unwrap();
+    gate.hold(A, &[]).unwrap();
+    gate.hold(B, &[]).unwrap();
+    let client = net.udp(false, "0.0.0.0:0");
+    client.send_to(b"x", address("10.9.0.1", 9090)).unwrap();
+    let tap = gate.tap_fd().unwrap();
+    let mut fds = [PollFd::new(tap.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut fds, PollTimeout::from(5000_u16)).unwrap(), 1);
+    assert_eq!(gate.release(A).unwrap().frames, 0);
+    assert_eq!(gate.take_wanted(), BTreeSet::from([B]));
+    assert_eq!(gate.release(B).unwrap().frames, 1);
 }
 
 /// A sleeping container has a connection on a port where another one of the pod listens by now.

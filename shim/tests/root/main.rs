@@ -58,6 +58,7 @@ fn main() {
         hold::large_segments_are_delivered,
         hold::other_ports_are_not_affected,
         hold::containers_of_a_pod_wake_one_by_one,
+        hold::what_a_release_reads_for_another_container_wakes_that,
         hold::connection_on_a_port_that_another_container_has,
         hold::frames_beyond_the_limit_are_counted,
         hold::no_packet_is_lost_between_hold_and_release,

@@ -99,7 +99,10 @@ impl Driver {
     pub(super) fn update_at_wake(&mut self, resources: &[u8]) {
         self.note_resources(resources);
         // All of it: those that came before may have said more.
-        self.update_later = self.resources.as_ref().map(|all| all.to_string().into_bytes());
+        self.update_later = self
+            .resources
+            .as_ref()
+            .map(|all| all.to_string().into_bytes());
     }
 
     /// It is awake: it gets the resources that came while it slept.

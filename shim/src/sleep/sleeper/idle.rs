@@ -94,7 +94,9 @@ impl Sleeper {
                     freezer: facts.freezer.clone(),
                 };
                 note.write(&bundle)?;
-                let seat = node.gates.seat(pid, &node.config, probing, notify.clone())?;
+                let seat = node
+                    .gates
+                    .seat(pid, &node.config, probing, notify.clone())?;
                 if let Some(ports) = ports {
                     seat.set_ports(&ports, BTreeSet::new())
                         .map_err(PodGateError::from)?;
