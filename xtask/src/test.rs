@@ -129,12 +129,10 @@ fn commands(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Command>>>
     }
     let of = |filter: &[&str]| of_integration(&[&suite[..], &["--"], filter].concat());
     groups.extend([
-        // The soak needs a quarter of two processors, and a node of somebody's is not idle either.
-        vec![
-            of(&["vm::core"]),
-            of(&["vm::", "--skip", "vm::core"]),
-            of(&["kube::soak"]),
-        ],
+        // A virtual machine needs a processor.
+        vec![of(&["vm::core"]), of(&["vm::", "--skip", "vm::core"])],
+        // A soak looks at how long things take: beside those its programs do not get to answer in time.
+        vec![of(&["kube::soak"])],
         // Most of the time they wait for something.
         vec![
             of(&["--skip", "kube::", "--skip", "vm::"]),
