@@ -292,12 +292,18 @@ pub fn other_ports_are_not_affected() {
     assert_eq!(gate.read_held().unwrap(), BTreeSet::new());
 }
 
-pub fn containers_of_a_pod_wake_one_by_one() {
-    let net = Net::new();
+/// Containers A and B are held, B with port 9090.
+fn two_asleep(net: &Net) -> Gate {
     let mut gate = net.gate();
     gate.set_ports(B, &BTreeSet::from([9090])).unwrap();
     gate.hold(A, &[]).unwrap();
     gate.hold(B, &[]).unwrap();
+    gate
+}
+
+pub fn containers_of_a_pod_wake_one_by_one() {
+    let net = Net::new();
+    let mut gate = two_asleep(&net);
     let bind = |port| {
         net.pod
             .run(|| TcpListener::bind(address("10.9.0.1", port)).unwrap())
@@ -325,10 +331,7 @@ pub fn containers_of_a_pod_wake_one_by_one() {
 /// The end of one container's hold reads what has come for another one, which nobody is told of then.
 pub fn what_a_release_reads_for_another_container_wakes_that() {
     let net = Net::new();
-    let mut gate = net.gate();
-    gate.set_ports(B, &BTreeSet::from([9090])).unwrap();
-    gate.hold(A, &[]).unwrap();
-    gate.hold(B, &[]).unwrap();
+    let mut gate = two_asleep(&net);
     let client = net.udp(false, "0.0.0.0:0");
     client.send_to(b"x", address("10.9.0.1", 9090)).unwrap();
     let tap = gate.tap_fd().unwrap();

@@ -12,7 +12,7 @@ use podmotion_integration_tests::{
     App, Client, Container, Depth, Network, Node, Runtime, Settings, Status, status_number,
 };
 
-use super::depth::{counter, memory_images, wait_depth, wait_whole};
+use super::depth::{counter, memory_images, wait_depth};
 use super::visit;
 use crate::Body;
 
@@ -114,7 +114,7 @@ fn takes_half(node: &Node, app: App, path: &str) -> Result<Container> {
     };
     for round in 0..5 {
         visit()?;
-        wait_whole(&container)?;
+        container.sleeper().wait_whole()?;
         let resident = resident_bytes(&container)?;
         container.sleep()?;
         let status = wait_compressed(&container)?;

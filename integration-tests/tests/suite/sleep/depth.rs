@@ -66,15 +66,6 @@ pub(super) fn wait_depth(container: &Container, depth: &str) -> Result<Status> {
         .wait_until(&format!("{depth} sleep"), |status| status.depth == depth)
 }
 
-/// Waits until all of its memory is back after a wake.
-pub(super) fn wait_whole(container: &Container) -> Result<Status> {
-    container
-        .sleeper()
-        .wait_until("all of its memory", |status| {
-            status.state == "running" && status.awake_reason.is_some()
-        })
-}
-
 fn light_becomes_deep(node: &Node, _: Runtime) -> Result<()> {
     let container = counter(node, "500ms", 20)?;
     let address = container.address(8080)?;
@@ -92,7 +83,7 @@ fn light_becomes_deep(node: &Node, _: Runtime) -> Result<()> {
         wait_no_images(&memory_images(&container))?;
         ensure!(container.state()? == State::Running);
         ensure!(visit(address)? == number);
-        ensure!(wait_whole(&container)?.last_wake.depth == "deep");
+        ensure!(container.sleeper().wait_whole()?.last_wake.depth == "deep");
     }
     Ok(())
 }
@@ -107,7 +98,7 @@ fn a_second_light_sleep_writes_little(node: &Node, _: Runtime) -> Result<()> {
     ensure!(rss_anon_kib(pid)? < 3 << 10, "memory stays");
     ensure!(first.last_sleep.memory_bytes > 60 << 20, "{first:?}");
     ensure!(visit(address)? == 2);
-    let awake = wait_whole(&container)?;
+    let awake = container.sleeper().wait_whole()?;
     ensure!(awake.last_wake.depth == "light", "{awake:?}");
     container.sleep()?;
     let second = container.status()?;
@@ -123,7 +114,7 @@ fn a_second_light_sleep_writes_little(node: &Node, _: Runtime) -> Result<()> {
     );
     // The recorded working set goes in before it runs.
     ensure!(visit(address)? == 3);
-    let awake = wait_whole(&container)?;
+    let awake = container.sleeper().wait_whole()?;
     let fill = awake
         .last_wake
         .fill
@@ -147,13 +138,13 @@ fn a_wake_while_it_goes_deeper_is_answered(node: &Node, _: Runtime) -> Result<()
     let address = container.address(8080)?;
     ensure!(visit(address)? == 1);
     for number in 2..=13 {
-        wait_whole(&container)?;
+        container.sleeper().wait_whole()?;
         container.sleep()?;
         // Each time at another moment of the way down.
         thread::sleep(Duration::from_millis(80 + (number - 2) * 15));
         ensure!(visit(address)? == number, "at {number}");
     }
-    let status = wait_whole(&container)?;
+    let status = container.sleeper().wait_whole()?;
     ensure!(
         status.counters.sleeps_failed == 0 && status.last_error.is_empty(),
         "{status:?}"
@@ -253,7 +244,7 @@ fn every_page_comes_back(node: &Node, _: Runtime) -> Result<()> {
         // All of it is read while most of it is still out.
         let answer = podmotion_integration_tests::Client::default().get(address, "/mem")?;
         ensure!(answer.body.contains("\"mem_ok\": true"), "{answer:?}");
-        wait_whole(&container)?;
+        container.sleeper().wait_whole()?;
     }
     Ok(())
 }
@@ -321,7 +312,7 @@ fn what_others_read_of_a_sleeper_is_there(node: &Node, _: Runtime) -> Result<()>
             exit.status == 0 && said.contains("counter.py"),
             "{exit:?} {said:?}"
         );
-        wait_whole(&container)?;
+        container.sleeper().wait_whole()?;
         container.sleep()?;
     }
     Ok(())

@@ -14,7 +14,7 @@ use podmotion_integration_tests::{
     status_number,
 };
 
-use super::depth::{memory_images, wait_whole};
+use super::depth::memory_images;
 use super::{counter, visit};
 use crate::Body;
 
@@ -71,7 +71,7 @@ fn many_cycles_leave_nothing(node: &Node, _: Runtime) -> Result<()> {
             container.sleep()?;
             ensure!(visit(address)? == number, "at {number}");
         }
-        wait_whole(&container).map(drop)
+        container.sleeper().wait_whole().map(drop)
     };
     let more = if soak() { MORE_IN_A_SOAK } else { MORE };
     cycles(AWAKE + 1..=FIRST)?;

@@ -24,7 +24,7 @@ use podmotion_integration_tests::{
     Client, Container, Node, PATIENCE, Runtime, cgroup_folders, rss_anon_kib, status_number,
 };
 
-use super::depth::{counter, wait_whole};
+use super::depth::counter;
 use super::visit;
 use crate::Body;
 
@@ -92,7 +92,7 @@ fn wakes(container: &Container) -> Result<()> {
     ensure!(visit(address)? == 2);
     let answer = Client::default().get(address, "/mem")?;
     ensure!(answer.body.contains("\"mem_ok\": true"), "{answer:?}");
-    let status = wait_whole(container)?;
+    let status = container.sleeper().wait_whole()?;
     ensure!(status.last_error.is_empty(), "{status:?}");
     container.sleep()?;
     ensure!(visit(address)? == 3);

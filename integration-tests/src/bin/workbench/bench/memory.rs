@@ -279,9 +279,10 @@ impl Ours {
         }
         let restore = Duration::from_micros(woken.last_wake.took_us);
         self.restore.add_time(restore);
-        let micros = |micros| Duration::from_micros(micros);
-        self.prefetch.add_time(micros(woken.last_wake.prefetch_us));
-        self.thaw.add_time(micros(woken.last_wake.thaw_us));
+        let prefetch = Duration::from_micros(woken.last_wake.prefetch_us);
+        self.prefetch.add_time(prefetch);
+        let thaw = Duration::from_micros(woken.last_wake.thaw_us);
+        self.thaw.add_time(thaw);
         Ok(asleep)
     }
 }
