@@ -58,6 +58,7 @@ pub struct App {
     pub(crate) stdout: Stdout,
     pub(crate) memory_limit: Option<u64>,
     pub(crate) mounts: Vec<(PathBuf, String)>,
+    pub(crate) runc: Option<PathBuf>,
 }
 
 impl App {
@@ -76,6 +77,7 @@ impl App {
             stdout: Stdout::Captured,
             memory_limit: None,
             mounts: Vec::new(),
+            runc: None,
         }
     }
 
@@ -157,6 +159,12 @@ impl App {
     /// Limits its memory, in bytes.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = Some(bytes);
+        self
+    }
+
+    /// Chooses the program that is run as runc. Not for a pod's.
+    pub fn runc(mut self, program: impl Into<PathBuf>) -> Self {
+        self.runc = Some(program.into());
         self
     }
 

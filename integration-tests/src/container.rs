@@ -11,7 +11,10 @@ use prost_types::Any;
 use serde_json::json;
 use tonic::transport::Channel;
 
-use crate::api::{Mount, Process, TaskStatus, containers, rpc, runc_options, snapshots, tasks};
+use crate::api::{
+    Api, Mount, NAMESPACE, Process, TaskStatus, containers, rpc, runc_options, runtime, snapshots,
+    tasks,
+};
 use crate::app::{App, Network};
 use crate::capture::Capture;
 use crate::cgroup::CgroupDriver;
@@ -130,21 +133,32 @@ impl Container {
 
     /// Makes the task: the container exists, its program does not run yet.
     pub fn create_task(&self) -> Result<u32> {
-        let answer = rpc!(
-            self.node.api(),
-            Tasks,
-            create,
-            tasks::CreateTaskRequest {
-                container_id: self.id.clone(),
-                rootfs: self.rootfs.clone(),
-                stdin: self.stdio.stdin_name(),
-                stdout: self.stdio.stdout_name(),
-                stderr: self.stdio.stderr_name(),
-                terminal: self.app.terminal,
-                options: None,
-            }
-        )?;
+        let answer = rpc!(self.node.api(), Tasks, create, self.task_request())?;
         Ok(answer.pid)
+    }
+
+    /// Has the task made, and is gone as soon as `begun` returns: containerd has nobody to answer.
+    pub fn give_up_task(&self, begun: impl FnOnce() -> Result<()>) -> Result<()> {
+        let (channel, message) = (self.node.api().channel(), self.task_request());
+        let call = runtime().spawn(async move {
+            let request = Api::request(NAMESPACE, message);
+            Tasks::new(channel).create(request).await
+        });
+        let begun = begun();
+        call.abort();
+        begun
+    }
+
+    fn task_request(&self) -> tasks::CreateTaskRequest {
+        tasks::CreateTaskRequest {
+            container_id: self.id.clone(),
+            rootfs: self.rootfs.clone(),
+            stdin: self.stdio.stdin_name(),
+            stdout: self.stdio.stdout_name(),
+            stderr: self.stdio.stderr_name(),
+            terminal: self.app.terminal,
+            options: None,
+        }
     }
 
     /// Its id in containerd.
@@ -411,7 +425,10 @@ impl Container {
     fn to_record(&self) -> Result<containers::Container> {
         let machine = Machine::get()?;
         let options = runc_options::Options {
-            binary_name: self.node.tools().runc()?.display().to_string(),
+            binary_name: match &self.app.runc {
+                Some(program) => program.display().to_string(),
+                None => self.node.tools().runc()?.display().to_string(),
+            },
             systemd_cgroup: machine.cgroup_driver() == CgroupDriver::Systemd,
             ..Default::default()
         };

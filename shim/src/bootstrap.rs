@@ -32,6 +32,7 @@ use tokio::time::timeout;
 use crate::api::Api;
 use crate::cgroup::Cgroup;
 use crate::container::Shared;
+use crate::containers::Containers;
 use crate::events::Events;
 use crate::reaper::Reaper;
 use crate::runtime::options::Options;
@@ -321,7 +322,8 @@ async fn serve_tasks(flags: &Flags, listener: UnixListener, node: Arc<Node>) -> 
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     let (first, shutdown) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let service = TaskService::new(shared, Arc::clone(&first), Arc::clone(&shutdown));
+    let containers = Containers::new(Arc::clone(&shutdown));
+    let service = TaskService::new(shared, containers, Arc::clone(&first));
     let listener = Listener::try_from(listener).context("serve the socket")?;
     let mut server = Server::new()
         .add_listener(listener)

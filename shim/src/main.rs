@@ -4,6 +4,7 @@ mod api;
 mod bootstrap;
 mod cgroup;
 mod container;
+mod containers;
 mod events;
 mod gate;
 mod oom;

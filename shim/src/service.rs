@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::{
@@ -26,27 +26,25 @@ use crate::container::command::{Command, ExecId, ListedProcess, NewExec, Reply};
 use crate::container::{
     Container, ContainerError, Exited, Kind, NewContainer, Phase, RootfsMount, Shared,
 };
+use crate::containers::Containers;
 use crate::stdio::Addresses;
 use crate::timestamp;
 
 /// The Task service of one shim.
 pub struct TaskService {
     shared: Shared,
-    containers: Mutex<HashMap<String, Container>>,
+    containers: Containers,
     first: Arc<Notify>,
-    shutdown: Arc<Notify>,
 }
 
 impl TaskService {
-    /// A service without containers. `first` is notified when one is to be created, `shutdown` when
-    /// containerd asks for the shim's end and no container is left.
+    /// A service for `containers`. `first` is notified when one is to be created.
     #[must_use]
-    pub fn new(shared: Shared, first: Arc<Notify>, shutdown: Arc<Notify>) -> Self {
+    pub fn new(shared: Shared, containers: Containers, first: Arc<Notify>) -> Self {
         Self {
             shared,
-            containers: Mutex::default(),
+            containers,
             first,
-            shutdown,
         }
     }
 
@@ -64,18 +62,8 @@ impl TaskService {
         methods
     }
 
-    fn containers(&self) -> MutexGuard<'_, HashMap<String, Container>> {
-        // The map is consistent between any two of its statements.
-        self.containers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn container(&self, id: &str) -> ttrpc::Result<Container> {
-        self.containers()
-            .get(id)
-            .cloned()
-            .ok_or_else(|| status(ContainerError::NotCreated))
+    async fn container(&self, id: &str) -> ttrpc::Result<Container> {
+        self.containers.get(id).await.map_err(status)
     }
 
     async fn ask<T>(
@@ -83,7 +71,7 @@ impl TaskService {
         id: &str,
         command: impl FnOnce(Reply<T>) -> Command,
     ) -> ttrpc::Result<T> {
-        self.container(id)?.ask(command).await.map_err(status)
+        self.container(id).await?.ask(command).await.map_err(status)
     }
 }
 
@@ -140,11 +128,11 @@ impl Task for TaskService {
             },
             options: request.options.into_option(),
         };
-        let others = self.containers().values().cloned().collect();
-        let (container, pid) = Container::create(new, others, self.shared.clone())
+        let others = self.containers.all();
+        let seat = self.containers.seat(&request.id).map_err(status)?;
+        let pid = Container::create(new, others, self.shared.clone(), seat)
             .await
             .map_err(status)?;
-        self.containers().insert(request.id, container);
         Ok(CreateTaskResponse {
             pid: pid.cast_unsigned(),
             ..Default::default()
@@ -163,7 +151,7 @@ impl Task for TaskService {
     }
 
     async fn state(&self, _: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
-        let container = self.container(&request.id)?;
+        let container = self.container(&request.id).await?;
         let exec_id = exec(request.exec_id.clone());
         let state = container
             .ask(|reply| Command::State { exec_id, reply })
@@ -248,13 +236,23 @@ impl Task for TaskService {
         request: DeleteRequest,
     ) -> ttrpc::Result<DeleteResponse> {
         let exec_id = exec(request.exec_id);
-        let whole = exec_id.is_none();
-        let exited = self
-            .ask(&request.id, |reply| Command::Delete { exec_id, reply })
-            .await?;
-        if whole {
-            self.containers().remove(&request.id);
-        }
+        let containers = self.containers.clone();
+        // The end of a caller's patience is not the end of this: nobody would come again for what is left.
+        let deleted = tokio::spawn(async move {
+            let whole = exec_id.is_none();
+            let container = containers.get(&request.id).await?;
+            let exited = container
+                .ask(|reply| Command::Delete { exec_id, reply })
+                .await?;
+            if whole {
+                containers.remove(&request.id);
+            }
+            Ok(exited)
+        });
+        let exited = deleted
+            .await
+            .unwrap_or(Err(ContainerError::NotCreated))
+            .map_err(status)?;
         Ok(DeleteResponse {
             pid: exited.pid.cast_unsigned(),
             exit_status: exited.status,
@@ -322,7 +320,7 @@ impl Task for TaskService {
     }
 
     async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
-        let Some(cgroup) = self.container(&request.id)?.cgroup else {
+        let Some(cgroup) = self.container(&request.id).await?.cgroup else {
             let message = "cgroup does not exist: not found".to_owned();
             return Err(ttrpc::Error::RpcStatus(ttrpc::get_status(
                 Code::NOT_FOUND,
@@ -341,7 +339,7 @@ impl Task for TaskService {
         _: &TtrpcContext,
         request: CheckpointTaskRequest,
     ) -> ttrpc::Result<Empty> {
-        self.container(&request.id)?;
+        self.container(&request.id).await?;
         Err(unimplemented("checkpoint"))
     }
 
@@ -350,7 +348,7 @@ impl Task for TaskService {
         _: &TtrpcContext,
         request: ConnectRequest,
     ) -> ttrpc::Result<ConnectResponse> {
-        let task_pid = match self.container(&request.id) {
+        let task_pid = match self.container(&request.id).await {
             Ok(container) => {
                 let state = container
                     .ask(|reply| Command::State {
@@ -370,9 +368,7 @@ impl Task for TaskService {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> ttrpc::Result<Empty> {
-        if self.containers().is_empty() {
-            self.shutdown.notify_one();
-        }
+        self.containers.end();
         Ok(Empty::default())
     }
 }

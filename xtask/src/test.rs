@@ -11,7 +11,11 @@ use crate::arch::Arch;
 use crate::setup::{self, Cache};
 use crate::{arm64, dist, image, process};
 
-const INTEGRATION: &str = "podmotion-integration-tests";
+/// Of all tests: with one set of features everything is compiled once.
+const FEATURES: [&str; 2] = [
+    "--features",
+    "podmotion-bpf/loader,podmotion-integration-tests/plot",
+];
 
 /// Arguments of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -105,34 +109,35 @@ fn single(name: &str, body: impl FnOnce() -> Result<()>) -> Tally {
 fn commands(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Command>>> {
     let cache = Cache::from_env()?;
     let tests = |targets: &[&str]| command(args, product, &cache, targets);
-    // With one set of features they are compiled once.
-    let integration = ["--package", INTEGRATION, "--features", "plot"];
-    let of_integration = |targets: &[&str]| tests(&[&integration[..], targets].concat());
-    let mut groups = vec![
-        vec![tests(&["--workspace", "--exclude", INTEGRATION])],
-        vec![of_integration(&["--lib", "--bins"])],
+    let units = [
+        "--lib",
+        "--bins",
+        "--test",
+        "config_example",
+        "--test",
+        "docs",
     ];
+    let mut groups = vec![vec![tests(&units)]];
     if product.is_none() {
         return Ok(groups);
     }
-    let loader = ["--package", "podmotion-bpf", "--features", "loader"];
     groups.extend([
-        vec![tests(&[&loader[..], &["--test", "root"]].concat())],
-        vec![tests(&["--package", "podmotion-shim", "--test", "root"])],
-        vec![tests(&["--package", "podmotion-pager", "--test", "root"])],
-        vec![of_integration(&["--test", "chart"])],
+        vec![tests(&["--test", "root"])],
+        vec![tests(&["--test", "chart"])],
     ]);
     let suite = ["--test", "suite"];
     if args.only.is_some() {
-        groups.push(vec![of_integration(&suite)]);
+        groups.push(vec![tests(&suite)]);
         return Ok(groups);
     }
-    let of = |filter: &[&str]| of_integration(&[&suite[..], &["--"], filter].concat());
+    let of = |filter: &[&str]| tests(&[&suite[..], &["--"], filter].concat());
     groups.extend([
-        // A virtual machine needs a processor.
-        vec![of(&["vm::core"]), of(&["vm::", "--skip", "vm::core"])],
-        // A soak looks at how long things take: beside those its programs do not get to answer in time.
-        vec![of(&["kube::soak"])],
+        // A soak looks at how long things take, and needs a third of the processors. Virtual machines take what is left.
+        vec![
+            of(&["kube::soak"]),
+            of(&["vm::core"]),
+            of(&["vm::", "--skip", "vm::core"]),
+        ],
         // Most of the time they wait for something.
         vec![
             of(&["--skip", "kube::", "--skip", "vm::"]),
@@ -147,15 +152,15 @@ fn command(args: &Args, product: Option<&Product>, cache: &Cache, targets: &[&st
     let mut command = process::command(process::cargo());
     command
         .current_dir(crate::project_root())
-        .args(["test", "--no-fail-fast"])
+        .args(["test", "--no-fail-fast", "--workspace"])
+        .args(FEATURES)
         .args(targets)
         .env("PODMOTION_CACHE", cache.root());
-    match product {
-        Some(product) => command
+    if let Some(product) = product {
+        command
             .env("PODMOTION_BIN", &product.programs)
-            .env("PODMOTION_IMAGES", &product.images),
-        None => command.env("PODMOTION_SKIP_ROOT", "1"),
-    };
+            .env("PODMOTION_IMAGES", &product.images);
+    }
     if args.soak {
         command.env("PODMOTION_SOAK", "1");
     }
@@ -240,6 +245,8 @@ fn parse(line: &str) -> Option<Tally> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -263,12 +270,51 @@ mod tests {
         assert_eq!(parse("test some::name ... ok"), None);
     }
 
-    #[test]
-    fn the_long_variants_run_only_when_asked_for() {
-        let product = Product {
+    fn product() -> Product {
+        Product {
             programs: PathBuf::from("bin"),
             images: PathBuf::from("images"),
+        }
+    }
+
+    #[test]
+    fn every_program_of_tests_is_run() {
+        let mut metadata = cargo_metadata::MetadataCommand::new();
+        let metadata = metadata.no_deps().exec().expect("cargo's answer");
+        let targets = metadata
+            .packages
+            .iter()
+            .flat_map(|package| &package.targets);
+        let programs: BTreeSet<_> = targets
+            .filter(|target| target.is_test())
+            .map(|target| target.name.clone())
+            .collect();
+        let args = Args {
+            fast: false,
+            soak: false,
+            only: None,
         };
+        let all = commands(&args, Some(&product())).expect("commands");
+        let run: BTreeSet<_> = all
+            .iter()
+            .flatten()
+            .flat_map(|command| {
+                let args: Vec<_> = command
+                    .get_args()
+                    .map(|arg| arg.to_string_lossy())
+                    .collect();
+                let named = args.windows(2).filter(|pair| pair[0] == "--test");
+                let names: Vec<_> = named.map(|pair| pair[1].to_string()).collect();
+                names
+            })
+            .collect();
+        assert!(!programs.is_empty());
+        assert_eq!(programs, run);
+    }
+
+    #[test]
+    fn the_long_variants_run_only_when_asked_for() {
+        let product = product();
         for soak in [false, true] {
             let args = Args {
                 fast: false,

@@ -24,6 +24,7 @@ use podmotion_model::settings::SettingsError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::cgroup::Cgroup;
+use crate::containers::Seat;
 use crate::events::Events;
 use crate::reaper::Reaper;
 use crate::runtime::RuntimeError;
@@ -61,6 +62,12 @@ pub enum ContainerError {
     NoProcess {
         /// The exec's id.
         exec_id: String,
+    },
+    /// There is a container of that id already, or it is being created.
+    #[error("container {id}: already exists")]
+    Exists {
+        /// The container's id.
+        id: String,
     },
     /// There is an exec of that id already.
     #[error("id {exec_id}: already exists")]
@@ -187,7 +194,7 @@ impl ContainerError {
             | Self::NoProcess { .. }
             | Self::AlreadyFinished
             | Self::NoSuchContainer => Kind::NotFound,
-            Self::ExecExists { .. } => Kind::AlreadyExists,
+            Self::Exists { .. } | Self::ExecExists { .. } => Kind::AlreadyExists,
             Self::InitNotRunning { .. } | Self::ProcessNotCreated => Kind::FailedPrecondition,
             Self::Settings(_) => Kind::InvalidArgument,
             _ => Kind::Unknown,
@@ -256,8 +263,9 @@ pub struct Container {
 }
 
 impl Container {
-    /// Creates a container beside `others` and starts its driver. A caller that does not wait for the answer leaves
-    /// no half-made container: what was created for it is removed again.
+    /// Creates a container beside `others`, starts its driver and puts it on its seat; returns its first process's pid.
+    /// A caller that does not wait for the answer leaves no half-made container: what was created for it is removed
+    /// again.
     ///
     /// # Errors
     /// See [`ContainerError`]. Nothing is left behind.
@@ -265,19 +273,26 @@ impl Container {
         new: NewContainer,
         others: Vec<Self>,
         shared: Shared,
-    ) -> Result<(Self, i32), ContainerError> {
+        seat: Seat,
+    ) -> Result<i32, ContainerError> {
         let (reply, created) = oneshot::channel();
         tokio::spawn(async move {
             match create::create(new, &others, shared).await {
                 Ok((container, driver)) => {
                     let pid = driver.pid();
-                    match reply.send(Ok((container, pid))) {
-                        Ok(()) => driver.run().await,
+                    match reply.send(Ok(pid)) {
+                        Ok(()) => {
+                            seat.take(container);
+                            driver.run().await;
+                        }
                         // Nobody knows of the container, so nobody would ever delete it.
                         Err(_) => driver.abandon().await,
                     }
                 }
-                Err(error) => drop(reply.send(Err(error))),
+                Err(error) => {
+                    drop(seat);
+                    drop(reply.send(Err(error)));
+                }
             }
         });
         created.await.unwrap_or(Err(ContainerError::NotCreated))

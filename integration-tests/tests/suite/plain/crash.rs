@@ -1,6 +1,10 @@
-//! What remains when something is killed, and when nothing is.
+//! What remains when something is killed or given up, and when nothing is.
 
-use anyhow::{Result, ensure};
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{
     App, Census, Exec, Member, Network, Node, PATIENCE, Runtime, State, wait_gone,
 };
@@ -47,6 +51,45 @@ pub(super) fn containerd_restarted(node: &Node, runtime: Runtime) -> Result<()> 
     container.kill(libc::SIGTERM)?;
     container.stdout()?.wait_for("caught")?;
     ensure!(container.wait()?.status == 6);
+    Ok(())
+}
+
+/// containerd's client goes while runc makes the container, and containerd deletes what is not there yet. It waits for
+/// the deletion for five seconds (its timeout `shim.cleanup`): runc is done within that time, or later.
+pub(super) fn given_up(node: &Node, runtime: Runtime) -> Result<()> {
+    warm_up(node, runtime)?;
+    let before = Census::take()?;
+    for busy in [Duration::from_secs(1), Duration::from_secs(7)] {
+        let folder = node.folder().join("slow-runc");
+        let (begun, go, runc) = (folder.join("begun"), folder.join("go"), folder.join("runc"));
+        fs::create_dir(&folder)?;
+        for fifo in [&begun, &go] {
+            nix::unistd::mkfifo(fifo, nix::sys::stat::Mode::S_IRWXU)?;
+        }
+        let script = format!(
+            "#!/bin/sh\nfor word; do case $word in create) echo >{}; read x <{};; esac; done\nexec {} \"$@\"\n",
+            begun.display(),
+            go.display(),
+            node.tools().runc()?.display()
+        );
+        fs::write(&runc, script)?;
+        fs::set_permissions(&runc, fs::Permissions::from_mode(0o755))?;
+        let container = node.record(App::sh("sleep 1000").runc(&runc).runtime(runtime))?;
+        container.give_up_task(|| Ok(fs::read(&begun).map(drop)?))?;
+        let shim = node.shim_of(container.id())?;
+        ensure!(
+            wait_gone(shim.pid, busy).is_err(),
+            "the shim has ended and left runc to itself"
+        );
+        // Where nobody reads any more, this does not wait for a reader.
+        let mut options = OpenOptions::new();
+        let options = options.write(true).custom_flags(libc::O_NONBLOCK);
+        drop(options.open(&go).context("runc does not wait any more")?);
+        wait_gone(shim.pid, PATIENCE)?;
+        drop(container);
+        fs::remove_dir_all(&folder)?;
+        Census::wait_as_before(&before)?;
+    }
     Ok(())
 }
 

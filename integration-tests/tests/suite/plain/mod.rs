@@ -41,6 +41,10 @@ const REST: &[(&str, Body)] = &[
     ("plain::pids", process::pids),
     ("plain::init_exit_ends_execs", process::init_exit_ends_execs),
     ("plain::nothing_left", crash::nothing_left),
+    (
+        "plain::creation_that_is_given_up_leaves_nothing",
+        crash::given_up,
+    ),
 ];
 
 /// Tests that run both runtimes and compare.
