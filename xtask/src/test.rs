@@ -132,11 +132,11 @@ fn commands(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Command>>>
     }
     let of = |filter: &[&str]| tests(&[&suite[..], &["--"], filter].concat());
     groups.extend([
-        // A soak looks at how long things take, and needs a third of the processors. Virtual machines take what is left.
+        // A soak looks at how long things take, and needs a third of the processors. Virtual machines have time.
         vec![
             of(&["kube::soak"]),
-            of(&["vm::core"]),
-            of(&["vm::", "--skip", "vm::core"]),
+            process::at_leisure(&of(&["vm::core"])),
+            process::at_leisure(&of(&["vm::", "--skip", "vm::core"])),
         ],
         // Most of the time they wait for something.
         vec![

@@ -186,11 +186,8 @@ fn qemu(tools: &Tools, overlay: &Path, second: &Path, daemon: Daemon) -> Result<
         ensure!(!path.contains(','), "a disk's path has a comma: {path}");
         Ok(format!("file={path},if=virtio,{options}"))
     };
-    // It takes every processor there is, and is in no hurry: it gets what all others leave (SCHED_IDLE, sched(7)).
-    let mut command = Command::new("chrt");
+    let mut command = Command::new(tools.cached("tools/bin/qemu-system-x86_64")?);
     command
-        .args(["--idle", "0"])
-        .arg(tools.cached("tools/bin/qemu-system-x86_64")?)
         .env(MARK, Machine::get()?.name())
         .arg("-L")
         .arg(tools.cached("tools/qemu/share/qemu")?)

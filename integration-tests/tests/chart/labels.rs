@@ -55,7 +55,7 @@ fn only_the_installer_is_privileged() -> Result<()> {
             == [
                 "/run/podmotion",
                 "/run/containerd",
-                "/var/lib/podmotion",
+                "/run/podmotion-shims",
                 "/tls"
             ]
     );
