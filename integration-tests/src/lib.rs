@@ -11,6 +11,7 @@
 //! - [`Cluster`]: a Kubernetes on such a node, and [`KubePod`]: a pod of it,
 //! - [`Manager`]: Podmotion's own manager of a node, and [`Scrape`]: what it serves,
 //! - [`Client`]: HTTP over plain sockets, with times and retransmissions,
+//! - [`Relay`]: a way to a server that can be cut,
 //! - [`Census`]: what exists before and after,
 //! - [`Vm`]: a virtual machine, to run all of that in once more.
 //!
@@ -48,6 +49,7 @@ mod manager;
 mod netns;
 mod node;
 mod process;
+mod relay;
 mod room;
 mod sleeper;
 mod soak;
@@ -79,6 +81,7 @@ pub use manager::{Manager, Scrape};
 pub use netns::Netns;
 pub use node::{Node, Settings};
 pub use process::{OwnProcess, own_processes, wait_gone};
+pub use relay::Relay;
 pub use sleeper::{Sleeper, Status, refusal, was_starved};
 pub use soak::{Random, soak};
 pub use tools::{ContainerdVersion, Depth, RuncVersion, Runtime, Tools, Versions};

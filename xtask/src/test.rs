@@ -117,7 +117,7 @@ fn commands(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Command>>>
         "--test",
         "docs",
     ];
-    let mut groups = vec![vec![tests(&units)]];
+    let mut groups = vec![vec![tests(&units)], vec![tests(&["--doc"])]];
     if product.is_none() {
         return Ok(groups);
     }

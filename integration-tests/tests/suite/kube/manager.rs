@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{Cluster, KubePod, Manager, PATIENCE};
+use podmotion_integration_tests::{Cluster, KubePod, Manager, PATIENCE, Relay};
 use serde_json::{Value, json};
 
 use super::Body;
@@ -30,6 +30,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
     (
         "kube::manager::the_taint_goes_once_the_self_test_holds",
         the_taint_goes_once_the_self_test_holds,
+    ),
+    (
+        "kube::manager::it_is_ready_again_after_the_api_server_was_away",
+        it_is_ready_again_after_the_api_server_was_away,
     ),
 ];
 
@@ -82,6 +86,44 @@ fn kubeconfig(cluster: &Cluster) -> Result<PathBuf> {
     let path = cluster.node().folder().join("manager.kubeconfig");
     fs::write(&path, config.to_string()).with_context(|| format!("write {}", path.display()))?;
     Ok(path)
+}
+
+/// Nothing changes meanwhile that the API server could tell of when it is back.
+fn it_is_ready_again_after_the_api_server_was_away(cluster: &Cluster) -> Result<()> {
+    let path = kubeconfig(cluster)?;
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
+    let server = &mut config["clusters"][0]["cluster"];
+    let address = server["server"].as_str().context("no server")?;
+    let address = address.trim_start_matches("https://").parse()?;
+    let relay = Relay::start(address)?;
+    server["server"] = json!(format!("https://{}", relay.address()));
+    server["tls-server-name"] = json!("kubernetes.default.svc");
+    fs::write(&path, config.to_string())?;
+    let path = path.to_str().context("a path of letters")?;
+    let flags = ["--node-name=node-1", "--status-labels"];
+    let manager = Manager::start_with(cluster.node(), &flags, &[("KUBECONFIG", path)])?;
+    wait_ready(&manager, 200)?;
+    relay.cut();
+    wait_ready(&manager, 503)?;
+    relay.mend();
+    wait_ready(&manager, 200)
+}
+
+/// Asks until it says so on `/readyz`: there is no other way to hear of it.
+fn wait_ready(manager: &Manager, status: u16) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = manager.get("/readyz")?;
+        if answer.status == status {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{answer:?} in place of {status}: {}",
+            manager.said()
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn wait(cluster: &Cluster, pod: &KubePod<'_>, condition: &str) -> Result<()> {

@@ -29,8 +29,8 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         siblings_wake_one_another,
     ),
     (
-        "kube::reach::a_debug_container_wakes_and_keeps_awake",
-        a_debug_container_wakes_and_keeps_awake,
+        "kube::reach::a_debug_container_wakes_and_keeps_awake_until_it_ends",
+        a_debug_container_wakes_and_keeps_awake_until_it_ends,
     ),
 ];
 
@@ -188,7 +188,7 @@ fn siblings_wake_one_another(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn a_debug_container_wakes_and_keeps_awake(cluster: &Cluster) -> Result<()> {
+fn a_debug_container_wakes_and_keeps_awake_until_it_ends(cluster: &Cluster) -> Result<()> {
     let pod = sleeper(cluster)?;
     let image = format!("--image={}", Image::Busybox.reference());
     cluster.kubectl().run(&[
@@ -203,7 +203,7 @@ fn a_debug_container_wakes_and_keeps_awake(cluster: &Cluster) -> Result<()> {
         "--",
         "sh",
         "-c",
-        "tr '\\0' ' ' < /proc/1/cmdline; echo; sleep 3600",
+        "tr '\\0' ' ' < /proc/1/cmdline; echo; until [ -e /end ]; do sleep 0.1; done",
     ])?;
     cluster.kubectl().wait(
         &format!("pod/{}", pod.name()),
@@ -219,5 +219,23 @@ fn a_debug_container_wakes_and_keeps_awake(cluster: &Cluster) -> Result<()> {
     let told = refused.err().as_ref().and_then(refusal);
     let told = told.context("it sleeps, or did not answer")?;
     ensure!(told.contains("shares its PID namespace"), "{told}");
-    Ok(())
+    let kubectl = cluster.kubectl();
+    kubectl.run(&[
+        "exec",
+        pod.name(),
+        "--container=debug",
+        "--",
+        "touch",
+        "/end",
+    ])?;
+    kubectl.wait(
+        &format!("pod/{}", pod.name()),
+        "jsonpath={.status.ephemeralContainerStatuses[0].state.terminated}",
+    )?;
+    // Nothing tells of its end: it is looked for now and then.
+    let sleeper = pod.container("app")?.sleeper;
+    sleeper.wait_until("the guest's end", |status| {
+        status.awake_reason.name != "shared-pid-namespace"
+    })?;
+    sleeper.sleep()
 }

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
+use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use podmotion_integration_tests::{
@@ -42,6 +43,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
     (
         "sleep::stopped::one_that_listens_no_more_is_told_of",
         one_that_listens_no_more_is_told_of,
+    ),
+    (
+        "sleep::stopped::signals_reach_one_that_does_not_listen_yet",
+        signals_reach_one_that_does_not_listen_yet,
     ),
 ];
 
@@ -191,14 +196,33 @@ fn limits_are_those_of_the_last_change(node: &Node, _: Runtime) -> Result<()> {
     Ok(())
 }
 
+/// It listens the first time only.
+const LISTENS_ONCE: &str = "trap 'exit 5' TERM; \
+    [ -e /tmp/was ] || { mkdir -p /tmp; touch /tmp/was; nc -l -p 80 & \
+    until grep -q ':0050 0*:0000 0A' /proc/net/tcp /proc/net/tcp6; do sleep 0.05; done; }; \
+    echo up; while :; do sleep 0.05; done";
+
+fn signals_reach_one_that_does_not_listen_yet(node: &Node, _: Runtime) -> Result<()> {
+    for (signal, status) in [(libc::SIGTERM, 5), (libc::SIGKILL, 128 + 9)] {
+        let container = node.run(stopping(App::sh(LISTENS_ONCE).network(Network::Own)))?;
+        container.stdout()?.wait_for("up")?;
+        container.sleep()?;
+        let address = container.address(80)?;
+        // Held until it listens, which is never.
+        let client = thread::spawn(move || Client::default().get(address, "/"));
+        container.stdout()?.wait_for_times("up", 2)?;
+        container.kill(signal)?;
+        let exit = container.wait()?;
+        ensure!(exit.status == status, "{exit:?}");
+        let answer = client.join().ok().context("the client panicked")?;
+        ensure!(answer.is_err(), "{answer:?}");
+    }
+    Ok(())
+}
+
 fn one_that_listens_no_more_is_told_of(node: &Node, _: Runtime) -> Result<()> {
     let _settings = node.set("stop.start_timeout = \"300ms\"\n")?;
-    // It listens the first time only.
-    let body = "trap 'exit 0' TERM; \
-                [ -e /tmp/was ] || { mkdir -p /tmp; touch /tmp/was; nc -l -p 80 & \
-                until grep -q ':0050 0*:0000 0A' /proc/net/tcp /proc/net/tcp6; do sleep 0.05; done; }; \
-                echo up; while :; do sleep 0.05; done";
-    let app = stopping(App::sh(body).network(Network::Own));
+    let app = stopping(App::sh(LISTENS_ONCE).network(Network::Own));
     let container = node.run(app)?;
     container.stdout()?.wait_for("up")?;
     container.sleep()?;
