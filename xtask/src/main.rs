@@ -11,6 +11,7 @@ mod check;
 mod dist;
 mod elf;
 mod image;
+mod leisure;
 mod process;
 mod setup;
 mod test;

@@ -16,24 +16,6 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// The same command, on processors that nobody else wants at the time (`SCHED_IDLE`, sched(7)).
-pub fn at_leisure(command: &Command) -> Command {
-    let mut idle = self::command("chrt");
-    idle.args(["--idle", "0"])
-        .arg(command.get_program())
-        .args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => idle.env(name, value),
-            None => idle.env_remove(name),
-        };
-    }
-    if let Some(folder) = command.get_current_dir() {
-        idle.current_dir(folder);
-    }
-    idle
-}
-
 /// Runs `command` to its end and returns what it wrote to standard output.
 ///
 /// # Errors
@@ -119,18 +101,6 @@ fn tail(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_command_at_leisure_is_the_same_otherwise() {
-        let mut shell = command("sh");
-        shell
-            .args(["-c", "chrt --pid $$; pwd; echo $WHO"])
-            .env("WHO", "me")
-            .current_dir("/");
-        let said = output(&mut at_leisure(&shell)).expect("ran");
-        assert!(said.contains("SCHED_IDLE"), "{said}");
-        assert!(said.ends_with("\n/\nme\n"), "{said}");
-    }
 
     #[test]
     fn failure_names_the_command_and_repeats_its_output() {

@@ -8,6 +8,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 
 use crate::arch::Arch;
+use crate::leisure::Leisure;
 use crate::setup::{self, Cache};
 use crate::{arm64, dist, image, process};
 
@@ -60,7 +61,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(Product { programs, images })
     };
     let mut tally = Tally::default();
-    for group in commands(args, product.as_ref())? {
+    for group in jobs(args, product.as_ref())? {
         tally.add(count_all(group)?);
     }
     if product.is_some() && args.only.is_none() {
@@ -104,11 +105,22 @@ fn single(name: &str, body: impl FnOnce() -> Result<()>) -> Tally {
     }
 }
 
+/// Tests to run.
+#[derive(Debug)]
+struct Job {
+    command: Command,
+    /// It gives way to all others.
+    at_leisure: bool,
+}
+
 /// What is run one after the other, and of each what is run at the same time. `product` is what is under
 /// test, none for the fast tests.
-fn commands(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Command>>> {
+fn jobs(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Job>>> {
     let cache = Cache::from_env()?;
-    let tests = |targets: &[&str]| command(args, product, &cache, targets);
+    let tests = |targets: &[&str]| Job {
+        command: command(args, product, &cache, targets),
+        at_leisure: false,
+    };
     let units = [
         "--lib",
         "--bins",
@@ -130,13 +142,17 @@ fn commands(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Command>>>
         groups.push(vec![tests(&suite)]);
         return Ok(groups);
     }
+    let at_leisure = |job| Job {
+        at_leisure: true,
+        ..job
+    };
     let of = |filter: &[&str]| tests(&[&suite[..], &["--"], filter].concat());
     groups.extend([
         // A soak looks at how long things take, and needs a third of the processors. Virtual machines have time.
         vec![
             of(&["kube::soak"]),
-            process::at_leisure(&of(&["vm::core"])),
-            process::at_leisure(&of(&["vm::", "--skip", "vm::core"])),
+            at_leisure(of(&["vm::core"])),
+            at_leisure(of(&["vm::", "--skip", "vm::core"])),
         ],
         // Most of the time they wait for something.
         vec![
@@ -170,12 +186,21 @@ fn command(args: &Args, product: Option<&Product>, cache: &Cache, targets: &[&st
     command
 }
 
-/// Runs `commands` at the same time.
-fn count_all(commands: Vec<Command>) -> Result<Tally> {
+/// Runs `jobs` at the same time.
+fn count_all(jobs: Vec<Job>) -> Result<Tally> {
+    let wanted = jobs.iter().any(|job| job.at_leisure);
+    let leisure = wanted.then(Leisure::new).and_then(|made| {
+        made.inspect_err(|error| println!("test: nobody gives way to others: {error:#}"))
+            .ok()
+    });
+    let leisure = leisure.as_ref();
     let counted: Vec<Result<Tally>> = thread::scope(|scope| {
-        let running: Vec<_> = commands
+        let running: Vec<_> = jobs
             .into_iter()
-            .map(|mut command| scope.spawn(move || count(&mut command)))
+            .map(|mut job| {
+                let leisure = leisure.filter(|_| job.at_leisure);
+                scope.spawn(move || count(&mut job.command, leisure))
+            })
             .collect();
         let ended = running.into_iter().map(|one| match one.join() {
             Ok(counted) => counted,
@@ -191,13 +216,20 @@ fn count_all(commands: Vec<Command>) -> Result<Tally> {
 }
 
 /// Runs `command`, repeats its output as it comes and counts its tests.
-fn count(command: &mut Command) -> Result<Tally> {
+fn count(command: &mut Command, leisure: Option<&Leisure>) -> Result<Tally> {
     let line = process::describe(command);
     println!("test: {line}");
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start {line}"))?;
+    if let Some(leisure) = leisure
+        && let Err(error) = leisure.take(&child)
+    {
+        // This error counts; the process is this one's child and cannot be another.
+        drop(child.kill());
+        return Err(error);
+    }
     let stdout = child.stdout.take().context("the tests have no output")?;
     let mut tally = Tally::default();
     for text in BufReader::new(stdout).split(b'\n') {
@@ -294,12 +326,13 @@ mod tests {
             soak: false,
             only: None,
         };
-        let all = commands(&args, Some(&product())).expect("commands");
+        let all = jobs(&args, Some(&product())).expect("jobs");
         let run: BTreeSet<_> = all
             .iter()
             .flatten()
-            .flat_map(|command| {
-                let args: Vec<_> = command
+            .flat_map(|job| {
+                let args: Vec<_> = job
+                    .command
                     .get_args()
                     .map(|arg| arg.to_string_lossy())
                     .collect();
@@ -321,12 +354,12 @@ mod tests {
                 soak,
                 only: None,
             };
-            let all = commands(&args, Some(&product)).expect("commands");
-            for command in all.into_iter().flatten() {
-                let set = command.get_envs().any(|(name, value)| {
+            let all = jobs(&args, Some(&product)).expect("jobs");
+            for job in all.into_iter().flatten() {
+                let set = job.command.get_envs().any(|(name, value)| {
                     name == "PODMOTION_SOAK" && value.is_some_and(|value| value == "1")
                 });
-                assert_eq!(set, soak, "{command:?}");
+                assert_eq!(set, soak, "{job:?}");
             }
         }
     }
@@ -339,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_run_that_dies_counts_as_a_failure() {
-        let tally = count(&mut process::command("false")).expect("ran");
+        let tally = count(&mut process::command("false"), None).expect("ran");
         assert_eq!(
             tally,
             Tally {

@@ -137,8 +137,9 @@ impl AwakeReason {
             Self::Paused => "Resume it.",
             Self::Filling => "Wait: it takes seconds.",
             Self::GateUnavailable { .. } => {
-                "Run `podmotion check` on the node: the BPF programs are not pinned, or the kernel \
-                 refuses them."
+                "Run `podmotion check` on the node where BPF programs are not pinned or the kernel \
+                 refuses them. Name the ports that matter with `komodor.com/podmotion-ports-map` where \
+                 it listens on too many. A look that failed is made again."
             }
             Self::NotMovable { .. } => {
                 "See what light sleep does not do in `docs/sleep-depths.md`, or allow deep sleep: \
