@@ -4,6 +4,7 @@
 //! podmotion-self-test-app pause             waits to be killed
 //! podmotion-self-test-app serve PORT MEBIBYTES   counts its connections in memory, and keeps that much of it
 //! podmotion-self-test-app request PORT      connects once; ends with the count as its exit code
+//! podmotion-self-test-app --version         says which it is
 //! ```
 //!
 //! The exit code is the client's whole answer: it has no file and no stream that the self-test could read on every node.
@@ -41,9 +42,16 @@ fn main() -> ExitCode {
         },
         ["serve", port, mebibytes] => serve(port, mebibytes),
         ["request", port] => request(port),
+        ["--version"] => version(),
         _ => Err(WRONG),
     };
     ExitCode::from(code.unwrap_or_else(|code| code))
+}
+
+fn version() -> Result<u8, u8> {
+    let line = concat!("podmotion-self-test-app ", env!("CARGO_PKG_VERSION"), "\n");
+    let written = io::stdout().write_all(line.as_bytes());
+    written.map(|()| 0).map_err(|_| WRONG)
 }
 
 /// Every word of it differs from its neighbours, so that a page in a wrong place shows.
