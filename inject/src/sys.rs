@@ -275,7 +275,8 @@ pub(crate) fn rseq_area(tid: i32) -> io::Result<Option<u64>> {
 }
 
 /// Whether a stopped thread has its own system calls answered by a handler of its own
-/// (`PR_SET_SYSCALL_USER_DISPATCH`). Never before Linux 6.4, which cannot be asked.
+/// (`PR_SET_SYSCALL_USER_DISPATCH`). Never before Linux 6.4, which cannot be asked, nor where the kernel does not have
+/// this for the architecture, as for arm64 (include/linux/syscall_user_dispatch.h).
 pub(crate) fn dispatches_syscalls(tid: i32) -> io::Result<bool> {
     // struct ptrace_sud_config: mode, selector, offset, len.
     let mut configuration = [0u64; 4];
@@ -290,7 +291,7 @@ pub(crate) fn dispatches_syscalls(tid: i32) -> io::Result<bool> {
     });
     match got {
         Ok(()) => Ok(configuration[0] != 0),
-        Err(e) if e.raw_os_error() == Some(libc::EIO) => Ok(false),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EIO | libc::EINVAL)) => Ok(false),
         Err(e) => Err(e),
     }
 }
