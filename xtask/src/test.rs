@@ -161,7 +161,7 @@ fn jobs(args: &Args, product: Option<&Product>) -> Result<Vec<Vec<Job>>> {
             at_leisure(of(&["vm::", "--skip", "vm::core"])),
         ],
         // Most of the time they wait for something. What neither names is in both.
-        [&HALVES[0], &HALVES[1]]
+        HALVES
             .map(|skipped| {
                 let skipped = skipped.iter().chain(&["vm::", "kube::soak"]);
                 let filter: Vec<_> = skipped.flat_map(|name| ["--skip", *name]).collect();
@@ -311,11 +311,18 @@ mod tests {
         assert_eq!(parse("test some::name ... ok"), None);
     }
 
-    fn product() -> Product {
-        Product {
+    /// Those of a whole run.
+    fn all_jobs(soak: bool) -> Vec<Vec<Job>> {
+        let args = Args {
+            fast: false,
+            soak,
+            only: None,
+        };
+        let product = Product {
             programs: PathBuf::from("bin"),
             images: PathBuf::from("images"),
-        }
+        };
+        jobs(&args, Some(&product)).expect("jobs")
     }
 
     #[test]
@@ -330,13 +337,7 @@ mod tests {
             .filter(|target| target.is_test())
             .map(|target| target.name.clone())
             .collect();
-        let args = Args {
-            fast: false,
-            soak: false,
-            only: None,
-        };
-        let all = jobs(&args, Some(&product())).expect("jobs");
-        let run: BTreeSet<_> = all
+        let run: BTreeSet<_> = all_jobs(false)
             .iter()
             .flatten()
             .flat_map(|job| {
@@ -356,15 +357,8 @@ mod tests {
 
     #[test]
     fn the_long_variants_run_only_when_asked_for() {
-        let product = product();
         for soak in [false, true] {
-            let args = Args {
-                fast: false,
-                soak,
-                only: None,
-            };
-            let all = jobs(&args, Some(&product)).expect("jobs");
-            for job in all.into_iter().flatten() {
+            for job in all_jobs(soak).into_iter().flatten() {
                 let set = job.command.get_envs().any(|(name, value)| {
                     name == "PODMOTION_SOAK" && value.is_some_and(|value| value == "1")
                 });
