@@ -80,7 +80,7 @@ impl Manager {
             address,
             log,
         };
-        manager.wait_ready()?;
+        manager.wait_ready(200)?;
         Ok(manager)
     }
 
@@ -137,18 +137,19 @@ impl Manager {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    fn wait_ready(&mut self) -> Result<()> {
+    /// Asks on `/readyz` until it answers with `status`, 200 where it is ready: there is no other way to hear of it.
+    pub fn wait_ready(&mut self, status: u16) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let asked = self.get("/readyz");
-            if asked.as_ref().is_ok_and(|answer| answer.status == 200) {
+            if asked.as_ref().is_ok_and(|answer| answer.status == status) {
                 return Ok(());
             }
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the manager ended, {status}: {}", self.said());
+            if let Some(ended) = self.child.try_wait()? {
+                bail!("the manager ended, {ended}: {}", self.said());
             }
             if Instant::now() > deadline {
-                bail!("the manager is not ready: {asked:?}: {}", self.said());
+                bail!("{asked:?} in place of {status} on /readyz: {}", self.said());
             }
             thread::sleep(Duration::from_millis(20));
         }

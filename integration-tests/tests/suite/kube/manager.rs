@@ -101,29 +101,11 @@ fn it_is_ready_again_after_the_api_server_was_away(cluster: &Cluster) -> Result<
     fs::write(&path, config.to_string())?;
     let path = path.to_str().context("a path of letters")?;
     let flags = ["--node-name=node-1", "--status-labels"];
-    let manager = Manager::start_with(cluster.node(), &flags, &[("KUBECONFIG", path)])?;
-    wait_ready(&manager, 200)?;
+    let mut manager = Manager::start_with(cluster.node(), &flags, &[("KUBECONFIG", path)])?;
     relay.cut();
-    wait_ready(&manager, 503)?;
+    manager.wait_ready(503)?;
     relay.mend();
-    wait_ready(&manager, 200)
-}
-
-/// Asks until it says so on `/readyz`: there is no other way to hear of it.
-fn wait_ready(manager: &Manager, status: u16) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let answer = manager.get("/readyz")?;
-        if answer.status == status {
-            return Ok(());
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "{answer:?} in place of {status}: {}",
-            manager.said()
-        );
-        thread::sleep(Duration::from_millis(50));
-    }
+    manager.wait_ready(200)
 }
 
 fn wait(cluster: &Cluster, pod: &KubePod<'_>, condition: &str) -> Result<()> {
