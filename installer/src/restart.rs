@@ -2,13 +2,13 @@
 //! `containerd`, `k3s`, `k3s-agent`, `rke2-server` or `rke2-agent`.
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use zbus::Connection;
-use zbus::OwnedObjectPath;
 use zbus::connection::Builder;
+use zbus::zvariant::OwnedObjectPath;
 
 use crate::host::Host;
 
@@ -161,6 +161,7 @@ async fn unit_proxy<'a>(
 ) -> Result<UnitProxy<'a>, RestartError> {
     UnitProxy::builder(connection)
         .path(unit)
+        .map_err(bus("look at a unit".to_owned()))?
         .cache_properties(zbus::proxy::CacheProperties::No)
         .build()
         .await
@@ -173,7 +174,7 @@ async fn connect(host: &Host) -> Result<Connection, RestartError> {
         source,
     };
     let seen = host.at(BUS).map_err(no_bus)?;
-    let stream = UnixStream::connect(seen).map_err(no_bus)?;
+    let stream = UnixStream::connect(seen).await.map_err(no_bus)?;
     let connection = Builder::unix_stream(stream).build().await;
     connection.map_err(bus("connect".to_owned()))
 }

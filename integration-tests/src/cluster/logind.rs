@@ -17,7 +17,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::runtime::Runtime;
 use zbus::connection::Builder;
 use zbus::object_server::SignalEmitter;
-use zbus::{Connection, OwnedFd, fdo, interface};
+use zbus::zvariant::OwnedFd;
+use zbus::{Connection, fdo, interface};
 
 use super::daemon::Daemon;
 use super::write;
@@ -118,9 +119,9 @@ impl Logind {
             .context("start a runtime")?;
         let address = format!("unix:path={}", socket.display());
         let connection = runtime.block_on(async {
-            Builder::address(address.as_str())
-                .serve_at(PATH, manager)
-                .name(NAME)
+            Builder::address(address.as_str())?
+                .serve_at(PATH, manager)?
+                .name(NAME)?
                 .build()
                 .await
         });
