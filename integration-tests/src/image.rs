@@ -13,12 +13,14 @@ use crate::tools::Tools;
 /// One of the images that `cargo xtask setup` makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Image {
-    /// Applications of all kinds, with a Debian below them.
+    /// Python with our applications, and a shell.
     Apps,
     /// A shell and its commands, small.
     Busybox,
     /// The pause program of a pod sandbox.
     Pause,
+    /// A Debian with the servers that people run, and our applications. Hundreds of megabytes to unpack.
+    Software,
 }
 
 impl Image {
@@ -28,6 +30,7 @@ impl Image {
             Self::Apps => "podmotion.test/apps:1",
             Self::Busybox => "podmotion.test/busybox:1",
             Self::Pause => "podmotion.test/pause:1",
+            Self::Software => "podmotion.test/software:1",
         }
     }
 
@@ -36,6 +39,7 @@ impl Image {
             Self::Apps => "images/apps.tar",
             Self::Busybox => "images/busybox.tar",
             Self::Pause => "images/pause.tar",
+            Self::Software => "images/software.tar",
         })
     }
 

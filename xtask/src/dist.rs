@@ -83,11 +83,11 @@ pub fn build(arch: Arch) -> Result<PathBuf> {
     Ok(dist)
 }
 
-/// Whether the programs compile for `arch`: types of the C library differ between architectures.
+/// The command that fails if the programs do not compile for `arch`: types of the C library differ between architectures.
 ///
 /// # Errors
-/// When they do not.
-pub fn check(arch: Arch) -> Result<()> {
+/// When there is no compiler for it.
+pub fn check(arch: Arch) -> Result<Command> {
     setup::ensure(&[setup::CROSS])?;
     let mut check = process::command(process::cargo());
     check.current_dir(crate::project_root()).args([
@@ -100,7 +100,7 @@ pub fn check(arch: Arch) -> Result<()> {
     for (package, _) in PROGRAMS {
         check.args(["--package", package]);
     }
-    process::passthrough(&mut check)
+    Ok(check)
 }
 
 /// Where [`build`] puts the programs for `arch`.

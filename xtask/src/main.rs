@@ -11,7 +11,6 @@ mod check;
 mod dist;
 mod elf;
 mod image;
-mod leisure;
 mod process;
 mod setup;
 mod test;

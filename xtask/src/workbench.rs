@@ -24,7 +24,7 @@ const NEEDS: &[&str] = &[
 ];
 
 /// What only the figures need.
-const LOAD: &str = "wrk";
+const LOAD: &[&str] = &["software-image", "wrk"];
 
 /// What only the dashboard's panels need.
 const PANELS: &[&str] = &["busybox-image", "prometheus"];
@@ -98,7 +98,7 @@ pub fn demo(args: &DemoArgs) -> Result<Infallible> {
 /// # Errors
 /// When they cannot be prepared or started.
 pub fn bench(args: &BenchArgs) -> Result<Infallible> {
-    let needs: Vec<&str> = NEEDS.iter().copied().chain([LOAD]).collect();
+    let needs: Vec<&str> = NEEDS.iter().copied().chain(LOAD.iter().copied()).collect();
     let quick = args.quick.then_some("--quick");
     let plot = args.plot.then_some("--plot");
     let flags: Vec<_> = quick.into_iter().chain(plot).collect();

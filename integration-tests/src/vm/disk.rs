@@ -51,7 +51,7 @@ const DISTRIBUTION: &[(&str, &str, &[&str])] = &[
 const CACHED: &[(&str, &str)] = &[
     ("images/busybox.tar", "images/busybox.tar"),
     ("images/pause.tar", "images/pause.tar"),
-    ("images/python.tar", "images/apps.tar"),
+    ("images/apps.tar", "images/apps.tar"),
 ];
 
 /// Who runs the machine's containers.

@@ -22,7 +22,7 @@ use disk::Daemon;
 pub use disk::Disk;
 
 /// How long it may take to boot, or to go down. Emulated on a busy machine it takes a minute.
-const BOOT: Duration = Duration::from_secs(300);
+const BOOT: Duration = Duration::from_secs(600);
 
 /// Port of the SSH server on our side. The machine's network namespace is its own: the port is free.
 const PORT: &str = "2222";

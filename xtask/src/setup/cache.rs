@@ -45,6 +45,13 @@ impl Cache {
         Ok(Self { root })
     }
 
+    /// The cache at `root`.
+    #[cfg(test)]
+    pub(super) fn at(root: &Path) -> Self {
+        let root = root.to_owned();
+        Self { root }
+    }
+
     /// The cache's own folder.
     pub fn root(&self) -> &Path {
         &self.root

@@ -80,6 +80,8 @@ pub fn command(cache: &Cache) -> Command {
         .env("CGO_ENABLED", "0")
         .env("GOFLAGS", "-trimpath -modcacherw")
         .env("GOTOOLCHAIN", "local")
+        // The compiler lives for seconds: it need not clean up after itself that often.
+        .env("GOGC", "400")
         .env("GOCACHE", cache.path("go/build"))
         .env("GOMODCACHE", cache.path("go/mod"));
     command

@@ -33,6 +33,10 @@ impl Item for Helm {
         false
     }
 
+    fn is_compiled(&self) -> bool {
+        true
+    }
+
     fn place(&self) -> Option<&str> {
         Some("tools/helm")
     }

@@ -1,4 +1,4 @@
-//! The test images: Debian with the servers that people run, our test applications on top, and a pause program.
+//! The test images: Debian with the servers that people run and our test applications on top, and a pause program.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -63,8 +63,9 @@ const SOURCES: &[&str] = &[
 /// The root file system below the test applications: `layer.tar`, and the same unpacked in `root`.
 pub struct Base;
 
-/// `podmotion.test/apps:1`.
-pub struct Apps;
+/// `podmotion.test/software:1`. It has hundreds of megabytes: [`Apps`](super::apps::Apps) is for tests that need none of
+/// its servers.
+pub struct Software;
 
 /// `podmotion.test/pause:1`.
 pub struct Pause;
@@ -75,7 +76,7 @@ impl Item for Base {
     }
 
     fn why(&self) -> &str {
-        "Debian with Python, nginx, redis, PostgreSQL, Node.js, Java and Erlang, for the test image"
+        "Debian with Python, nginx, redis, PostgreSQL, Node.js, Java and Erlang, for the test images"
     }
 
     fn needs(&self) -> &[&str] {
@@ -133,13 +134,13 @@ impl Item for Base {
     }
 }
 
-impl Item for Apps {
+impl Item for Software {
     fn name(&self) -> &str {
-        "apps-image"
+        "software-image"
     }
 
     fn why(&self) -> &str {
-        "test image podmotion.test/apps:1"
+        "test image podmotion.test/software:1, with the servers that people run"
     }
 
     fn needs(&self) -> &[&str] {
@@ -147,7 +148,7 @@ impl Item for Apps {
     }
 
     fn place(&self) -> Option<&str> {
-        Some("images/apps.tar")
+        Some("images/software.tar")
     }
 
     fn recipe(&self, cache: &Cache) -> Result<String> {
@@ -175,7 +176,7 @@ impl Item for Apps {
         oci::write_layer(&layer, &content)?;
         let base = work.cache.path(BASE_PLACE);
         let image = Image {
-            name: "podmotion.test/apps:1",
+            name: "podmotion.test/software:1",
             architecture: &architecture()?,
             entrypoint: &[],
             command: &["python3", "/apps/counter.py"],

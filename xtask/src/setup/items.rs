@@ -1,6 +1,7 @@
 //! The table of everything that setup brings, in the order of making.
 
 use super::Item;
+use super::apps::Apps;
 use super::arm64::Machine;
 use super::bundle::{Bundle, OnDemand};
 use super::criu::{CRIU, Criu};
@@ -9,10 +10,9 @@ use super::deny::Deny;
 use super::go::Go;
 use super::helm::Helm;
 use super::host::Packages;
-use super::images::{Apps, Base, Pause};
+use super::images::{Base, Pause, Software};
 use super::kubernetes::Kubernetes;
 use super::monitoring::Monitoring;
-use super::python::Python;
 use super::schemas::Schemas;
 use super::small::Busybox;
 use super::vm::Vm;
@@ -37,8 +37,8 @@ pub fn all() -> Vec<Box<dyn Item>> {
     items.push(Box::new(Go));
     items.push(Box::new(Base));
     items.push(Box::new(Busybox));
+    items.push(Box::new(Software));
     items.push(Box::new(Apps));
-    items.push(Box::new(Python));
     items.push(Box::new(Kubernetes));
     items.push(Box::new(Helm));
     items.push(Box::new(Schemas));

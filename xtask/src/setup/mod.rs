@@ -5,6 +5,7 @@
 //! holds the item's recipe and the cache's path (binaries carry the absolute path of their loader): when either
 //! differs, the item is made again.
 
+mod apps;
 mod apt;
 mod arm64;
 mod bundle;
@@ -21,8 +22,8 @@ mod items;
 mod kubernetes;
 mod monitoring;
 pub mod oci;
+mod order;
 mod programs;
-mod python;
 mod rootfs;
 mod schemas;
 mod small;
@@ -33,7 +34,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 pub use arm64::{ARM64, ARM64_PLACE};
 pub use bundle::{Origin, read_origins};
@@ -67,7 +68,7 @@ struct Work<'a> {
 }
 
 /// One thing that setup brings.
-trait Item {
+trait Item: Sync {
     /// Name for `--only` and for the stamp.
     fn name(&self) -> &str;
 
@@ -87,6 +88,12 @@ trait Item {
     /// Whether only root can make it.
     fn needs_root(&self) -> bool {
         true
+    }
+
+    /// Whether its making takes minutes of processors and little of anything else: others are fetched and unpacked
+    /// meanwhile.
+    fn is_compiled(&self) -> bool {
+        false
     }
 
     /// Where it lives, relative to the cache; nothing for what goes to the machine itself.
@@ -157,17 +164,8 @@ fn bring_named(cache: &Cache, items: &[Box<dyn Item>], names: &[&str]) -> Result
         "setup installs packages and makes root file systems: run it as root"
     );
     let _lock = cache.lock()?;
-    let ui = Ui::new();
-    let work = Work {
-        cache,
-        ui: &ui,
-        apt: apt::Suites::new(cache),
-    };
     // Asked again: another setup may have brought things while this one waited for the lock.
-    for item in absent(cache, &wanted)? {
-        bring(&work, item).with_context(|| format!("setup of {}", item.name()))?;
-    }
-    work.apt.clean()?;
+    order::bring_all(cache, &absent(cache, &wanted)?)?;
     Ok(true)
 }
 

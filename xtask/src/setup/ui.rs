@@ -3,47 +3,57 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget};
 
 /// How often the spinner turns.
 const TURN: Duration = Duration::from_millis(120);
 
 /// Reports progress of one item at a time.
 pub struct Ui {
-    terminal: bool,
+    /// Those of all reports, so that they stay apart. None where there is no terminal.
+    bars: Option<MultiProgress>,
     bar: RefCell<ProgressBar>,
+    item: RefCell<String>,
 }
 
 impl Ui {
     /// Reports to standard error.
     pub fn new() -> Self {
-        let bar = ProgressBar::hidden();
+        let terminal = !ProgressDrawTarget::stderr().is_hidden();
+        Self::with(terminal.then(MultiProgress::new))
+    }
+
+    /// Reports of another item at the same time.
+    pub fn beside(&self) -> Self {
+        Self::with(self.bars.clone())
+    }
+
+    fn with(bars: Option<MultiProgress>) -> Self {
         Self {
-            terminal: !ProgressDrawTarget::stderr().is_hidden(),
-            bar: RefCell::new(bar),
+            bars,
+            bar: RefCell::new(ProgressBar::hidden()),
+            item: RefCell::default(),
         }
     }
 
     /// An item's making begins.
     pub fn begin(&self, item: &str, why: &str) {
-        if self.terminal {
-            let bar = ProgressBar::new_spinner();
-            bar.set_prefix(item.to_owned());
+        self.item.replace(item.to_owned());
+        self.line(&format!("getting {item}: {why}"));
+        if let Some(bars) = &self.bars {
+            let bar = bars.add(ProgressBar::new_spinner());
             bar.enable_steady_tick(TURN);
-            bar.println(format!("getting {item}: {why}"));
             self.bar.replace(bar);
-        } else {
-            eprintln!("getting {item}: {why}");
         }
     }
 
     /// A step of the item at hand.
     pub fn step(&self, what: &str) {
-        if self.terminal {
-            let bar = self.bar.borrow();
-            bar.set_message(format!("{}: {what}", bar.prefix()));
+        let text = format!("{}: {what}", self.item.borrow());
+        if self.bars.is_some() {
+            self.bar.borrow().set_message(text);
         } else {
-            eprintln!("    {what}");
+            eprintln!("    {text}");
         }
     }
 
@@ -55,9 +65,16 @@ impl Ui {
         } else {
             String::new()
         };
-        eprintln!(
-            "    {item} {version}: ready in {:.1} s{size}",
-            took.as_secs_f64()
-        );
+        let took = took.as_secs_f64();
+        self.line(&format!("    {item} {version}: ready in {took:.1} s{size}"));
+    }
+
+    /// Writes a line above what moves.
+    fn line(&self, text: &str) {
+        match &self.bars {
+            // A terminal that is gone is no reason to stop.
+            Some(bars) => drop(bars.println(text)),
+            None => eprintln!("{text}"),
+        }
     }
 }

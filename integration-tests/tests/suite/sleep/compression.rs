@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{
-    App, Client, Container, Depth, Network, Node, Runtime, Settings, Status, status_number,
+    App, Client, Container, Depth, Image, Network, Node, Runtime, Settings, Status, status_number,
 };
 
 use super::depth::{counter, memory_images, wait_depth};
@@ -98,7 +98,9 @@ fn python_takes_half(node: &Node, runtime: Runtime) -> Result<()> {
 }
 
 fn node_js_takes_half(node: &Node, runtime: Runtime) -> Result<()> {
-    let app = App::new(["node", "/apps/server.js"]).env("MEM_MB", "0");
+    let app = App::new(["node", "/apps/server.js"])
+        .image(Image::Software)
+        .env("MEM_MB", "0");
     takes_half(node, app.network(Network::Own).runtime(runtime), "/").map(drop)
 }
 

@@ -208,8 +208,9 @@ fn another_users_processes_sleep_as_deep_as_the_node_may_look(
     let capabilities = u64::from_str_radix(capabilities.context("no CapEff")?.trim(), 16)?;
     let may_look = capabilities & (1 << CAP_SYS_RESOURCE) != 0;
 
-    let args = "setpriv --reuid=nobody --regid=nogroup --clear-groups python3 /apps/counter.py";
-    let app = App::new(args.split(' '))
+    let become_nobody = "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534); \
+                         os.execvp('python3', ['python3', '/apps/counter.py'])";
+    let app = App::new(["python3", "-c", become_nobody])
         .network(Network::Own)
         .mem_mb(20)
         .annotation("scaledown-duration", "500ms")

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use aya::sys::{Stats, enable_stats};
 use nix::sched::{CloneFlags, setns};
-use podmotion_integration_tests::{App, Container, Netns, Network, Node, Runtime, Stdout};
+use podmotion_integration_tests::{App, Container, Image, Netns, Network, Node, Runtime, Stdout};
 
 use super::Plan;
 use super::figure::{Figure, Target};
@@ -71,6 +71,7 @@ pub fn measure(node: &Node, plan: &Plan, progress: &Progress) -> Result<Vec<Figu
 /// nginx, without anything that its runtime would have to carry to a log.
 pub fn server(node: &Node, runtime: Runtime) -> Result<Container> {
     let app = App::new(["nginx", "-c", "/apps/nginx.conf"])
+        .image(Image::Software)
         .network(Network::Own)
         .stdout(Stdout::Null)
         .annotation("scaledown-duration", "1h")

@@ -17,7 +17,7 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use podmotion_integration_tests::{
-    App, Container, Depth, Network, Runtime, refusal, soak, was_starved,
+    App, Container, Depth, Image, Network, Runtime, refusal, soak, was_starved,
 };
 
 use crate::Body;
@@ -136,5 +136,8 @@ fn all_at_once<T>(
 }
 
 fn server<const N: usize>(runtime: Runtime, args: [&str; N]) -> App {
-    App::new(args).network(Network::Own).runtime(runtime)
+    App::new(args)
+        .image(Image::Software)
+        .network(Network::Own)
+        .runtime(runtime)
 }

@@ -1,5 +1,5 @@
-//! The test image once more, with Python and a shell in place of everything: an emulated processor unpacks the whole one
-//! for more than a minute.
+//! The test image that nearly all tests run their containers from: Python, a shell and our applications. Each containerd of
+//! a test unpacks it, some of them on an emulated processor.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,27 +9,30 @@ use walkdir::WalkDir;
 
 use super::images::{BASE, BASE_PLACE, architecture, check_archive, content_hash, packed, sources};
 use super::oci::{self, Image};
-use super::{Cache, Item, Work, files, small};
+use super::{Cache, Item, Work, files, programs, small};
 use crate::process;
 
 /// Counts up whenever the image is made in another way.
 const RECIPE: u32 = 1;
+
+/// What of the applications' folder is compiled for it.
+const IO_URING: &str = "iouring";
 
 /// In the base's file system.
 const PROGRAM: &str = "/usr/bin/python3";
 /// Folders of `/usr/lib/python3.*` for which no test has a use.
 const LEFT_OUT: &[&str] = &["ensurepip", "lib2to3", "pydoc_data", "test", "unittest"];
 
-/// `podmotion.test/apps:1` for the virtual machine.
-pub struct Python;
+/// `podmotion.test/apps:1`.
+pub struct Apps;
 
-impl Item for Python {
+impl Item for Apps {
     fn name(&self) -> &str {
-        "python-image"
+        "apps-image"
     }
 
     fn why(&self) -> &str {
-        "podmotion.test/apps:1 with Python alone, for the virtual machine"
+        "test image podmotion.test/apps:1, with Python"
     }
 
     fn needs(&self) -> &[&str] {
@@ -37,7 +40,7 @@ impl Item for Python {
     }
 
     fn place(&self) -> Option<&str> {
-        Some("images/python.tar")
+        Some("images/apps.tar")
     }
 
     fn recipe(&self, cache: &Cache) -> Result<String> {
@@ -56,7 +59,12 @@ impl Item for Python {
         let version = python(&base, &root)?;
         let layers = [".layer", ".apps"].map(|suffix| files::with_suffix(partial, suffix));
         small::pack(&root, &layers[0])?;
-        oci::write_layer(&layers[1], &packed(&sources())?)?;
+        let program = files::with_suffix(partial, ".program");
+        programs::compile_static(&sources().join("iouring.c"), &program)?;
+        let mut content = packed(&sources())?;
+        content.push((format!("apps/{IO_URING}"), program.clone()));
+        oci::write_layer(&layers[1], &content)?;
+        files::remove(&program)?;
         let image = Image {
             name: "podmotion.test/apps:1",
             architecture: &architecture()?,

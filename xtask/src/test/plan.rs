@@ -1,0 +1,278 @@
+//! What is run when: on two processors most tests wait for something most of the time, builds never do, and some tests
+//! look at how long things take.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::Surroundings;
+use super::programs::{FEATURES, Program, Programs};
+use crate::arch::Arch;
+use crate::{dist, process};
+
+/// What is run one after the other.
+#[derive(Debug)]
+pub struct Lane {
+    pub jobs: Vec<Job>,
+    /// It gives way to all others.
+    pub at_leisure: bool,
+}
+
+/// What is run at the same time.
+pub type Phase = Vec<Lane>;
+
+/// Something to run.
+#[derive(Debug)]
+pub struct Job {
+    /// For people.
+    pub name: String,
+    pub command: Command,
+    /// It is one test by itself, and says nothing of others.
+    pub single: bool,
+}
+
+/// Some of a program's tests, by their names: those with `of` in it and none of `without`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    of: &'static str,
+    without: &'static [&'static str],
+    only: Option<String>,
+}
+
+const fn part(of: &'static str) -> Part {
+    without(of, &[])
+}
+
+const fn without(of: &'static str, without: &'static [&'static str]) -> Part {
+    Part {
+        of,
+        without,
+        only: None,
+    }
+}
+
+/// The part of the suite that looks at how long things take for minutes.
+const SOAK: &[Part] = &[part("kube::soak")];
+
+/// What else is run then: not much at once, for as long.
+const BESIDE_SOAK: &[Part] = &[
+    part("cli::"),
+    part("install::"),
+    part("plain::"),
+    part("self_test::"),
+];
+
+/// The rest of the suite, in parts that take about as long as each other.
+const REST: &[&[Part]] = &[
+    &[part("kube::probes"), part("kube::failures")],
+    &[
+        without("kube::", &["kube::failures", "kube::probes", "kube::soak"]),
+        part("cluster::"),
+        part("images::"),
+        part("manager::"),
+    ],
+    &[part("sleep::"), part("security::")],
+];
+
+/// Virtual machines: they have time, and would take both processors.
+const MACHINES: &[Part] = &[part("vm::core"), without("vm::", &["vm::core"])];
+
+impl Part {
+    /// Arguments that have a program run this.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments: Vec<_> = self
+            .without
+            .iter()
+            .flat_map(|name| ["--skip", *name])
+            .map(str::to_owned)
+            .collect();
+        let of = self.only.as_deref().unwrap_or(self.of);
+        arguments.extend((!of.is_empty()).then(|| of.to_owned()));
+        arguments
+    }
+
+    fn has(&self, test: &str) -> bool {
+        test.contains(self.of) && !self.without.iter().any(|name| test.contains(name))
+    }
+}
+
+/// Tests with `name` in theirs.
+pub fn only(programs: &Programs, name: &str, surroundings: &Surroundings) -> Vec<Phase> {
+    let part = Part {
+        only: Some(name.to_owned()),
+        ..Part::default()
+    };
+    let jobs = programs
+        .0
+        .iter()
+        .map(|it| tests_of(it, &part, surroundings));
+    vec![vec![lane(jobs)]]
+}
+
+/// Everything.
+///
+/// # Errors
+/// When a test would be run twice or never, or cargo or the compiler does not answer.
+pub fn all(programs: &Programs, surroundings: &Surroundings) -> Result<Vec<Phase>> {
+    let whole = |wanted: &dyn Fn(&Program) -> bool| {
+        let wanted = programs.0.iter().filter(|program| wanted(program));
+        let jobs = wanted.map(|program| tests_of(program, &Part::default(), surroundings));
+        jobs.collect::<Vec<_>>()
+    };
+    let mut quick = whole(&|program| program.fast);
+    quick.push(documentation());
+    if surroundings.product.is_none() {
+        return Ok(vec![vec![lane(quick)]]);
+    }
+    let slow = ["chart", "root", "suite"];
+    for program in programs.0.iter().filter(|program| !program.fast) {
+        ensure!(
+            slow.contains(&program.target.as_str()),
+            "nothing runs the tests of {}",
+            program.name
+        );
+    }
+    quick.extend(whole(&|program| program.target == "chart"));
+    let suite = programs.0.iter().find(|program| program.target == "suite");
+    let suite = suite.context("the suite was not built")?;
+    check(&suite.tests()?)?;
+    let parts = |parts: &[Part]| lane(parts.iter().map(|part| tests_of(suite, part, surroundings)));
+    let mut rest: Phase = REST.iter().map(|of| parts(of)).collect();
+    rest.push(at_leisure(parts(MACHINES)));
+    Ok(vec![
+        vec![
+            lane(whole(&|program| program.target == "root")),
+            at_leisure(lane(quick)),
+        ],
+        vec![
+            parts(SOAK),
+            parts(BESIDE_SOAK),
+            at_leisure(lane([compiles(Arch::foreign()?)?])),
+        ],
+        rest,
+    ])
+}
+
+/// Every test of the suite is in one part, and every part has tests.
+fn check(tests: &[String]) -> Result<()> {
+    let lanes = REST.iter().copied().chain([SOAK, BESIDE_SOAK, MACHINES]);
+    let parts: Vec<_> = lanes.flatten().collect();
+    for test in tests {
+        let times = parts.iter().filter(|part| part.has(test)).count();
+        ensure!(times == 1, "the test {test} would be run {times} times");
+    }
+    for part in parts {
+        ensure!(
+            tests.iter().any(|test| part.has(test)),
+            "no test of the suite is called like {part:?}"
+        );
+    }
+    Ok(())
+}
+
+fn lane(jobs: impl IntoIterator<Item = Job>) -> Lane {
+    Lane {
+        jobs: jobs.into_iter().collect(),
+        at_leisure: false,
+    }
+}
+
+fn at_leisure(lane: Lane) -> Lane {
+    Lane {
+        at_leisure: true,
+        ..lane
+    }
+}
+
+/// Tests of a program.
+fn tests_of(program: &Program, part: &Part, surroundings: &Surroundings) -> Job {
+    let arguments = part.arguments();
+    let mut command = program.command(&arguments);
+    command.env("PODMOTION_CACHE", &surroundings.cache);
+    if let Some(product) = &surroundings.product {
+        command
+            .env("PODMOTION_BIN", &product.programs)
+            .env("PODMOTION_IMAGES", &product.images);
+    }
+    if surroundings.soak {
+        command.env("PODMOTION_SOAK", "1");
+    }
+    let words = [program.name.as_str()]
+        .into_iter()
+        .chain(arguments.iter().map(String::as_str));
+    Job {
+        name: words.collect::<Vec<_>>().join(" "),
+        command,
+        single: false,
+    }
+}
+
+/// The tests in the documentation, which are programs of their own each.
+fn documentation() -> Job {
+    let mut command = process::command(process::cargo());
+    command
+        .current_dir(crate::project_root())
+        .args(["test", "--no-fail-fast", "--workspace", "--doc"])
+        .args(FEATURES);
+    Job {
+        name: "documentation".to_owned(),
+        command,
+        single: false,
+    }
+}
+
+/// Whether the programs compile for `arch`.
+fn compiles(arch: Arch) -> Result<Job> {
+    Ok(Job {
+        name: format!("compile for {}", arch.name()),
+        command: dist::check(arch)?,
+        single: true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(tests: &[&str]) -> Vec<String> {
+        tests.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    /// One of each part.
+    const ONE_OF_EACH: [&str; 15] = [
+        "kube::soak::pods_under_random_use[light]",
+        "cli::ps[deep]",
+        "install::twice[containerd-2]",
+        "plain::starts[runc]",
+        "self_test::passes",
+        "kube::probes::tcp[deep]",
+        "kube::failures::shim_killed[light]",
+        "kube::reach::exec[light]",
+        "cluster::comes_and_goes",
+        "images::are_small",
+        "manager::serves",
+        "sleep::core::wakes[light]",
+        "security::sockets",
+        "vm::core",
+        "vm::installer",
+    ];
+
+    #[test]
+    fn what_no_lane_runs_is_called_by_its_name() {
+        check(&names(&ONE_OF_EACH)).expect("all are run");
+        let more = [&ONE_OF_EACH[..], &["new::test"]].concat();
+        let error = check(&names(&more)).expect_err("nothing runs it");
+        assert!(error.to_string().contains("new::test"), "{error}");
+        let error = check(&names(&ONE_OF_EACH[1..])).expect_err("a part without tests");
+        assert!(error.to_string().contains("kube::soak"), "{error}");
+    }
+
+    #[test]
+    fn programs_choose_as_the_plan_does() {
+        let part = without("kube::", &["kube::soak"]);
+        assert_eq!(part.arguments(), ["--skip", "kube::soak", "kube::"]);
+        assert!(part.has("kube::reach::exec[light]"));
+        assert!(!part.has("kube::soak::pods_under_random_use[light]"));
+        assert_eq!(Part::default().arguments(), Vec::<String>::new());
+    }
+}
