@@ -69,7 +69,7 @@ const REST: &[&[Part]] = &[
         without("kube::", &["kube::failures", "kube::probes", "kube::soak"]),
         part("cluster::"),
         part("images::"),
-        part("manager::"),
+        without("manager::", &["kube::"]),
     ],
     &[part("sleep::"), part("security::")],
 ];
@@ -239,7 +239,7 @@ mod tests {
     }
 
     /// One of each part.
-    const ONE_OF_EACH: [&str; 15] = [
+    const ONE_OF_EACH: [&str; 16] = [
         "kube::soak::pods_under_random_use[light]",
         "cli::ps[deep]",
         "install::twice[containerd-2]",
@@ -248,6 +248,7 @@ mod tests {
         "kube::probes::tcp[deep]",
         "kube::failures::shim_killed[light]",
         "kube::reach::exec[light]",
+        "kube::manager::serves[light]",
         "cluster::comes_and_goes",
         "images::are_small",
         "manager::serves",
