@@ -54,25 +54,24 @@ const fn without(of: &'static str, without: &'static [&'static str]) -> Part {
 /// The part of the suite that looks at how long things take for minutes.
 const SOAK: &[Part] = &[part("kube::soak")];
 
-/// What else is run then: not much at once, for as long.
-const BESIDE_SOAK: &[Part] = &[
-    part("cli::"),
-    part("install::"),
-    part("plain::"),
-    part("self_test::"),
-];
-
-/// The rest of the suite, in parts that take about as long as each other.
-const REST: &[&[Part]] = &[
-    &[part("kube::probes"), part("kube::failures")],
+/// What else is run then: it waits most of the time, for as long. What begins with a Kubernetes of its own comes later:
+/// twenty pods that start are enough at once.
+const BESIDE_SOAK: &[&[Part]] = &[
+    &[part("cli::"), part("install::"), part("plain::")],
     &[
-        without("kube::", &["kube::failures", "kube::probes", "kube::soak"]),
-        part("cluster::"),
+        part("self_test::"),
         part("images::"),
         without("manager::", &["kube::"]),
+        without("kube::", &["kube::failures", "kube::probes", "kube::soak"]),
+        part("cluster::"),
     ],
-    &[part("sleep::"), part("security::")],
 ];
+
+/// After the tests that use no containerd.
+const AFTER_ROOT: &[Part] = &[part("kube::probes"), part("kube::failures")];
+
+/// Beside all of these, for as long.
+const BESIDE_ROOT: &[Part] = &[part("sleep::"), part("security::")];
 
 /// Virtual machines: they have time, and would take both processors.
 const MACHINES: &[Part] = &[part("vm::core"), without("vm::", &["vm::core"])];
@@ -137,25 +136,20 @@ pub fn all(programs: &Programs, surroundings: &Surroundings) -> Result<Vec<Phase
     let suite = suite.context("the suite was not built")?;
     check(&suite.tests()?)?;
     let parts = |parts: &[Part]| lane(parts.iter().map(|part| tests_of(suite, part, surroundings)));
-    let mut rest: Phase = REST.iter().map(|of| parts(of)).collect();
-    rest.push(at_leisure(parts(MACHINES)));
-    Ok(vec![
-        vec![
-            lane(whole(&|program| program.target == "root")),
-            at_leisure(lane(quick)),
-        ],
-        vec![
-            parts(SOAK),
-            parts(BESIDE_SOAK),
-            at_leisure(lane([compiles(Arch::foreign()?)?])),
-        ],
-        rest,
-    ])
+    let mut root = lane(whole(&|program| program.target == "root"));
+    root.jobs.extend(parts(AFTER_ROOT).jobs);
+    let mut leisure = at_leisure(lane(quick));
+    leisure.jobs.extend(parts(MACHINES).jobs);
+    let mut soak = vec![parts(SOAK)];
+    soak.extend(BESIDE_SOAK.iter().map(|of| parts(of)));
+    soak.push(at_leisure(lane([compiles(Arch::foreign()?)?])));
+    Ok(vec![vec![root, parts(BESIDE_ROOT), leisure], soak])
 }
 
 /// Every test of the suite is in one part, and every part has tests.
 fn check(tests: &[String]) -> Result<()> {
-    let lanes = REST.iter().copied().chain([SOAK, BESIDE_SOAK, MACHINES]);
+    let beside = BESIDE_SOAK.iter().copied();
+    let lanes = beside.chain([SOAK, AFTER_ROOT, BESIDE_ROOT, MACHINES]);
     let parts: Vec<_> = lanes.flatten().collect();
     for test in tests {
         let times = parts.iter().filter(|part| part.has(test)).count();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use cargo_metadata::{Artifact, Message, TargetKind};
+use cargo_metadata::{Artifact, Message, MetadataCommand, TargetKind};
 
 use super::Surroundings;
 use crate::process;
@@ -50,10 +50,11 @@ impl Programs {
             .args(FEATURES)
             .arg("--message-format=json-render-diagnostics")
             .stdout(Stdio::piped());
+        command.args(["--lib", "--bins"]);
         if surroundings.product.is_some() {
-            command.arg("--tests");
+            // Named: those that only root can run are no part of a plain `cargo test`.
+            command.args(["--test", "*"]);
         } else {
-            command.args(["--lib", "--bins"]);
             command.args(FAST.iter().flat_map(|name| ["--test", name]));
         }
         let line = process::describe(&command);
@@ -75,6 +76,9 @@ impl Programs {
             .wait()
             .with_context(|| format!("cannot wait for {line}"))?;
         ensure!(status.success(), "{line}: {status}");
+        if surroundings.product.is_some() {
+            all_there(&programs)?;
+        }
         programs.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(Self(programs))
     }
@@ -102,6 +106,33 @@ impl Program {
         let names = said.lines().filter_map(|line| line.strip_suffix(": test"));
         Ok(names.map(str::to_owned).collect())
     }
+}
+
+/// Each file of tests in the workspace has become a program.
+fn all_there(programs: &[Program]) -> Result<()> {
+    let metadata = MetadataCommand::new()
+        .cargo_path(process::cargo())
+        .current_dir(crate::project_root())
+        .no_deps()
+        .exec()
+        .context("cannot ask cargo about the workspace")?;
+    for package in &metadata.packages {
+        let folder = package.manifest_path.parent();
+        let tests = package.targets.iter().filter(|target| target.is_test());
+        for test in tests {
+            let built = programs.iter().any(|program| {
+                folder.is_some_and(|folder| program.folder == *folder)
+                    && program.target == test.name
+            });
+            ensure!(
+                built,
+                "the tests {} of {} were not built",
+                test.name,
+                package.name
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The program that an artifact is, if it is one of tests.
