@@ -135,10 +135,14 @@ impl Container {
 
     fn wait_up(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect(&self.address).is_err() {
-            assert!(Instant::now() < deadline, "{} does not listen", self.id);
+        let stream = loop {
+            match TcpStream::connect(&self.address) {
+                Ok(stream) => break stream,
+                Err(_) => assert!(Instant::now() < deadline, "{} does not listen", self.id),
+            }
             std::thread::sleep(Duration::from_millis(5));
-        }
+        };
+        leave(stream);
     }
 
     pub fn connect(&self) -> TcpStream {
@@ -151,7 +155,10 @@ impl Container {
     }
 
     pub fn ask(&self, question: &str) -> String {
-        ask(&mut self.connect(), question)
+        let mut stream = self.connect();
+        let answer = ask(&mut stream, question);
+        leave(stream);
+        answer
     }
 
     pub fn images(&self) -> PathBuf {
@@ -219,6 +226,17 @@ pub fn ask(stream: &mut TcpStream, question: &str) -> String {
     }
     rustix::net::sockopt::set_tcp_quickack(stream, true).expect("acknowledge");
     String::from_utf8(answer).expect("text")
+}
+
+/// Ends a connection, and returns when the server has closed its end: in a dump it would be one more connection, which
+/// cannot be restored a second time while the end of the first one is still on its way.
+fn leave(mut stream: TcpStream) {
+    stream
+        .shutdown(std::net::Shutdown::Write)
+        .expect("end the questions");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("the server's end");
+    assert!(rest.is_empty(), "{rest:?}");
 }
 
 impl Drop for Container {
