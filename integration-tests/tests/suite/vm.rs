@@ -22,7 +22,7 @@ use podmotion_integration_tests::{
 use crate::{Body, light_trial, plain, self_test, sleep, to_failure, trial};
 
 /// How long the tests may take inside. On two cores that do nothing else it is two minutes.
-const PATIENCE: Duration = Duration::from_secs(1200);
+const PATIENCE: Duration = Duration::from_secs(2400);
 
 /// Tests that run inside, of those that run outside too.
 const CORE: &[&str] = &[

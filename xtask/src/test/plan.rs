@@ -54,24 +54,25 @@ const fn without(of: &'static str, without: &'static [&'static str]) -> Part {
 /// The part of the suite that looks at how long things take for minutes.
 const SOAK: &[Part] = &[part("kube::soak")];
 
-/// What else is run then: it waits most of the time, for as long. What begins with a Kubernetes of its own comes later:
-/// twenty pods that start are enough at once.
-const BESIDE_SOAK: &[&[Part]] = &[
-    &[part("cli::"), part("install::"), part("plain::")],
-    &[
-        part("self_test::"),
-        part("images::"),
-        without("manager::", &["kube::"]),
-        without("kube::", &["kube::failures", "kube::probes", "kube::soak"]),
-        part("cluster::"),
-    ],
-];
+/// What else is run then, at leisure: it has time too, and waits most of it.
+const BESIDE_SOAK: &[Part] = &[part("cli::"), part("install::"), part("plain::")];
 
 /// After the tests that use no containerd.
-const AFTER_ROOT: &[Part] = &[part("kube::probes"), part("kube::failures")];
+const AFTER_ROOT: &[Part] = &[
+    part("kube::probes"),
+    part("kube::failures"),
+    without("kube::", &["kube::failures", "kube::probes", "kube::soak"]),
+];
 
 /// Beside all of these, for as long.
-const BESIDE_ROOT: &[Part] = &[part("sleep::"), part("security::")];
+const BESIDE_ROOT: &[Part] = &[
+    part("sleep::"),
+    part("security::"),
+    part("self_test::"),
+    part("images::"),
+    without("manager::", &["kube::"]),
+    part("cluster::"),
+];
 
 /// Virtual machines: they have time, and would take both processors.
 const MACHINES: &[Part] = &[part("vm::core"), without("vm::", &["vm::core"])];
@@ -140,17 +141,20 @@ pub fn all(programs: &Programs, surroundings: &Surroundings) -> Result<Vec<Phase
     root.jobs.extend(parts(AFTER_ROOT).jobs);
     let mut leisure = at_leisure(lane(quick));
     leisure.jobs.extend(parts(MACHINES).jobs);
-    let mut soak = vec![parts(SOAK)];
-    soak.extend(BESIDE_SOAK.iter().map(|of| parts(of)));
-    soak.push(at_leisure(lane([compiles(Arch::foreign()?)?])));
-    Ok(vec![vec![root, parts(BESIDE_ROOT), leisure], soak])
+    Ok(vec![
+        vec![root, parts(BESIDE_ROOT), leisure],
+        vec![
+            parts(SOAK),
+            at_leisure(parts(BESIDE_SOAK)),
+            at_leisure(lane([compiles(Arch::foreign()?)?])),
+        ],
+    ])
 }
 
 /// Every test of the suite is in one part, and every part has tests.
 fn check(tests: &[String]) -> Result<()> {
-    let beside = BESIDE_SOAK.iter().copied();
-    let lanes = beside.chain([SOAK, AFTER_ROOT, BESIDE_ROOT, MACHINES]);
-    let parts: Vec<_> = lanes.flatten().collect();
+    let lanes = [SOAK, BESIDE_SOAK, AFTER_ROOT, BESIDE_ROOT, MACHINES];
+    let parts: Vec<_> = lanes.into_iter().flatten().collect();
     for test in tests {
         let times = parts.iter().filter(|part| part.has(test)).count();
         ensure!(times == 1, "the test {test} would be run {times} times");
