@@ -223,11 +223,18 @@ pub fn metadata() -> Result<Metadata> {
 /// # Errors
 /// When cargo does not answer.
 pub fn target_dir() -> Result<PathBuf> {
+    Ok(workspace()?.target_directory.into_std_path_buf())
+}
+
+/// What cargo knows of the workspace alone.
+///
+/// # Errors
+/// When cargo does not answer.
+pub fn workspace() -> Result<Metadata> {
     MetadataCommand::new()
         .cargo_path(process::cargo())
         .current_dir(crate::project_root())
         .no_deps()
         .exec()
-        .map(|metadata| metadata.target_directory.into_std_path_buf())
-        .context("cannot ask cargo for its target folder")
+        .context("cannot ask cargo about the workspace alone")
 }

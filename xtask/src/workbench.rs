@@ -98,7 +98,7 @@ pub fn demo(args: &DemoArgs) -> Result<Infallible> {
 /// # Errors
 /// When they cannot be prepared or started.
 pub fn bench(args: &BenchArgs) -> Result<Infallible> {
-    let needs: Vec<&str> = NEEDS.iter().copied().chain(LOAD.iter().copied()).collect();
+    let needs: Vec<&str> = NEEDS.iter().chain(LOAD).copied().collect();
     let quick = args.quick.then_some("--quick");
     let plot = args.plot.then_some("--plot");
     let flags: Vec<_> = quick.into_iter().chain(plot).collect();

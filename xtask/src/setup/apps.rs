@@ -7,16 +7,15 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use walkdir::WalkDir;
 
-use super::images::{BASE, BASE_PLACE, architecture, check_archive, content_hash, packed, sources};
-use super::oci::{self, Image};
+use super::images::{
+    BASE, BASE_PLACE, architecture, check_archive, image_of_apps, made_of, packed, sources,
+};
+use super::oci;
 use super::{Cache, Item, Work, files, programs, small};
 use crate::process;
 
 /// Counts up whenever the image is made in another way.
 const RECIPE: u32 = 1;
-
-/// What of the applications' folder is compiled for it.
-const IO_URING: &str = "iouring";
 
 /// In the base's file system.
 const PROGRAM: &str = "/usr/bin/python3";
@@ -44,11 +43,7 @@ impl Item for Apps {
     }
 
     fn recipe(&self, cache: &Cache) -> Result<String> {
-        let base = cache
-            .stamp(BASE)
-            .map_or(String::new(), |stamp| stamp.version);
-        let apps = content_hash(&sources())?;
-        Ok(format!("{RECIPE} base {base} apps {apps} {LEFT_OUT:?}"))
+        Ok(format!("{RECIPE} {} {LEFT_OUT:?}", made_of(cache)?))
     }
 
     fn make(&self, work: &Work<'_>, partial: &Path) -> Result<String> {
@@ -62,18 +57,11 @@ impl Item for Apps {
         let program = files::with_suffix(partial, ".program");
         programs::compile_static(&sources().join("iouring.c"), &program)?;
         let mut content = packed(&sources())?;
-        content.push((format!("apps/{IO_URING}"), program.clone()));
+        content.push(("apps/iouring".to_owned(), program.clone()));
         oci::write_layer(&layers[1], &content)?;
         files::remove(&program)?;
-        let image = Image {
-            name: "podmotion.test/apps:1",
-            architecture: &architecture()?,
-            entrypoint: &[],
-            command: &["python3", "/apps/counter.py"],
-            env: &["PYTHONDONTWRITEBYTECODE=1"],
-            labels: &BTreeMap::new(),
-            created: oci::EPOCH,
-        };
+        let (architecture, labels) = (architecture()?, BTreeMap::new());
+        let image = image_of_apps("podmotion.test/apps:1", &architecture, &labels);
         oci::write_archive(partial, &image, &layers)?;
         for layer in &layers {
             files::remove(layer)?;

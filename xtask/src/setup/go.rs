@@ -87,6 +87,34 @@ pub fn command(cache: &Cache) -> Command {
     command
 }
 
+/// Compiles the programs `packages` of the module in the folder `module` to `partial/bin`, with `flags` for the linker.
+///
+/// # Errors
+/// When they do not compile.
+pub fn build(
+    work: &Work<'_>,
+    module: &Path,
+    partial: &Path,
+    flags: &str,
+    packages: &[String],
+) -> Result<()> {
+    let bin = partial.join("bin");
+    files::make_dir(&bin)?;
+    // Gigabytes that nothing else has a use for.
+    let build = files::with_suffix(partial, ".build");
+    files::remove(&build)?;
+    process::output(
+        command(work.cache)
+            .current_dir(module)
+            .env("GOCACHE", build.join("build"))
+            .env("GOMODCACHE", build.join("modules"))
+            .args(["build", "-mod=readonly", "-ldflags", flags, "-o"])
+            .arg(&bin)
+            .args(packages),
+    )?;
+    files::remove(&build)
+}
+
 /// What the `go.mod` and `go.sum` of a module pin, as one digest.
 ///
 /// # Errors

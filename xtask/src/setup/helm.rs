@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
-use super::{Cache, Item, Work, files, go};
+use super::{Cache, Item, Work, go};
 use crate::process;
 
 /// Release of Helm; the one that `go.mod` names too.
@@ -51,11 +51,6 @@ impl Item for Helm {
     }
 
     fn make(&self, work: &Work<'_>, partial: &Path) -> Result<String> {
-        let bin = partial.join("bin");
-        files::make_dir(&bin)?;
-        // Nothing else has a use for it.
-        let build = files::with_suffix(partial, ".build");
-        files::remove(&build)?;
         let (major, minor) = KUBERNETES;
         let helm = "helm.sh/helm/v3";
         let releases = ["pkg/chartutil", "pkg/lint/rules"].map(|package| {
@@ -68,16 +63,8 @@ impl Item for Helm {
             releases.join(" ")
         );
         work.ui.step("compiling it (three minutes on two cores)");
-        process::output(
-            go::command(work.cache)
-                .current_dir(module())
-                .env("GOCACHE", build.join("build"))
-                .env("GOMODCACHE", build.join("modules"))
-                .args(["build", "-mod=readonly", "-ldflags", &flags, "-o"])
-                .arg(bin.join("helm"))
-                .arg(format!("{helm}/cmd/helm")),
-        )?;
-        files::remove(&build)?;
+        let packages = [format!("{helm}/cmd/helm")];
+        go::build(work, &module(), partial, &flags, &packages)?;
         Ok(VERSION.to_owned())
     }
 

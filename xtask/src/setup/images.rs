@@ -152,13 +152,7 @@ impl Item for Software {
     }
 
     fn recipe(&self, cache: &Cache) -> Result<String> {
-        let base = cache
-            .stamp(BASE)
-            .map_or(String::new(), |stamp| stamp.version);
-        Ok(format!(
-            "{RECIPE} base {base} apps {}",
-            content_hash(&sources())?
-        ))
+        Ok(format!("{RECIPE} {}", made_of(cache)?))
     }
 
     fn make(&self, work: &Work<'_>, partial: &Path) -> Result<String> {
@@ -175,15 +169,8 @@ impl Item for Software {
         let layer = files::with_suffix(partial, ".layer");
         oci::write_layer(&layer, &content)?;
         let base = work.cache.path(BASE_PLACE);
-        let image = Image {
-            name: "podmotion.test/software:1",
-            architecture: &architecture()?,
-            entrypoint: &[],
-            command: &["python3", "/apps/counter.py"],
-            env: &["PYTHONDONTWRITEBYTECODE=1"],
-            labels: &BTreeMap::new(),
-            created: oci::EPOCH,
-        };
+        let (architecture, labels) = (architecture()?, BTreeMap::new());
+        let image = image_of_apps("podmotion.test/software:1", &architecture, &labels);
         oci::write_archive(partial, &image, &[base.join("layer.tar"), layer.clone()])?;
         // The unpacked root is for those who run the applications without containerd.
         files::remove(&base.join("root/apps"))?;
@@ -243,6 +230,36 @@ impl Item for Pause {
     fn check(&self, place: &Path) -> Result<()> {
         check_archive(place)
     }
+}
+
+/// The image `name` with the applications.
+pub(super) fn image_of_apps<'a>(
+    name: &'a str,
+    architecture: &'a str,
+    labels: &'a BTreeMap<String, String>,
+) -> Image<'a> {
+    Image {
+        name,
+        architecture,
+        entrypoint: &[],
+        command: &["python3", "/apps/counter.py"],
+        env: &["PYTHONDONTWRITEBYTECODE=1"],
+        labels,
+        created: oci::EPOCH,
+    }
+}
+
+/// The version of the base that is there.
+pub(super) fn base_version(cache: &Cache) -> String {
+    cache
+        .stamp(BASE)
+        .map_or(String::new(), |stamp| stamp.version)
+}
+
+/// What an image with the applications is made from.
+pub(super) fn made_of(cache: &Cache) -> Result<String> {
+    let (base, apps) = (base_version(cache), content_hash(&sources())?);
+    Ok(format!("base {base} apps {apps}"))
 }
 
 /// The applications' sources in the checkout.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Cache, Item, Work, files, go};
+use super::{Cache, Item, Work, go};
 use crate::process;
 
 /// Release of Kubernetes; the one that `go.mod` names too.
@@ -53,11 +53,6 @@ impl Item for Kubernetes {
     }
 
     fn make(&self, work: &Work<'_>, partial: &Path) -> Result<String> {
-        let bin = partial.join("bin");
-        files::make_dir(&bin)?;
-        // Gigabytes that nothing else has a use for.
-        let build = files::with_suffix(partial, ".build");
-        files::remove(&build)?;
         let (major, minor) = release(VERSION)?;
         let version = "k8s.io/component-base/version";
         let flags = format!(
@@ -65,16 +60,8 @@ impl Item for Kubernetes {
         );
         // As many linkers at once as there are processors: each takes two gigabytes.
         work.ui.step("compiling it (five minutes on two cores)");
-        process::output(
-            go::command(work.cache)
-                .current_dir(module())
-                .env("GOCACHE", build.join("build"))
-                .env("GOMODCACHE", build.join("modules"))
-                .args(["build", "-mod=readonly", "-ldflags", &flags, "-o"])
-                .arg(&bin)
-                .args(PROGRAMS.map(|program| format!("k8s.io/kubernetes/cmd/{program}"))),
-        )?;
-        files::remove(&build)?;
+        let packages = PROGRAMS.map(|program| format!("k8s.io/kubernetes/cmd/{program}"));
+        go::build(work, &module(), partial, &flags, &packages)?;
         Ok(VERSION.to_owned())
     }
 

@@ -90,11 +90,11 @@ impl Pending {
 
     /// Returns once nothing is pending that `item` needs.
     fn wait(&self, item: &dyn Item) -> Result<()> {
-        let mut state = self.lock();
-        while !state.failed && item.needs().iter().any(|name| state.names.contains(*name)) {
-            let woken = self.changed.wait(state);
-            state = woken.unwrap_or_else(PoisonError::into_inner);
-        }
+        let is_pending = |state: &mut State| {
+            !state.failed && item.needs().iter().any(|name| state.names.contains(*name))
+        };
+        let waited = self.changed.wait_while(self.lock(), is_pending);
+        let state = waited.unwrap_or_else(PoisonError::into_inner);
         if state.failed {
             bail!(InVain(item.name().to_owned()));
         }

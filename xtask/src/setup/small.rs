@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::images::{BASE, BASE_PLACE, architecture, check_archive};
+use super::images::{BASE, BASE_PLACE, architecture, base_version, check_archive};
 use super::oci::{self, Image};
 use super::{Cache, Item, Work, files, rootfs};
 use crate::process;
@@ -35,10 +35,7 @@ impl Item for Busybox {
     }
 
     fn recipe(&self, cache: &Cache) -> Result<String> {
-        let base = cache
-            .stamp(BASE)
-            .map_or(String::new(), |stamp| stamp.version);
-        Ok(format!("{RECIPE} base {base}"))
+        Ok(format!("{RECIPE} base {}", base_version(cache)))
     }
 
     fn make(&self, work: &Work<'_>, partial: &Path) -> Result<String> {

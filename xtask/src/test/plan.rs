@@ -1,6 +1,7 @@
 //! What is run when: on two processors most tests wait for something most of the time, builds never do, and some tests
 //! look at how long things take.
 
+use std::borrow::Cow;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -34,9 +35,8 @@ pub struct Job {
 /// Some of a program's tests, by their names: those with `of` in it and none of `without`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
-    of: &'static str,
+    of: Cow<'static, str>,
     without: &'static [&'static str],
-    only: Option<String>,
 }
 
 const fn part(of: &'static str) -> Part {
@@ -45,9 +45,8 @@ const fn part(of: &'static str) -> Part {
 
 const fn without(of: &'static str, without: &'static [&'static str]) -> Part {
     Part {
-        of,
+        of: Cow::Borrowed(of),
         without,
-        only: None,
     }
 }
 
@@ -86,27 +85,26 @@ impl Part {
             .flat_map(|name| ["--skip", *name])
             .map(str::to_owned)
             .collect();
-        let of = self.only.as_deref().unwrap_or(self.of);
-        arguments.extend((!of.is_empty()).then(|| of.to_owned()));
+        arguments.extend((!self.of.is_empty()).then(|| self.of.to_string()));
         arguments
     }
 
     fn has(&self, test: &str) -> bool {
-        test.contains(self.of) && !self.without.iter().any(|name| test.contains(name))
+        test.contains(&*self.of) && !self.without.iter().any(|name| test.contains(name))
     }
 }
 
 /// Tests with `name` in theirs.
 pub fn only(programs: &Programs, name: &str, surroundings: &Surroundings) -> Vec<Phase> {
     let part = Part {
-        only: Some(name.to_owned()),
+        of: Cow::Owned(name.to_owned()),
         ..Part::default()
     };
     let jobs = programs
         .0
         .iter()
         .map(|it| tests_of(it, &part, surroundings));
-    vec![vec![lane(jobs)]]
+    vec![vec![lane(jobs.chain([documentation(&part)]))]]
 }
 
 /// Everything.
@@ -120,7 +118,7 @@ pub fn all(programs: &Programs, surroundings: &Surroundings) -> Result<Vec<Phase
         jobs.collect::<Vec<_>>()
     };
     let mut quick = whole(&|program| program.fast);
-    quick.push(documentation());
+    quick.push(documentation(&Part::default()));
     if surroundings.product.is_none() {
         return Ok(vec![vec![lane(quick)]]);
     }
@@ -206,12 +204,14 @@ fn tests_of(program: &Program, part: &Part, surroundings: &Surroundings) -> Job 
 }
 
 /// The tests in the documentation, which are programs of their own each.
-fn documentation() -> Job {
+fn documentation(part: &Part) -> Job {
     let mut command = process::command(process::cargo());
     command
         .current_dir(crate::project_root())
         .args(["test", "--no-fail-fast", "--workspace", "--doc"])
-        .args(FEATURES);
+        .args(FEATURES)
+        .arg("--")
+        .args(part.arguments());
     Job {
         name: "documentation".to_owned(),
         command,
@@ -264,6 +264,29 @@ mod tests {
         assert!(error.to_string().contains("new::test"), "{error}");
         let error = check(&names(&ONE_OF_EACH[1..])).expect_err("a part without tests");
         assert!(error.to_string().contains("kube::soak"), "{error}");
+    }
+
+    #[test]
+    fn the_long_variants_run_only_when_asked_for() {
+        let program = Program {
+            name: "integration-tests suite".to_owned(),
+            target: "suite".to_owned(),
+            fast: false,
+            path: "suite".into(),
+            folder: "integration-tests".into(),
+        };
+        for soak in [false, true] {
+            let surroundings = Surroundings {
+                cache: "cache".into(),
+                product: None,
+                soak,
+            };
+            let job = tests_of(&program, SOAK.first().expect("a part"), &surroundings);
+            let set = job.command.get_envs().any(|(name, value)| {
+                name == "PODMOTION_SOAK" && value.is_some_and(|value| value == "1")
+            });
+            assert_eq!(set, soak, "{job:?}");
+        }
     }
 
     #[test]

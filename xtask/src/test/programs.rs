@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use cargo_metadata::{Artifact, Message, MetadataCommand, TargetKind};
+use cargo_metadata::{Artifact, Message, TargetKind};
 
 use super::Surroundings;
-use crate::process;
+use crate::{dist, process};
 
 /// Of all tests: with one set of features everything is compiled once.
 pub const FEATURES: [&str; 2] = [
@@ -28,9 +28,9 @@ pub struct Program {
     pub target: String,
     /// It has unit tests, or tests that need as little.
     pub fast: bool,
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// The package's folder, in which cargo would run it.
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
 }
 
 /// All of them.
@@ -48,9 +48,12 @@ impl Programs {
             .current_dir(crate::project_root())
             .args(["test", "--no-run", "--workspace"])
             .args(FEATURES)
-            .arg("--message-format=json-render-diagnostics")
+            .args([
+                "--message-format=json-render-diagnostics",
+                "--lib",
+                "--bins",
+            ])
             .stdout(Stdio::piped());
-        command.args(["--lib", "--bins"]);
         if surroundings.product.is_some() {
             // Named: those that only root can run are no part of a plain `cargo test`.
             command.args(["--test", "*"]);
@@ -110,13 +113,7 @@ impl Program {
 
 /// Each file of tests in the workspace has become a program.
 fn all_there(programs: &[Program]) -> Result<()> {
-    let metadata = MetadataCommand::new()
-        .cargo_path(process::cargo())
-        .current_dir(crate::project_root())
-        .no_deps()
-        .exec()
-        .context("cannot ask cargo about the workspace")?;
-    for package in &metadata.packages {
+    for package in &dist::workspace()?.packages {
         let folder = package.manifest_path.parent();
         let tests = package.targets.iter().filter(|target| target.is_test());
         for test in tests {
