@@ -21,6 +21,7 @@
 //! - Dropping the handle changes nothing for the processes: the thread goes on until all memory is
 //!   back or all address spaces are gone.
 
+mod ahead;
 mod busy;
 mod compress;
 mod events;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use super::ServerError;
+use super::ahead::Piece;
 use super::busy::is_busy;
 use super::worker::{Fault, Held, Mode, Worker};
 use crate::FillPolicy;
@@ -105,33 +106,41 @@ impl Worker {
     }
 
     fn prefetch_all(&mut self, plan: &[(i32, Range<u64>)]) -> Result<(), ServerError> {
+        let pieces = self.missing_of(plan);
+        self.stats.prefetch_bytes += self.fill_ahead(&pieces)?;
         let mut buffer = PageBuffer::new(CHUNK).map_err(ServerError::system("get memory", None))?;
-        for (pid, range) in plan {
-            let Some(index) = self
-                .held
-                .iter()
-                .position(|held| held.space.pid == Some(*pid))
-            else {
-                continue;
-            };
-            let runs: Vec<Run> = self.held[index]
-                .space
-                .missing()
-                .within(range.clone())
-                .collect();
-            for run in runs {
-                let mut start = run.start;
-                while start < run.end {
-                    let slot = run.slot + (start - run.start) / self.start.page;
-                    let bytes = (run.end - start).min(CHUNK as u64) as usize;
-                    self.reader.read_into(slot, &mut buffer[..bytes])?;
-                    let filled = self.put(index, start, &buffer[..bytes])?;
-                    self.stats.prefetch_bytes += filled;
-                    start += bytes as u64;
-                }
+        for piece in self.missing_of(plan) {
+            let mut at = 0;
+            while at < piece.bytes {
+                let slot = piece.slot + at / self.start.page;
+                let bytes = (piece.bytes - at).min(CHUNK as u64) as usize;
+                self.reader.read_into(slot, &mut buffer[..bytes])?;
+                let filled = self.put(piece.index, piece.start + at, &buffer[..bytes])?;
+                self.stats.prefetch_bytes += filled;
+                at += bytes as u64;
             }
         }
         Ok(())
+    }
+
+    /// What of `plan` is missing.
+    fn missing_of(&self, plan: &[(i32, Range<u64>)]) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        for (pid, range) in plan {
+            let index = self
+                .held
+                .iter()
+                .position(|held| held.space.pid == Some(*pid));
+            let Some(index) = index else { continue };
+            let missing = self.held[index].space.missing().within(range.clone());
+            pieces.extend(missing.map(|run: Run| Piece {
+                index,
+                start: run.start,
+                bytes: run.end - run.start,
+                slot: run.slot,
+            }));
+        }
+        pieces
     }
 
     /// Fills the next chunk: one long run, or several short ones.

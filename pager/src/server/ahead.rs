@@ -1,0 +1,123 @@
+//! What the last wakes needed, filled by two threads: the processes stand still, and so do processors.
+//!
+//! Only what goes as it should is done here. Whatever else there is to it, such as a page that is there already or
+//! a mapping that is gone, is left to [`Worker::put`], which comes afterwards.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use super::ServerError;
+use super::worker::{Held, Worker};
+use crate::image::Reader;
+use crate::sys::memory::PageBuffer;
+use crate::sys::uffd::Copied;
+
+/// Bytes in one go: so little that both threads end at nearly the same time.
+const PIECE: u64 = 64 << 10;
+/// From this much on, a second thread helps: to start it takes as long as 30 pages.
+const ALONE: u64 = 512 << 10;
+
+/// Missing pages in a row, whose content is in a row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    /// Index of the address space.
+    pub(super) index: usize,
+    pub(super) start: u64,
+    pub(super) bytes: u64,
+    pub(super) slot: u64,
+}
+
+struct Shared<'a> {
+    reader: &'a Reader,
+    held: &'a [Held],
+    pieces: &'a [Piece],
+    next: AtomicUsize,
+}
+
+impl Worker {
+    /// Fills most of `pieces`, if they are many. Returns how many bytes that were.
+    pub(super) fn fill_ahead(&mut self, pieces: &[Piece]) -> Result<u64, ServerError> {
+        let pieces: Vec<Piece> = pieces
+            .iter()
+            .flat_map(|piece| split(*piece, self.start.page))
+            .collect();
+        if pieces.iter().map(|piece| piece.bytes).sum::<u64>() < ALONE {
+            return Ok(0);
+        }
+        let shared = Shared {
+            reader: &self.reader,
+            held: &self.held,
+            pieces: &pieces,
+            next: AtomicUsize::new(0),
+        };
+        let works = thread::scope(|scope| {
+            let helper = thread::Builder::new()
+                .name("pager-ahead".to_owned())
+                .stack_size(256 << 10);
+            // Where the pod may have no more threads, this one does it alone.
+            let helper = helper.spawn_scoped(scope, || shared.work()).ok();
+            let own = shared.work();
+            let other = helper.map(|helper| match helper.join() {
+                Ok(other) => other,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            [Some(own), other]
+        });
+        let (mut filled, mut result) = (0, Ok(()));
+        for work in works.into_iter().flatten() {
+            // What is there is there, also where a thread has failed.
+            for piece in work.done {
+                let range = piece.start..piece.start + piece.bytes;
+                self.held[piece.index].space.filled(range);
+                filled += piece.bytes;
+            }
+            result = result.and(work.result);
+        }
+        result.map(|()| filled)
+    }
+}
+
+/// What a thread has done.
+struct Work {
+    done: Vec<Piece>,
+    result: Result<(), ServerError>,
+}
+
+impl Shared<'_> {
+    fn work(&self) -> Work {
+        let mut done = Vec::new();
+        let result = self.take_turns(&mut done);
+        if result.is_err() {
+            // The other need not go on.
+            self.next.store(self.pieces.len(), Ordering::Relaxed);
+        }
+        Work { done, result }
+    }
+
+    fn take_turns(&self, done: &mut Vec<Piece>) -> Result<(), ServerError> {
+        let mut buffer =
+            PageBuffer::new(PIECE as usize).map_err(ServerError::system("get memory", None))?;
+        while let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            let content = &mut buffer[..piece.bytes as usize];
+            self.reader.read_into(piece.slot, content)?;
+            if let Ok(Copied::Bytes(bytes)) = self.held[piece.index].uffd.copy(piece.start, content)
+                && bytes == piece.bytes
+            {
+                done.push(*piece);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn split(whole: Piece, page: u64) -> impl Iterator<Item = Piece> {
+    let step = PIECE.max(page);
+    (0..whole.bytes)
+        .step_by(step as usize)
+        .map(move |at| Piece {
+            start: whole.start + at,
+            bytes: step.min(whole.bytes - at),
+            slot: whole.slot + at / page,
+            ..whole
+        })
+}
