@@ -121,8 +121,14 @@ fn core() -> Result<()> {
     let status = child.wait().context("wait for the tests")?;
     let expected = inside()?.len();
     if !status.success() || passed != expected {
+        // First what failed: the rest is long.
+        let why = said.iter().position(|line| line.ends_with("| failures:"));
         bail!(
-            "in the virtual machine {passed} of {expected} tests passed ({status}):\n{}\n\nThe console:\n{}",
+            "in the virtual machine {passed} of {expected} tests passed ({status}):\n{}\n\nAll of it:\n{}\n\nThe \
+             console:\n{}",
+            said.get(why.unwrap_or(said.len())..)
+                .unwrap_or_default()
+                .join("\n"),
             said.join("\n"),
             vm.console_tail()
         );

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::leisure::Leisure;
 use super::plan::{Job, Lane, Phase};
-use super::tally::{self, Tally};
+use super::tally::{Report, Tally};
 
 /// Runs the lanes of `phase` at the same time.
 ///
@@ -75,7 +75,7 @@ fn run_job(job: Job, leisure: Option<&Leisure>) -> Result<Tally> {
     if !status.success() && tally.failed == 0 {
         // It did not compile, or a test took its whole process down.
         println!("test: {name}: {status}, counted as one failure");
-        tally.failed += 1;
+        tally.add(Tally::failure(&name, &status.to_string()));
     } else if single {
         tally.passed += 1;
     }
@@ -85,16 +85,14 @@ fn run_job(job: Job, leisure: Option<&Leisure>) -> Result<Tally> {
 /// Counts the tests that a program says it has run.
 fn count(child: &mut Child) -> Result<Tally> {
     let stdout = child.stdout.take().context("there is no output")?;
-    let mut tally = Tally::default();
+    let mut report = Report::default();
     for text in BufReader::new(stdout).split(b'\n') {
         let text = text?;
         let text = String::from_utf8_lossy(&text);
         println!("{text}");
-        if let Some(result) = tally::parse(&text) {
-            tally.add(result);
-        }
+        report.read(&text);
     }
-    Ok(tally)
+    Ok(report.tally())
 }
 
 #[cfg(test)]
@@ -114,7 +112,7 @@ mod tests {
     fn a_run_that_dies_counts_as_a_failure() {
         for single in [false, true] {
             let tally = run_job(job("false", single), None).expect("ran");
-            assert_eq!(tally, Tally::FAILURE);
+            assert_eq!(tally, Tally::failure("false", "exit status: 1"));
         }
     }
 

@@ -86,6 +86,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         "no test ran: none has {:?} in its name",
         args.only
     );
+    // Lanes speak at the same time: once more, so that nobody has to look for it.
+    for failure in &tally.failures {
+        println!("{failure}");
+    }
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(if tally.failed == 0 {
         ExitCode::SUCCESS

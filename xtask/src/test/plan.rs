@@ -73,7 +73,7 @@ const BESIDE_ROOT: &[Part] = &[
     part("cluster::"),
 ];
 
-/// Virtual machines: they have time, and would take both processors.
+/// Virtual machines, which would take both processors: what is in them has time limits of its own, and is slow as it is.
 const MACHINES: &[Part] = &[part("vm::core"), without("vm::", &["vm::core"])];
 
 impl Part {
@@ -137,15 +137,14 @@ pub fn all(programs: &Programs, surroundings: &Surroundings) -> Result<Vec<Phase
     let parts = |parts: &[Part]| lane(parts.iter().map(|part| tests_of(suite, part, surroundings)));
     let mut root = lane(whole(&|program| program.target == "root"));
     root.jobs.extend(parts(AFTER_ROOT).jobs);
-    let mut leisure = at_leisure(lane(quick));
-    leisure.jobs.extend(parts(MACHINES).jobs);
     Ok(vec![
-        vec![root, parts(BESIDE_ROOT), leisure],
         vec![
-            parts(SOAK),
-            at_leisure(parts(BESIDE_SOAK)),
+            parts(MACHINES),
+            at_leisure(lane(quick)),
             at_leisure(lane([compiles(Arch::foreign()?)?])),
         ],
+        vec![root, parts(BESIDE_ROOT)],
+        vec![parts(SOAK), at_leisure(parts(BESIDE_SOAK))],
     ])
 }
 
