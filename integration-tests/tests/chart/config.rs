@@ -63,7 +63,8 @@ fn schema(key: &Key) -> Result<Value> {
     } else if accepted.starts_with("a size") {
         or_zero(format!("0|{SIZE}"))
     } else if accepted.starts_with("a number of CPU cores") {
-        json!({"type": "number", "minimum": 0})
+        // `helm --set` makes a text of what has a fraction.
+        json!({"anyOf": [{"type": "number", "minimum": 0}, text(r"[0-9]+\.[0-9]+".to_owned())]})
     } else if let Some(range) = accepted.strip_prefix("a whole number from ") {
         let (least, most) = range.split_once(" to ").context("a range")?;
         let (least, most): (u64, u64) = (least.parse()?, most.parse()?);
@@ -152,6 +153,17 @@ fn values_reach_a_node_as_they_are() -> Result<()> {
 }
 
 #[test]
+fn a_fraction_can_be_set_on_the_command_line() -> Result<()> {
+    let set = ["--set", "config.sleep.busy_cpu=0.7"];
+    let text = template(
+        "default",
+        &[&set[..], &["--show-only", "templates/configmap.yaml"]].concat(),
+    )?;
+    ensure!(text.contains("\n    busy_cpu = 0.7\n"), "{text}");
+    Ok(())
+}
+
+#[test]
 fn a_key_that_does_not_exist_and_a_value_that_is_none_are_refused() -> Result<()> {
     for (setting, said) in [
         ("config.sleep.scale_down_duration=5m", "scale_down_duration"),
@@ -161,6 +173,8 @@ fn a_key_that_does_not_exist_and_a_value_that_is_none_are_refused() -> Result<()
             "scaledown_duration",
         ),
         ("config.sleep.dry_run=maybe", "dry_run"),
+        ("config.sleep.busy_cpu=-0.5", "busy_cpu"),
+        ("config.sleep.busy_cpu=0.5.1", "busy_cpu"),
         ("config.checkpoint.quota=101%", "quota"),
         (
             "config.checkpoint.on_restore_failure=ignore",

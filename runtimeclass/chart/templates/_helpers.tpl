@@ -68,7 +68,9 @@ config.toml: a section for each object. Strings, numbers and lists of strings ar
 {{- range $section, $keys := .Values.config }}
 [{{ $section }}]
 {{- range $key, $value := $keys }}
-{{ $key }} = {{ toJson $value }}
+{{- /* What "helm --set" gives has a fraction as a text. */ -}}
+{{- $fraction := and (kindIs "string" $value) (regexMatch "^[0-9]+\\.[0-9]+$" (toString $value)) }}
+{{ $key }} = {{ ternary $value (toJson $value) $fraction }}
 {{- end }}
 {{- end }}
 {{- end }}
