@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::ServerError;
+use super::busy::is_busy;
 use super::worker::{Held, Worker};
 use crate::image::Reader;
 use crate::sys::memory::PageBuffer;
@@ -41,7 +42,9 @@ impl Worker {
             .iter()
             .flat_map(|piece| split(*piece, self.start.page))
             .collect();
-        if pieces.iter().map(|piece| piece.bytes).sum::<u64>() < ALONE {
+        let bytes: u64 = pieces.iter().map(|piece| piece.bytes).sum();
+        // Of many containers that wake at once, each would take a processor from another one.
+        if bytes < ALONE || is_busy() {
             return Ok(0);
         }
         let shared = Shared {
