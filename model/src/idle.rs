@@ -46,6 +46,8 @@ pub struct Observation {
     pub started_at: Duration,
     /// The last sign of use: a packet that is no probe, a detach.
     pub last_activity: Option<Duration>,
+    /// Somebody has put it to sleep, and nothing has used it since: its idle time counts as over.
+    pub by_hand: bool,
     /// It is the pod's sandbox (pause) container.
     pub sandbox: bool,
     /// It has a terminal.
@@ -175,7 +177,9 @@ pub fn decide(settings: &Settings, seen: &Observation) -> Decision {
 
     // What only time is missing for.
     let idle_at = seen.idle_since().saturating_add(scaledown);
-    if let Some(missing) = time_until(idle_at, seen.now) {
+    if let Some(missing) = time_until(idle_at, seen.now)
+        && !seen.by_hand
+    {
         let reason = match seen.used_at() {
             Some(_) => AwakeReason::Traffic,
             None => AwakeReason::Starting,

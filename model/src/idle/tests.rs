@@ -34,6 +34,35 @@ fn awake(settings: &Settings, seen: &Observation) -> (AwakeReason, Option<Durati
 }
 
 #[test]
+fn what_was_put_to_sleep_by_hand_and_not_used_since_has_no_idle_time() {
+    let woken = Observation {
+        now: 50 * MINUTE,
+        started_at: 50 * MINUTE,
+        ..idle()
+    };
+    assert_eq!(awake(&settings(&[]), &woken).0, AwakeReason::Starting);
+    let by_hand = Observation {
+        by_hand: true,
+        ..woken
+    };
+    assert_eq!(
+        decide(&settings(&[]), &by_hand),
+        Decision::Sleep(Depth::Light)
+    );
+    // What else keeps it awake does so all the same.
+    let unknown = Observation {
+        cpu_cores: None,
+        ..by_hand.clone()
+    };
+    assert_eq!(awake(&settings(&[]), &unknown).0, AwakeReason::Starting);
+    let exec = Observation {
+        execs: 1,
+        ..by_hand
+    };
+    assert_eq!(awake(&settings(&[]), &exec).0, AwakeReason::Exec);
+}
+
+#[test]
 fn an_idle_container_sleeps() {
     assert_eq!(
         decide(&settings(&[]), &idle()),

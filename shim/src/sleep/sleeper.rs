@@ -5,6 +5,7 @@
 //! removing images, the next dump) wait for one another through `tail`.
 
 mod admission;
+mod by_hand;
 mod cold;
 mod compressing;
 mod deepening;
@@ -40,6 +41,7 @@ use tokio::{
     time::Instant,
 };
 
+use self::by_hand::ByHand;
 use self::probes::Probes;
 use super::{
     Node, Notice, Outcome, Refusal,
@@ -126,6 +128,7 @@ pub struct Sleeper {
     /// Somebody asked for sleep after the look that is under way had begun.
     outdated: bool,
     asked: Vec<oneshot::Sender<Result<(), Refusal>>>,
+    by_hand: ByHand,
     wakers: Vec<oneshot::Sender<Result<(), Refusal>>>,
     execs: usize,
     paused: bool,
@@ -209,6 +212,7 @@ impl Sleeper {
             looking: false,
             outdated: false,
             asked: Vec::new(),
+            by_hand: ByHand::default(),
             wakers: Vec::new(),
             execs: 0,
             paused: false,
@@ -339,6 +343,7 @@ impl Sleeper {
 
     /// Something needs the container awake.
     pub fn wake(&mut self, cause: WakeCause) -> Outcome {
+        self.by_hand.wakes(cause);
         self.event(Event::Wake(cause))
     }
 
@@ -370,6 +375,7 @@ impl Sleeper {
     }
 
     fn used(&mut self) {
+        self.by_hand.used();
         self.last_use = Some(monotonic());
     }
 

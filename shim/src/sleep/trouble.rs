@@ -63,7 +63,7 @@ pub enum Trouble {
     Images(#[from] ImagesError),
     /// CRIU refused or failed, or its images could not be completed.
     #[error(transparent)]
-    Dump(#[from] DumpFailure),
+    Dump(DumpFailure),
     /// Its processes cannot be stopped.
     #[error("stop its processes")]
     Stop(#[from] podmotion_inject::Error),
@@ -111,6 +111,20 @@ impl Trouble {
                 matches!(failure.cause, podmotion_criu_driver::Error::Aborted)
             }
             _ => false,
+        }
+    }
+}
+
+impl From<DumpFailure> for Trouble {
+    fn from(failure: DumpFailure) -> Self {
+        match failure {
+            // Whoever asked for sleep reads this.
+            DumpFailure {
+                tasks: Tasks::Running,
+                cause: podmotion_criu_driver::Error::Aborted,
+                ..
+            } => Self::Aborted,
+            other => Self::Dump(other),
         }
     }
 }

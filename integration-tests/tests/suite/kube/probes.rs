@@ -27,6 +27,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         one_that_fails_keeps_awake,
     ),
     (
+        "kube::probes::one_that_nobody_knew_ends_no_sleep_by_hand",
+        one_that_nobody_knew_ends_no_sleep_by_hand,
+    ),
+    (
         "kube::probes::another_path_is_asked_once",
         another_path_is_asked_once,
     ),
@@ -325,6 +329,30 @@ fn another_path_is_asked_once(cluster: &Cluster) -> Result<()> {
     let logs = cluster.kubectl().run(&["logs", pod.name()])?;
     let asked = logs.contains("/late 200 kube-probe/");
     ensure!(asked && pod.restarts("app")? == 0, "{logs}");
+    Ok(())
+}
+
+fn one_that_nobody_knew_ends_no_sleep_by_hand(cluster: &Cluster) -> Result<()> {
+    let late = probe(&http("/late", 8080))
+        .with("initialDelaySeconds", json!(20))
+        .with("timeoutSeconds", json!(10));
+    let app = app(&[])
+        .with("readinessProbe", probe(&http("/ready", 8080)))
+        .with("livenessProbe", late);
+    let manifest = annotated(sleepy(vec![app]), "scaledown-duration", "1h");
+    let pod = cluster.run(&manifest)?;
+    let sleeper = sleeper(&pod)?;
+    sleeper.sleep()?;
+    let status = sleeper.wait_until("a wake and a sleep", |status| {
+        status.counters.wakes >= 1 && status.state == "asleep"
+    })?;
+    ensure!(status.last_wake.cause == "probe", "{status:?}");
+    sleeps_through(&sleeper, 6)?;
+    // A request ends it: the idle time is what the pod says.
+    ensure!(count(&pod, 8080)? == 1);
+    let status = sleeper.wait_reason("starting")?;
+    ensure!(status.last_wake.cause == "traffic", "{status:?}");
+    ensure!(pod.restarts("app")? == 0);
     Ok(())
 }
 

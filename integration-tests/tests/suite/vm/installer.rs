@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{Disk, Image, RemoteNode, Tools, Vm};
+use podmotion_proto::record::Record;
 use serde_json::{Value, json};
 
 use super::say;
@@ -185,7 +186,8 @@ impl Site {
         }
     }
 
-    /// Each of them is at once, or within its idle time.
+    /// Each of them is at once, or within its idle time, and stays so while it is probed. After a boot the gate has
+    /// seen no probe when the one is told to sleep: the first wakes it, and it sleeps again.
     fn asleep(&self) -> Result<()> {
         self.told_to_sleep()?;
         let watch = format!("exec 3< <(exec {CLI} watch --state light --pod light)");
@@ -193,10 +195,24 @@ impl Site {
             format!("{watch}; grep --max-count 1 light <&3; found=$?; kill $!; exit $found");
         self.vm.sh_for(ASLEEP, &light)?;
         for pod in PODS {
-            let said = self.vm.sh(&format!("{CLI} ps --state {pod} --pod {pod}"))?;
-            ensure!(said.contains(pod), "{pod} does not sleep: {said}");
+            let deadline = Instant::now() + ASLEEP;
+            let before = self.inspect(pod)?.probes.answered;
+            loop {
+                let now = self.inspect(pod)?;
+                if now.depth.as_deref() == Some(pod) && now.probes.answered > before {
+                    break;
+                }
+                ensure!(Instant::now() < deadline, "{pod} does not sleep: {now:?}");
+            }
         }
         Ok(())
+    }
+
+    fn inspect(&self, pod: &str) -> Result<Record> {
+        let said = self
+            .vm
+            .sh(&format!("{CLI} inspect default/{pod} --output json"))?;
+        serde_json::from_str(&said).with_context(|| said.clone())
     }
 
     /// What a machine has of its pods after a boot, before the installer has been there.

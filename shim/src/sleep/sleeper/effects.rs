@@ -6,7 +6,7 @@ impl Sleeper {
     /// Takes in what happened.
     pub fn handle(&mut self, notice: Notice) -> Outcome {
         match notice {
-            Notice::Wanted => return self.event(Event::Wake(WakeCause::Traffic)),
+            Notice::Wanted => return self.wake(WakeCause::Traffic),
             Notice::Probe(asked) => return self.probe(asked),
             Notice::Probed(answered) => self.probed(answered),
             Notice::Check => self.check(),

@@ -268,6 +268,9 @@ impl Sleeper {
         });
         self.back_off.succeeded();
         self.over_quota = None;
+        if !self.asked.is_empty() {
+            self.by_hand.fell_asleep(monotonic());
+        }
         for asker in self.asked.drain(..) {
             drop(asker.send(Ok(())));
         }

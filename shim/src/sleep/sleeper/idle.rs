@@ -175,6 +175,7 @@ impl Sleeper {
             now,
             started_at: self.awake_since,
             last_activity: looked.last_packet.max(self.last_use),
+            by_hand: self.by_hand.lasts(looked.last_packet),
             sandbox: fixed.sandbox,
             terminal: fixed.terminal,
             host_network: self.uses_host_network(),
