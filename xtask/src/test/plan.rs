@@ -53,24 +53,24 @@ const fn without(of: &'static str, without: &'static [&'static str]) -> Part {
 /// The part of the suite that looks at how long things take for minutes.
 const SOAK: &[Part] = &[part("kube::soak")];
 
-/// What else is run then, at leisure: it has time too, and waits most of it.
-const BESIDE_SOAK: &[Part] = &[part("cli::"), part("install::"), part("plain::")];
-
-/// After the tests that use no containerd.
-const AFTER_ROOT: &[Part] = &[
+/// What has a cluster, and waits for it most of the time.
+const KUBE: &[Part] = &[
     part("kube::probes"),
     part("kube::failures"),
     without("kube::", &["kube::failures", "kube::probes", "kube::soak"]),
 ];
 
-/// Beside all of these, for as long.
-const BESIDE_ROOT: &[Part] = &[
+/// Beside all of these, for nearly as long.
+const BESIDE_KUBE: &[Part] = &[
     part("sleep::"),
     part("security::"),
     part("self_test::"),
     part("images::"),
     without("manager::", &["kube::"]),
     part("cluster::"),
+    part("cli::"),
+    part("install::"),
+    part("plain::"),
 ];
 
 /// Virtual machines, which would take both processors: what is in them has time limits of its own, and is slow as it is.
@@ -135,22 +135,21 @@ pub fn all(programs: &Programs, surroundings: &Surroundings) -> Result<Vec<Phase
     let suite = suite.context("the suite was not built")?;
     check(&suite.tests()?)?;
     let parts = |parts: &[Part]| lane(parts.iter().map(|part| tests_of(suite, part, surroundings)));
-    let mut root = lane(whole(&|program| program.target == "root"));
-    root.jobs.extend(parts(AFTER_ROOT).jobs);
     Ok(vec![
         vec![
             parts(MACHINES),
+            lane(whole(&|program| program.target == "root")),
             at_leisure(lane(quick)),
             at_leisure(lane([compiles(Arch::foreign()?)?])),
         ],
-        vec![root, parts(BESIDE_ROOT)],
-        vec![parts(SOAK), at_leisure(parts(BESIDE_SOAK))],
+        vec![parts(KUBE), parts(BESIDE_KUBE)],
+        vec![parts(SOAK)],
     ])
 }
 
 /// Every test of the suite is in one part, and every part has tests.
 fn check(tests: &[String]) -> Result<()> {
-    let lanes = [SOAK, BESIDE_SOAK, AFTER_ROOT, BESIDE_ROOT, MACHINES];
+    let lanes = [SOAK, KUBE, BESIDE_KUBE, MACHINES];
     let parts: Vec<_> = lanes.into_iter().flatten().collect();
     for test in tests {
         let times = parts.iter().filter(|part| part.has(test)).count();
