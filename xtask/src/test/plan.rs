@@ -53,6 +53,9 @@ const fn without(of: &'static str, without: &'static [&'static str]) -> Part {
 /// The part of the suite that looks at how long things take for minutes.
 const SOAK: &[Part] = &[part("kube::soak")];
 
+/// What else is run then, at leisure: it has time too, and waits most of it.
+const BESIDE_SOAK: &[Part] = &[part("cli::"), part("install::"), part("plain::")];
+
 /// What has a cluster, and waits for it most of the time.
 const KUBE: &[Part] = &[
     part("kube::probes"),
@@ -60,7 +63,7 @@ const KUBE: &[Part] = &[
     without("kube::", &["kube::failures", "kube::probes", "kube::soak"]),
 ];
 
-/// Beside all of these, for nearly as long.
+/// Beside all of these, for as long.
 const BESIDE_KUBE: &[Part] = &[
     part("sleep::"),
     part("security::"),
@@ -68,9 +71,6 @@ const BESIDE_KUBE: &[Part] = &[
     part("images::"),
     without("manager::", &["kube::"]),
     part("cluster::"),
-    part("cli::"),
-    part("install::"),
-    part("plain::"),
 ];
 
 /// Virtual machines, which would take both processors: what is in them has time limits of its own, and is slow as it is.
@@ -140,16 +140,19 @@ pub fn all(programs: &Programs, surroundings: &Surroundings) -> Result<Vec<Phase
             parts(MACHINES),
             lane(whole(&|program| program.target == "root")),
             at_leisure(lane(quick)),
+        ],
+        vec![
+            parts(KUBE),
+            parts(BESIDE_KUBE),
             at_leisure(lane([compiles(Arch::foreign()?)?])),
         ],
-        vec![parts(KUBE), parts(BESIDE_KUBE)],
-        vec![parts(SOAK)],
+        vec![parts(SOAK), at_leisure(parts(BESIDE_SOAK))],
     ])
 }
 
 /// Every test of the suite is in one part, and every part has tests.
 fn check(tests: &[String]) -> Result<()> {
-    let lanes = [SOAK, KUBE, BESIDE_KUBE, MACHINES];
+    let lanes = [SOAK, BESIDE_SOAK, KUBE, BESIDE_KUBE, MACHINES];
     let parts: Vec<_> = lanes.into_iter().flatten().collect();
     for test in tests {
         let times = parts.iter().filter(|part| part.has(test)).count();

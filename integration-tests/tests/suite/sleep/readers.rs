@@ -368,6 +368,11 @@ fn a_profiler_waits_for_nothing(node: &Node, _: Runtime) -> Result<()> {
     ensure!(sampler.read()? == 0, "it runs");
     sleeps_and_wakes(&container)?;
     ensure!(sampler.read()? > 0, "it has not run");
-    ensure!(sampler.next_record().is_some(), "no sample");
+    // Two requests can take less than a sample's time of a processor.
+    let deadline = Instant::now() + PATIENCE;
+    while sampler.next_record().is_none() {
+        ensure!(Instant::now() < deadline, "no sample");
+        visit(container.address(8080)?)?;
+    }
     Ok(())
 }
