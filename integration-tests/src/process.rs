@@ -104,6 +104,9 @@ fn is_zombie(pid: i32) -> bool {
     })
 }
 
+/// How long killed processes are waited for at a time.
+const ROUND: Duration = Duration::from_secs(5);
+
 /// Kills every process of a run, round by round until none is left.
 pub(crate) fn kill_run(name: &str, groups: &Groups) -> Result<()> {
     for _ in 0..10 {
@@ -120,12 +123,15 @@ pub(crate) fn kill_run(name: &str, groups: &Groups) -> Result<()> {
         }
         // Those that a killed shim has left frozen would not even end.
         groups.thaw_all()?;
-        for process in &alive {
-            wait_gone(process.pid, Duration::from_secs(5))?;
-        }
+        // Who takes longer, on a machine that may be busy, is thawed and waited for once more.
+        let deadline = Instant::now() + ROUND;
+        alive.iter().all(|process| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            wait_gone(process.pid, left).is_ok()
+        });
     }
     bail!(
-        "processes of {name} come up again and again: {:?}",
+        "processes of {name} do not end, or come up again and again: {:?}",
         of_run(name, groups)?
     )
 }
