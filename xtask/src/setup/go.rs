@@ -72,19 +72,31 @@ impl Item for Go {
     }
 }
 
+/// Folder of what programs have in common that are compiled in one run, the standard library for one.
+const SHARED: &str = "go";
+
 /// The `go` command for building static programs, with its caches in ours.
 pub fn command(cache: &Cache) -> Command {
     let program = on_machine().unwrap_or_else(|| cache.path(PLACE).join("usr/lib/go/bin/go"));
     let mut command = process::command(program);
     command
         .env("CGO_ENABLED", "0")
-        .env("GOFLAGS", "-trimpath -modcacherw")
+        // The same for all, or they would have nothing in common. What a debugger needs is left out at the end anyway.
+        .env("GOFLAGS", "-trimpath -modcacherw -gcflags=all=-dwarf=false")
         .env("GOTOOLCHAIN", "local")
         // The compiler lives for seconds: it need not clean up after itself that often.
         .env("GOGC", "400")
-        .env("GOCACHE", cache.path("go/build"))
-        .env("GOMODCACHE", cache.path("go/mod"));
+        .env("GOCACHE", cache.path(SHARED).join("build"))
+        .env("GOMODCACHE", cache.path(SHARED).join("modules"));
     command
+}
+
+/// Removes what [`command`] has left behind: gigabytes that nothing else has a use for.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn clean(cache: &Cache) -> Result<()> {
+    files::remove(&cache.path(SHARED))
 }
 
 /// Compiles the programs `packages` of the module in the folder `module` to `partial/bin`, with `flags` for the linker.
@@ -100,19 +112,14 @@ pub fn build(
 ) -> Result<()> {
     let bin = partial.join("bin");
     files::make_dir(&bin)?;
-    // Gigabytes that nothing else has a use for.
-    let build = files::with_suffix(partial, ".build");
-    files::remove(&build)?;
     process::output(
         command(work.cache)
             .current_dir(module)
-            .env("GOCACHE", build.join("build"))
-            .env("GOMODCACHE", build.join("modules"))
             .args(["build", "-mod=readonly", "-ldflags", flags, "-o"])
             .arg(&bin)
             .args(packages),
-    )?;
-    files::remove(&build)
+    )
+    .map(drop)
 }
 
 /// What the `go.mod` and `go.sum` of a module pin, as one digest.

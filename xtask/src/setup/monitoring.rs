@@ -50,13 +50,10 @@ impl Item for Monitoring {
 
     fn make(&self, work: &Work<'_>, partial: &Path) -> Result<String> {
         files::make_dir(partial)?;
-        let modules = files::with_suffix(partial, ".modules");
-        files::remove(&modules)?;
         work.ui.step("fetching its module");
         let said = process::output(
             go::command(work.cache)
                 .current_dir(module())
-                .env("GOMODCACHE", &modules)
                 .args(["mod", "download", "-json"])
                 .arg(format!("{MODULE}@v{VERSION}")),
         )?;
@@ -69,7 +66,6 @@ impl Item for Monitoring {
         for name in DEFINITIONS {
             files::copy(&folder.join(name), &partial.join(name))?;
         }
-        files::remove(&modules)?;
         Ok(VERSION.to_owned())
     }
 

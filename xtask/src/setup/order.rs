@@ -7,7 +7,7 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 
 use super::ui::Ui;
-use super::{Cache, Item, Work, apt, bring};
+use super::{Cache, Item, Work, apt, bring, go};
 
 /// Who is still to be made, by name.
 struct Pending {
@@ -44,7 +44,8 @@ pub fn bring_all(cache: &Cache, items: &[&dyn Item]) -> Result<()> {
             (Err(error), Err(other)) if error.is::<InVain>() => Err(other),
             (fetching, compiling) => fetching.and(compiling),
         }
-    })
+    })?;
+    go::clean(cache)
 }
 
 /// What an item needs was not made.
