@@ -1,4 +1,6 @@
-//! What many sleeps have left in a container that is awake: its throughput beside one that never slept.
+//! What many sleeps have left in a container that is awake: its throughput before and after them, beside one that never
+//! slept meanwhile. Two containers of the same program differ by more than what is looked for, and so does the same one from
+//! one minute to the next.
 
 use std::time::Duration;
 
@@ -16,7 +18,9 @@ use crate::report::Progress;
 /// What is read from one end to the other, in MiB.
 const READ_MB: u32 = 200;
 /// How often it is read.
-const READS: usize = 10;
+const READS: usize = 20;
+/// Seconds of load at a time: both containers have their turn within the same moment.
+const LOAD_SECONDS: u32 = 1;
 /// What throughput has to be kept.
 const KEPT: f64 = 0.99;
 
@@ -24,43 +28,42 @@ const KEPT: f64 = 0.99;
 pub fn measure(node: &Node, plan: &Plan, progress: &Progress) -> Result<Vec<Figure>> {
     progress.begin("throughput after many sleeps");
     node.sleep(Depth::Light)?;
+    let load = Load::new(node, LOAD_SECONDS)?;
     let servers = [
         gate::server(node, Runtime::Podmotion)?,
         gate::server(node, Runtime::Podmotion)?,
     ];
+    let rounds = plan.loads * plan.load_seconds as usize;
+    let requests = |server: &Container| load.run(server, Kind::Requests);
+    let before = in_turns(&servers, rounds, requests)?;
     cycles(&servers[0], plan.sleeps, "/page.html", progress)?;
-    let load = Load::new(node, plan.load_seconds)?;
-    let served = in_turns(&servers, plan.loads, |server| {
-        load.run(server, Kind::Requests)
-    })?;
+    let after = in_turns(&servers, rounds, requests)?;
+    let what = "nginx requests on kept connections";
+    let mut figures = vec![figure(what, &before, &after)];
     drop(servers);
 
     // An allocator that asks for huge pages: what comes back is ordinary pages at first.
     let plain = counter(READ_MB);
     let huge = counter(READ_MB).env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
-    let mut figures = vec![figure(
-        "nginx requests on kept connections",
-        "1/s",
-        served,
-        Target::Keeps(KEPT),
-    )];
     for (app, what) in [(plain, "ordinary"), (huge, "huge")] {
         progress.detail(&format!("reading memory, {what} pages"));
         let readers = [reader(node, app.clone())?, reader(node, app)?];
+        let before = in_turns(&readers, READS, read_all)?;
         cycles(&readers[0], plan.sleeps / 10, "/", progress)?;
-        let read = in_turns(&readers, READS, read_all)?;
-        let name = format!("{READ_MB} MB read, {what} pages");
-        figures.push(figure(&name, "MB/s", read, Target::Keeps(KEPT)));
+        let after = in_turns(&readers, READS, read_all)?;
+        let what = format!("{READ_MB} MB read, {what} pages");
+        figures.push(figure(&what, &before, &after));
     }
     progress.end(&format!("throughput after {} sleeps", plan.sleeps));
     Ok(figures)
 }
 
-fn figure(what: &str, unit: &'static str, samples: [Samples; 2], target: Target) -> Figure {
-    let [slept, never] = samples;
-    Figure::new(format!("after many sleeps, {what}"), unit, slept)
-        .beside("never slept", never)
-        .target(target)
+/// Each: the one that slept, and the one that did not.
+fn figure(what: &str, before: &[Samples; 2], after: &[Samples; 2]) -> Figure {
+    let kept = |index: usize| after[index].percent_of(before[index].p50());
+    Figure::new(format!("after many sleeps, {what}"), "% of before", kept(0))
+        .beside("never slept", kept(1))
+        .target(Target::Keeps(KEPT))
 }
 
 fn reader(node: &Node, app: App) -> Result<Container> {
