@@ -1,5 +1,7 @@
 //! The sockets of a container, asked of the kernel (`NETLINK_SOCK_DIAG`).
 
+mod diag;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -7,23 +9,15 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use netlink_packet_core::{
-    DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
-use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_core::DecodeError;
 use netlink_packet_sock_diag::constants::{
-    AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED,
-    TCP_LISTEN, TCP_SYN_RECV,
+    TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_RECV,
 };
-use netlink_packet_sock_diag::inet::{
-    ExtensionFlags, InetRequest, InetResponse, InetResponseHeader, SocketId, StateFlags, nlas::Nla,
-};
-use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
+use netlink_packet_sock_diag::inet::{InetResponse, InetResponseHeader, nlas::Nla};
 use podmotion_bpf::netns::{self, NetnsError};
 use thiserror::Error;
 
-/// `INET_DIAG_REQ_PROTOCOL`: a protocol whose number does not fit into the request's own field.
-const REQUEST_PROTOCOL: u16 = 3;
+use diag::{dump, requests};
 
 /// The sockets could not be listed.
 #[derive(Debug, Error)]
@@ -157,9 +151,9 @@ fn list_kinds(
 ) -> Result<Sockets, SocketError> {
     netns::enter(netns, || {
         let mut all = Vec::new();
-        for family in [AF_INET, AF_INET6] {
-            for kind in kinds {
-                all.push((*kind, dump(family, *kind)?));
+        for kind in kinds {
+            for request in requests(*kind) {
+                all.push((*kind, dump(&request, *kind)?));
             }
         }
         Ok(sort(&all, inodes))
@@ -259,96 +253,6 @@ fn sort(all: &[(Kind, Vec<Entry>)], inodes: &BTreeSet<u64>) -> Sockets {
     let accepted_later: u32 = sockets.listeners.iter().map(|l| l.accept_queue).sum();
     sockets.pending = opening.count() as u32 + accepted_later;
     sockets
-}
-
-/// All sockets of one address family and protocol in the calling thread's network namespace.
-fn dump(family: u8, kind: Kind) -> Result<Vec<Entry>, SocketError> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG).map_err(SocketError::Netlink)?;
-    socket.bind_auto().map_err(SocketError::Netlink)?;
-    let request = request(family, kind);
-    socket.send(&request, 0).map_err(SocketError::Netlink)?;
-    let mut found = Vec::new();
-    loop {
-        let (answer, _) = socket.recv_from_full().map_err(SocketError::Netlink)?;
-        match read_answer(&answer, &mut found)? {
-            Answer::More => {}
-            Answer::Done => return Ok(found),
-            // No such protocol here: no socket of it either.
-            Answer::Refused(error) if kind == Kind::Mptcp && unknown_protocol(&error) => {
-                return Ok(Vec::new());
-            }
-            Answer::Refused(error) => return Err(SocketError::Refused(error)),
-        }
-    }
-}
-
-fn unknown_protocol(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOENT | libc::EINVAL | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP)
-    )
-}
-
-fn request(family: u8, kind: Kind) -> Vec<u8> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut message = NetlinkMessage::new(
-        header,
-        SockDiagMessage::InetRequest(InetRequest {
-            family,
-            protocol: if kind == Kind::Udp {
-                IPPROTO_UDP
-            } else {
-                IPPROTO_TCP
-            },
-            extensions: match kind {
-                Kind::Tcp => ExtensionFlags::INFO,
-                Kind::Udp | Kind::Mptcp => ExtensionFlags::empty(),
-            },
-            states: StateFlags::all(),
-            socket_id: match family {
-                AF_INET => SocketId::new_v4(),
-                _ => SocketId::new_v6(),
-            },
-        })
-        .into(),
-    );
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    if kind == Kind::Mptcp {
-        bytes.extend_from_slice(&8_u16.to_ne_bytes());
-        bytes.extend_from_slice(&REQUEST_PROTOCOL.to_ne_bytes());
-        bytes.extend_from_slice(&libc::IPPROTO_MPTCP.to_ne_bytes());
-        let length = bytes.len() as u32;
-        bytes[..4].copy_from_slice(&length.to_ne_bytes());
-    }
-    bytes
-}
-
-enum Answer {
-    More,
-    Done,
-    Refused(io::Error),
-}
-
-/// Reads the messages of one datagram.
-fn read_answer(mut bytes: &[u8], found: &mut Vec<Entry>) -> Result<Answer, SocketError> {
-    while !bytes.is_empty() {
-        let message =
-            NetlinkMessage::<SockDiagMessage>::deserialize(bytes).map_err(SocketError::Decode)?;
-        let length = (message.header.length as usize).next_multiple_of(4);
-        bytes = bytes.get(length..).unwrap_or_default();
-        match message.payload {
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                found.push(Entry::from(*response));
-            }
-            NetlinkPayload::Done(_) => return Ok(Answer::Done),
-            NetlinkPayload::Error(error) => return Ok(Answer::Refused(error.to_io())),
-            _ => {}
-        }
-    }
-    Ok(Answer::More)
 }
 
 #[cfg(test)]
