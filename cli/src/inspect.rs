@@ -126,6 +126,9 @@ fn last_sleep(container: &Container, now: Timestamp, lines: &mut Vec<Line>) {
     if last.working_set_bytes != 0 {
         lines.push(("  working set", bytes(last.working_set_bytes)));
     }
+    if last.left_bytes != 0 {
+        lines.push(("  left in memory", bytes(last.left_bytes)));
+    }
     if !last.compression.is_empty() {
         lines.push(("  compression", last.compression.clone()));
     }

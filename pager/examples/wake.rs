@@ -109,7 +109,7 @@ fn run(size: u64, hot: u64, compress: bool) {
         let stats = moved.stats();
         let speed = stats.scanned_bytes as f64 / stats.copy_time.as_secs_f64() / 1e9;
         println!(
-            "  {round}. out {}: scan {} setup {} copy {} ({speed:.2} GB/s) register {} drop {}; looked at {} wrote {} missing {} image {}",
+            "  {round}. out {}: scan {} setup {} copy {} ({speed:.2} GB/s) register {} drop {}; looked at {} wrote {} missing {} left {} image {}",
             milliseconds(total),
             milliseconds(stats.scan_time),
             milliseconds(stats.setup_time),
@@ -119,6 +119,7 @@ fn run(size: u64, hot: u64, compress: bool) {
             mebibytes(stats.scanned_bytes),
             mebibytes(stats.written_bytes),
             mebibytes(stats.missing_bytes),
+            mebibytes(stats.left_bytes),
             mebibytes(stats.image_bytes),
         );
         if compress {

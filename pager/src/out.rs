@@ -13,6 +13,7 @@
 
 mod find;
 mod locks;
+mod stay;
 mod take;
 
 use std::io;
@@ -21,6 +22,7 @@ use std::time::Instant;
 use podmotion_inject::{Process, Seized};
 
 use find::{Leaving, address_spaces, regions};
+use stay::leave_some;
 use take::withdraw;
 
 use crate::copy::{CHUNK, Done, Job, copy};
@@ -179,8 +181,10 @@ impl Pager {
                 regions,
                 missing: view.map_or_else(|| RunMap::new(self.page), |view| view.missing.clone()),
                 known: RunMap::new(self.page),
+                left: Vec::new(),
             });
         }
+        stats.left_bytes = leave_some(&mut leaving, &self.working_set.plan(), self.stay);
         stats.scan_time = started.elapsed();
 
         let started = Instant::now();
@@ -277,6 +281,15 @@ impl Pager {
         for process in &mut *leaving {
             stats.missing_bytes += process.missing.bytes();
             process.known = process.missing.clone();
+            // What is left in place is known as it was: when it leaves one day, it is compared with that.
+            let before = self.known.get(&process.pid);
+            let left = process.left.iter().cloned();
+            left.flat_map(|range| {
+                before
+                    .into_iter()
+                    .flat_map(move |known| known.within(range.clone()))
+            })
+            .for_each(|run| process.known.insert(run));
         }
         for Done {
             process,

@@ -19,7 +19,7 @@ use crate::image::{ImageError, Pages};
 use crate::out::OutError;
 use crate::runs::RunMap;
 use crate::server::{Complete, Outcome, Server, ServerError, Start, Starting};
-use crate::stats::{FillPolicy, FillStats, OutStats};
+use crate::stats::{FillPolicy, FillStats, OutStats, StayPolicy};
 use crate::sys::page_size;
 use crate::working_set::{PageOf, WorkingSet};
 
@@ -39,6 +39,7 @@ pub struct Pager {
     pub(crate) working_set: WorkingSet,
     pub(crate) server: Option<Server>,
     pub(crate) huge: Vec<HugePages>,
+    pub(crate) stay: StayPolicy,
 }
 
 /// Memory is out. Faults are answered, but nothing is filled that nobody asks for.
@@ -114,7 +115,13 @@ impl Pager {
                 .unwrap_or_else(|_| WorkingSet::new(page, budget)),
             server: None,
             huge: Vec::new(),
+            stay: StayPolicy::default(),
         })
+    }
+
+    /// Says how much of what wakes need is left in memory from now on.
+    pub fn set_stay(&mut self, policy: StayPolicy) {
+        self.stay = policy;
     }
 
     /// The directory of the image.

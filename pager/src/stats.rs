@@ -11,6 +11,8 @@ pub struct FillPolicy {
     pub patience: Duration,
     /// Bytes per second that the background does not exceed.
     pub rate: u64,
+    /// How long the background waits at first: the processors are the processes', to answer whoever woke them.
+    pub head_start: Duration,
     /// How long the background waits at most while the node's processors are wanted by others and the
     /// processes ask for little: many containers that wake at once have their first answers before any of
     /// them has all its memory.
@@ -18,13 +20,14 @@ pub struct FillPolicy {
 }
 
 impl Default for FillPolicy {
-    /// A chunk (512 KiB) when there was no fault for 2 ms, at least every 20 ms, at most 2 GB/s. Not in the
-    /// first second while the node is busy.
+    /// Nothing for 20 ms. Then a chunk (512 KiB) when there was no fault for 2 ms, at least every 20 ms, at most
+    /// 2 GB/s. Not in the first second while the node is busy.
     fn default() -> Self {
         Self {
             quiet: Duration::from_millis(2),
             patience: Duration::from_millis(20),
             rate: 2_000_000_000,
+            head_start: Duration::from_millis(20),
             give_way: Duration::from_secs(1),
         }
     }
@@ -37,7 +40,37 @@ impl FillPolicy {
             quiet: Duration::ZERO,
             patience: Duration::ZERO,
             rate: u64::MAX,
+            head_start: Duration::ZERO,
             give_way: Duration::ZERO,
+        }
+    }
+}
+
+/// How much of what the last wakes have needed is left in memory. It need not come back before a wake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StayPolicy {
+    /// Nothing of processes that have fewer bytes of memory that can leave, all together.
+    pub from: u64,
+    /// At most one byte of so many.
+    pub one_in: u64,
+}
+
+impl Default for StayPolicy {
+    /// A 64th, from 128 MiB on: below, all that a wake needs is back in a millisecond or two.
+    fn default() -> Self {
+        Self {
+            from: 128 << 20,
+            one_in: 64,
+        }
+    }
+}
+
+impl StayPolicy {
+    /// Bytes of `total` that may be left in memory.
+    pub(crate) fn allowance(self, total: u64) -> u64 {
+        match total < self.from {
+            true => 0,
+            false => total / self.one_in.max(1),
         }
     }
 }
@@ -123,6 +156,8 @@ pub struct OutStats {
     pub zero_bytes: u64,
     /// Bytes that were missing from memory already, and whose content is in the image.
     pub missing_bytes: u64,
+    /// Bytes of what the last wakes have needed that were left in memory.
+    pub left_bytes: u64,
     /// Bytes of pages in movable mappings that stay: shared with another process, or unreadable.
     pub staying_bytes: u64,
     /// Bytes that the image takes on its file system.

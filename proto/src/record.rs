@@ -123,6 +123,8 @@ pub struct LastSleep {
     pub image_bytes: u64,
     /// What the next wake fills first. Not known where it is missing.
     pub working_set_bytes: Option<u64>,
+    /// What the last wakes have needed and was left in memory. Nothing where it is missing.
+    pub left_bytes: Option<u64>,
     /// Why light sleep became deep.
     pub deepened: Option<String>,
     /// What the image is compressed with, or `none: ` and why it cannot be. Not yet where it is missing.

@@ -350,6 +350,7 @@ fn describe(handle: &Handle) -> proto::Container {
                 memory_bytes: last.memory_bytes,
                 image_bytes: last.image_bytes,
                 working_set_bytes: last.working_set_bytes,
+                left_bytes: last.left_bytes,
                 compression,
                 ..Default::default()
             })

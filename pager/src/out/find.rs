@@ -26,6 +26,8 @@ pub(super) struct Leaving {
     /// Pages that are missing already.
     pub(super) missing: RunMap,
     pub(super) known: RunMap,
+    /// Content that is left in place, of what the last wakes have needed.
+    pub(super) left: Vec<Range<u64>>,
 }
 
 /// A mapping of it.
@@ -186,7 +188,7 @@ pub(super) fn regions(
 }
 
 /// What is in both of them. Both are in order.
-fn intersect(some: &[Range<u64>], others: &[Range<u64>]) -> Vec<Range<u64>> {
+pub(super) fn intersect(some: &[Range<u64>], others: &[Range<u64>]) -> Vec<Range<u64>> {
     let common = |run: &Range<u64>, other: &Range<u64>| {
         let common = run.start.max(other.start)..run.end.min(other.end);
         (common.start < common.end).then_some(common)
@@ -197,7 +199,7 @@ fn intersect(some: &[Range<u64>], others: &[Range<u64>]) -> Vec<Range<u64>> {
 }
 
 /// What is in `all` and not in `some`, which is part of it. Both are in order.
-fn subtract(all: &[Range<u64>], some: &[Range<u64>]) -> Vec<Range<u64>> {
+pub(super) fn subtract(all: &[Range<u64>], some: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut rest = Vec::new();
     let mut some = some.iter().peekable();
     for run in all {

@@ -82,7 +82,7 @@ impl Worker {
                     last_fault: now,
                     last_chunk: now,
                     bytes: 0,
-                    not_before: now,
+                    not_before: now + policy.head_start,
                 });
             }
             Err(source) => self.fail(ServerError::system("get memory", None)(source)),

@@ -6,7 +6,9 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use podmotion_pager::{FillPolicy, ImageError, NotMoved, OutError, Pager, Resumed, WORKING_SET};
+use podmotion_pager::{
+    FillPolicy, ImageError, NotMoved, OutError, Pager, Resumed, StayPolicy, WORKING_SET,
+};
 
 use crate::Case;
 use crate::cage::Cage;
@@ -24,6 +26,10 @@ pub const CASES: &[Case] = &[
     (
         "the_working_set_is_filled_before_the_wake",
         working_set_first,
+    ),
+    (
+        "what_wakes_need_is_left_in_place_until_they_do_not",
+        left_in_place,
     ),
     ("memory_is_free_while_asleep", memory_is_free),
     ("a_process_without_rights_sleeps_too", without_rights),
@@ -174,6 +180,7 @@ fn not_moved_again() {
             rate: 1,
             quiet: Duration::from_secs(100),
             patience: Duration::from_secs(100),
+            head_start: Duration::ZERO,
             give_way: Duration::ZERO,
         };
         let filling = out.serve(idle).unwrap();
@@ -235,6 +242,54 @@ fn working_set_first() {
         }
     }
     assert!(fs::exists(directory.path().join(WORKING_SET)).unwrap());
+}
+
+fn left_in_place() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 30);
+    let page = rustix::param::page_size() as u64;
+    let needed = 500 * page;
+    let mut pager = Pager::create(directory.path()).unwrap();
+    pager.set_stay(StayPolicy {
+        from: 20 * MEGABYTE,
+        one_in: 10,
+    });
+    // Nothing comes back that nobody asks for, so that it shows what is asked for.
+    let slow = FillPolicy {
+        rate: 1,
+        quiet: Duration::from_secs(100),
+        patience: Duration::from_secs(100),
+        head_start: Duration::ZERO,
+        give_way: Duration::ZERO,
+    };
+    let mut left = Vec::new();
+    for round in 0..80 {
+        let out = moved(cage.sleep(pager));
+        let asleep = holder.status("RssAnon:") * 1024;
+        let bytes = out.stats().left_bytes;
+        left.push(bytes);
+        assert!(asleep >= bytes && asleep < bytes + MEGABYTE, "{asleep}");
+        let filling = out.prefetch_working_set().unwrap();
+        let filling = filling.serve(slow).unwrap();
+        cage.thaw();
+        // Changed in place: what the image has of it is old then.
+        let order = if round % 2 == 0 { "look" } else { "touch" };
+        let pages = if round < 4 { 500 } else { 1 };
+        holder.ask(&format!("{order} {pages}"));
+        let (paused, stats) = filling.pause().unwrap();
+        if (1..4).contains(&round) {
+            assert!(bytes > needed / 10 * 9, "{round}: {bytes}");
+            assert!(stats.prefetch_bytes < MEGABYTE, "{round}: {stats:?}");
+            assert!(stats.faults < 100, "{round}: {stats:?}");
+        }
+        pager = paused;
+    }
+    assert_eq!(left[0], 0, "nothing is known");
+    assert!(left[79] < left[5] / 2, "{left:?}");
+    let out = moved(cage.sleep(pager));
+    cage.wake(out).unwrap().wait().unwrap();
+    assert_eq!(holder.ask("check"), "good");
 }
 
 fn memory_is_free() {
@@ -320,6 +375,7 @@ fn lock_is_passed_on() {
         rate: 1,
         quiet: Duration::from_secs(100),
         patience: Duration::from_secs(100),
+        head_start: Duration::ZERO,
         give_way: Duration::ZERO,
     };
     let filling = out.serve(idle).unwrap();

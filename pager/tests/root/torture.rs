@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use podmotion_pager::{CompressPolicy, Pager};
+use podmotion_pager::{CompressPolicy, Pager, StayPolicy};
 
 use crate::Case;
 use crate::cage::Cage;
@@ -95,13 +95,17 @@ fn torture(mut random: Random) {
     let cage = Cage::new();
     let mut tortured = Tortured::start(directory.path(), &cage);
     let mut pager = Pager::create(directory.path()).unwrap();
+    pager.set_stay(StayPolicy {
+        from: 0,
+        one_in: 20,
+    });
     let until = Instant::now() + Duration::from_secs(seconds());
     let (mut sleeps, mut paused, mut faults, mut events) = (0, 0, 0, 0);
-    let (mut compressed_pages, mut given_up) = (0, 0);
+    let (mut compressed_pages, mut given_up, mut left) = (0, 0, 0);
     // However slow the machine is: some of everything has happened.
     while Instant::now() < until
         || [sleeps < 4, paused == 0, faults <= 100, events <= 10].contains(&true)
-        || [compressed_pages, given_up].contains(&0)
+        || [compressed_pages, given_up, left].contains(&0)
     {
         sleep(Duration::from_millis(20 + random.below(300)));
         if !tortured.runs() {
@@ -109,6 +113,7 @@ fn torture(mut random: Random) {
             panic!("it was killed");
         }
         let out = moved(cage.sleep(pager));
+        left += out.stats().left_bytes;
         let compressing = match random.below(4) {
             0 => {
                 let stats = compressed(&out);
@@ -142,6 +147,6 @@ fn torture(mut random: Random) {
     }
     let said = tortured.finish();
     eprintln!(
-        "{sleeps} sleeps, {compressed_pages} pages compressed, {given_up} times given up, {paused} fills not finished, {faults} faults, {events} events, {said}"
+        "{sleeps} sleeps, {left} bytes left in place, {compressed_pages} pages compressed, {given_up} times given up, {paused} fills not finished, {faults} faults, {events} events, {said}"
     );
 }

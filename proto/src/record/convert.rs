@@ -77,6 +77,7 @@ fn last_sleep(last: proto::LastSleep) -> LastSleep {
         memory_bytes: last.memory_bytes,
         image_bytes: last.image_bytes,
         working_set_bytes: Some(last.working_set_bytes).filter(|bytes| *bytes != 0),
+        left_bytes: Some(last.left_bytes).filter(|bytes| *bytes != 0),
         deepened: some(last.deepened),
         compression: some(last.compression),
     }

@@ -223,6 +223,7 @@ pub const GENTLY: FillPolicy = FillPolicy {
     quiet: Duration::from_millis(2),
     patience: Duration::from_millis(20),
     rate: 32 << 20,
+    head_start: Duration::from_millis(20),
     give_way: Duration::from_secs(1),
 };
 

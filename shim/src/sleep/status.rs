@@ -36,6 +36,8 @@ pub struct LastSleep {
     pub image_bytes: u64,
     /// What goes in before it runs again, in bytes; none in deep sleep.
     pub working_set_bytes: u64,
+    /// What was left in memory because wakes need it, in bytes; none in deep sleep.
+    pub left_bytes: u64,
 }
 
 /// A wake that waits for the node to have memory.

@@ -49,6 +49,7 @@ impl Sleeper {
             memory_bytes: stopped.memory_bytes,
             image_bytes: 0,
             working_set_bytes: 0,
+            left_bytes: 0,
         };
         self.cold = Some(Cold {
             listened: stopped.listened,

@@ -188,6 +188,7 @@ impl Sleeper {
             memory_bytes: light::bytes_out(moved.stats()),
             image_bytes: moved.stats().image_bytes,
             working_set_bytes: moved.working_set_bytes(),
+            left_bytes: moved.stats().left_bytes,
         };
         self.memory = Some(Memory::Out(moved));
         self.fell_asleep(last, &ports);
@@ -234,6 +235,7 @@ impl Sleeper {
             memory_bytes,
             image_bytes,
             working_set_bytes: 0,
+            left_bytes: 0,
         };
         self.pager = None;
         self.deep_back_off.succeeded();

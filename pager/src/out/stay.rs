@@ -1,0 +1,147 @@
+//! What stays in memory although it could leave: of a large container a small part of what its last wakes have needed.
+//!
+//! It need not come back then, and coming back is what a wake of a large container takes longest for. Only long runs
+//! stay: each makes one more piece of what is taken away, and coming back they cost no more than short ones.
+
+use std::ops::Range;
+
+use super::find::{Leaving, intersect, subtract};
+use crate::stats::StayPolicy;
+use crate::sys::page_size;
+
+/// Pages of the shortest run that stays.
+const SHORTEST: u64 = 8;
+/// Runs that stay at most.
+const MOST_RUNS: usize = 64;
+
+/// Leaves some of `needed` where it is, as much as the policy allows. Returns how many bytes that are.
+pub(super) fn leave_some(
+    leaving: &mut [Leaving],
+    needed: &[(i32, Range<u64>)],
+    policy: StayPolicy,
+) -> u64 {
+    let populated = |process: &Leaving| {
+        let runs = process.regions.iter().flat_map(|region| &region.populated);
+        runs.map(|run| run.end - run.start).sum::<u64>() + process.missing.bytes()
+    };
+    let total = leaving.iter().map(populated).sum();
+    let mut allowed = policy.allowance(total);
+    let mut left = 0;
+    for (pid, range) in long_runs(needed) {
+        let Some(process) = leaving.iter_mut().find(|process| process.pid == pid) else {
+            continue;
+        };
+        let end = range
+            .end
+            .min(range.start + allowed / page_size() * page_size());
+        let stays = process.leave(&(range.start..end));
+        allowed -= stays;
+        left += stays;
+    }
+    left
+}
+
+/// The longest first: of these the fewest are needed.
+fn long_runs(needed: &[(i32, Range<u64>)]) -> Vec<(i32, Range<u64>)> {
+    let length = |range: &Range<u64>| range.end - range.start;
+    let long = |(_, range): &&(i32, Range<u64>)| length(range) >= SHORTEST * page_size();
+    let mut runs: Vec<_> = needed.iter().filter(long).cloned().collect();
+    runs.sort_by_key(|(_, range)| std::cmp::Reverse(length(range)));
+    runs.truncate(MOST_RUNS);
+    runs
+}
+
+impl Leaving {
+    /// Leaves in place what of `range` has content. Returns how many bytes that are.
+    fn leave(&mut self, range: &Range<u64>) -> u64 {
+        let mut bytes = 0;
+        for region in &mut self.regions {
+            let stays = intersect(&region.populated, std::slice::from_ref(range));
+            if stays.is_empty() {
+                continue;
+            }
+            region.populated = subtract(&region.populated, &stays);
+            bytes += stays.iter().map(|run| run.end - run.start).sum::<u64>();
+            region.staying.extend(stays.iter().cloned());
+            region.staying.sort_unstable_by_key(|run| run.start);
+            self.left.extend(stays);
+        }
+        bytes
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::single_range_in_vec_init,
+    reason = "lists of ranges, of which some have one"
+)]
+mod tests {
+    use super::super::find::Region;
+    use super::*;
+    use crate::runs::RunMap;
+
+    fn pages(first: u64, end: u64) -> Range<u64> {
+        first * page_size()..end * page_size()
+    }
+
+    fn process(populated: &[Range<u64>]) -> Leaving {
+        Leaving {
+            pid: 1,
+            regions: vec![Region {
+                range: pages(0, 1000),
+                populated: populated.to_vec(),
+                staying: vec![pages(500, 501)],
+                huge: Vec::new(),
+            }],
+            missing: RunMap::new(page_size()),
+            known: RunMap::new(page_size()),
+            left: Vec::new(),
+        }
+    }
+
+    /// One page of `one_in`.
+    fn policy(one_in: u64) -> StayPolicy {
+        StayPolicy { from: 0, one_in }
+    }
+
+    #[test]
+    fn long_runs_stay_until_it_is_enough() {
+        let mut leaving = [process(&[pages(0, 100), pages(200, 400)])];
+        let needed = [
+            (1, pages(10, 20)),
+            (1, pages(90, 220)),
+            (1, pages(300, 302)),
+        ];
+        // Of 300 pages 30: those of the longest that have content, and none of the others.
+        let left = leave_some(&mut leaving, &needed, policy(10));
+        assert_eq!(left, 10 * page_size());
+        let [process] = leaving;
+        assert_eq!(process.left, [pages(90, 100)]);
+        assert_eq!(
+            process.regions[0].populated,
+            [pages(0, 90), pages(200, 400)]
+        );
+        assert_eq!(
+            process.regions[0].staying,
+            [pages(90, 100), pages(500, 501)]
+        );
+    }
+
+    #[test]
+    fn short_runs_other_processes_and_small_ones_do_not() {
+        let all = [pages(0, 300)];
+        let stays = |needed: &[(i32, Range<u64>)], policy| {
+            leave_some(&mut [process(&all)], needed, policy) / page_size()
+        };
+        assert_eq!(stays(&[(1, pages(0, 7))], policy(10)), 0);
+        assert_eq!(stays(&[(1, pages(0, 8))], policy(10)), 8);
+        assert_eq!(stays(&[(2, pages(0, 8))], policy(10)), 0);
+        assert_eq!(stays(&[(1, pages(0, 300))], policy(10)), 30);
+        let from = |pages: u64| StayPolicy {
+            from: pages * page_size(),
+            one_in: 10,
+        };
+        assert_eq!(stays(&[(1, pages(0, 300))], from(300)), 30);
+        assert_eq!(stays(&[(1, pages(0, 300))], from(301)), 0);
+    }
+}
