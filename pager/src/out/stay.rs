@@ -112,19 +112,16 @@ mod tests {
             (1, pages(90, 220)),
             (1, pages(300, 302)),
         ];
-        // Of 300 pages 30: those of the longest that have content, and none of the others.
+        // Of 300 pages 30: first the longest, of whose 30 first ones 10 have content, and then the next.
         let left = leave_some(&mut leaving, &needed, policy(10));
-        assert_eq!(left, 10 * page_size());
+        assert_eq!(left, 20 * page_size());
         let [process] = leaving;
-        assert_eq!(process.left, [pages(90, 100)]);
-        assert_eq!(
-            process.regions[0].populated,
-            [pages(0, 90), pages(200, 400)]
-        );
-        assert_eq!(
-            process.regions[0].staying,
-            [pages(90, 100), pages(500, 501)]
-        );
+        assert_eq!(process.left, [pages(90, 100), pages(10, 20)]);
+        let region = &process.regions[0];
+        let leaves = [pages(0, 10), pages(20, 90), pages(200, 400)];
+        assert_eq!(region.populated, leaves);
+        let stays = [pages(10, 20), pages(90, 100), pages(500, 501)];
+        assert_eq!(region.staying, stays);
     }
 
     #[test]
