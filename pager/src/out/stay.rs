@@ -71,10 +71,6 @@ impl Leaving {
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::single_range_in_vec_init,
-    reason = "lists of ranges, of which some have one"
-)]
 mod tests {
     use super::super::find::Region;
     use super::*;
