@@ -12,7 +12,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::stat::Mode;
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::PATIENCE;
+/// How long output is waited for. The first program that an emulated machine starts takes a minute to say something,
+/// where others want the processors too.
+const OUTPUT: Duration = Duration::from_secs(180);
 
 #[derive(Debug, Default)]
 struct Content {
@@ -127,13 +129,13 @@ impl Capture {
     }
 
     fn wait(&self, what: &str, done: impl Fn(&Content) -> bool) -> Result<MutexGuard<'_, Content>> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + OUTPUT;
         let mut content = self.shared.lock();
         while !done(&content) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left == Duration::ZERO {
                 bail!(
-                    "no {what} in {PATIENCE:?}; so far: {:?}",
+                    "no {what} in {OUTPUT:?}; so far: {:?}",
                     tail(&content.bytes)
                 );
             }
