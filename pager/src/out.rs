@@ -184,7 +184,7 @@ impl Pager {
                 left: Vec::new(),
             });
         }
-        stats.left_bytes = leave_some(&mut leaving, &self.working_set.plan(), self.stay);
+        stats.left_bytes = leave_some(&mut leaving, || self.working_set.plan(), self.stay);
         stats.scan_time = started.elapsed();
 
         let started = Instant::now();
@@ -282,14 +282,13 @@ impl Pager {
             stats.missing_bytes += process.missing.bytes();
             process.known = process.missing.clone();
             // What is left in place is known as it was: when it leaves one day, it is compared with that.
-            let before = self.known.get(&process.pid);
-            let left = process.left.iter().cloned();
-            left.flat_map(|range| {
-                before
-                    .into_iter()
-                    .flat_map(move |known| known.within(range.clone()))
-            })
-            .for_each(|run| process.known.insert(run));
+            if let Some(before) = self.known.get(&process.pid) {
+                for range in &process.left {
+                    for run in before.within(range.clone()) {
+                        process.known.insert(run);
+                    }
+                }
+            }
         }
         for Done {
             process,

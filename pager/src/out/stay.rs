@@ -14,10 +14,11 @@ const SHORTEST: u64 = 8;
 /// Runs that stay at most.
 const MOST_RUNS: usize = 64;
 
-/// Leaves some of `needed` where it is, as much as the policy allows. Returns how many bytes that are.
+/// Leaves some of what is `needed` where it is, as much as the policy allows. Returns how many bytes that are. What is
+/// needed is asked for only where something may stay.
 pub(super) fn leave_some(
     leaving: &mut [Leaving],
-    needed: &[(i32, Range<u64>)],
+    needed: impl FnOnce() -> Vec<(i32, Range<u64>)>,
     policy: StayPolicy,
 ) -> u64 {
     let populated = |process: &Leaving| {
@@ -26,8 +27,11 @@ pub(super) fn leave_some(
     };
     let total = leaving.iter().map(populated).sum();
     let mut allowed = policy.allowance(total);
+    if allowed == 0 {
+        return 0;
+    }
     let mut left = 0;
-    for (pid, range) in long_runs(needed) {
+    for (pid, range) in long_runs(needed()) {
         let Some(process) = leaving.iter_mut().find(|process| process.pid == pid) else {
             continue;
         };
@@ -42,10 +46,9 @@ pub(super) fn leave_some(
 }
 
 /// The longest first: of these the fewest are needed.
-fn long_runs(needed: &[(i32, Range<u64>)]) -> Vec<(i32, Range<u64>)> {
+fn long_runs(mut runs: Vec<(i32, Range<u64>)>) -> Vec<(i32, Range<u64>)> {
     let length = |range: &Range<u64>| range.end - range.start;
-    let long = |(_, range): &&(i32, Range<u64>)| length(range) >= SHORTEST * page_size();
-    let mut runs: Vec<_> = needed.iter().filter(long).cloned().collect();
+    runs.retain(|(_, range)| length(range) >= SHORTEST * page_size());
     runs.sort_by_key(|(_, range)| std::cmp::Reverse(length(range)));
     runs.truncate(MOST_RUNS);
     runs
@@ -109,7 +112,7 @@ mod tests {
             (1, pages(300, 302)),
         ];
         // Of 300 pages 30: first the longest, of whose 30 first ones 10 have content, and then the next.
-        let left = leave_some(&mut leaving, &needed, policy(10));
+        let left = leave_some(&mut leaving, || needed.to_vec(), policy(10));
         assert_eq!(left, 20 * page_size());
         let [process] = leaving;
         assert_eq!(process.left, [pages(90, 100), pages(10, 20)]);
@@ -124,7 +127,7 @@ mod tests {
     fn short_runs_other_processes_and_small_ones_do_not() {
         let all = [pages(0, 300)];
         let stays = |needed: &[(i32, Range<u64>)], policy| {
-            leave_some(&mut [process(&all)], needed, policy) / page_size()
+            leave_some(&mut [process(&all)], || needed.to_vec(), policy) / page_size()
         };
         assert_eq!(stays(&[(1, pages(0, 7))], policy(10)), 0);
         assert_eq!(stays(&[(1, pages(0, 8))], policy(10)), 8);

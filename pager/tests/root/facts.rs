@@ -53,6 +53,15 @@ pub const CASES: &[Case] = &[
 
 const MEGABYTE: u64 = 1 << 20;
 
+/// Nothing comes back that nobody asks for, so that it shows what is asked for.
+const ONLY_ASKED_FOR: FillPolicy = FillPolicy {
+    rate: 1,
+    quiet: Duration::from_secs(100),
+    patience: Duration::from_secs(100),
+    head_start: Duration::ZERO,
+    give_way: Duration::ZERO,
+};
+
 fn not_written_again() {
     let directory = directory();
     let cage = Cage::new();
@@ -176,14 +185,7 @@ fn not_moved_again() {
             assert!(stats.missing_bytes > 28 * MEGABYTE, "{stats:?}");
             assert!(stats.scanned_bytes < 2 * MEGABYTE, "{stats:?}");
         }
-        let idle = FillPolicy {
-            rate: 1,
-            quiet: Duration::from_secs(100),
-            patience: Duration::from_secs(100),
-            head_start: Duration::ZERO,
-            give_way: Duration::ZERO,
-        };
-        let filling = out.serve(idle).unwrap();
+        let filling = out.serve(ONLY_ASKED_FOR).unwrap();
         cage.thaw();
         assert_eq!(holder.ask(&format!("touch {}", round * 20)), "done");
         (pager, _) = filling.pause().unwrap();
@@ -255,14 +257,6 @@ fn left_in_place() {
         from: 20 * MEGABYTE,
         one_in: 10,
     });
-    // Nothing comes back that nobody asks for, so that it shows what is asked for.
-    let slow = FillPolicy {
-        rate: 1,
-        quiet: Duration::from_secs(100),
-        patience: Duration::from_secs(100),
-        head_start: Duration::ZERO,
-        give_way: Duration::ZERO,
-    };
     let mut left = Vec::new();
     for round in 0..80 {
         let out = moved(cage.sleep(pager));
@@ -271,7 +265,7 @@ fn left_in_place() {
         left.push(bytes);
         assert!(asleep >= bytes && asleep < bytes + MEGABYTE, "{asleep}");
         let filling = out.prefetch_working_set().unwrap();
-        let filling = filling.serve(slow).unwrap();
+        let filling = filling.serve(ONLY_ASKED_FOR).unwrap();
         cage.thaw();
         // Changed in place: what the image has of it is old then.
         let order = if round % 2 == 0 { "look" } else { "touch" };
@@ -370,15 +364,7 @@ fn lock_is_passed_on() {
     let cage = Cage::new();
     let mut heir = Holder::start_program(&cage, &compiled("heir", &["heir.c"]), &[]);
     let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
-    // Nothing comes back that nobody touches.
-    let idle = FillPolicy {
-        rate: 1,
-        quiet: Duration::from_secs(100),
-        patience: Duration::from_secs(100),
-        head_start: Duration::ZERO,
-        give_way: Duration::ZERO,
-    };
-    let filling = out.serve(idle).unwrap();
+    let filling = out.serve(ONLY_ASKED_FOR).unwrap();
     cage.thaw();
     assert_eq!(heir.ask("go"), "inherited");
     drop(filling);

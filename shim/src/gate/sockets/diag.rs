@@ -6,7 +6,9 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
+use netlink_packet_sock_diag::constants::{
+    AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, SOCK_DIAG_BY_FAMILY,
+};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 
@@ -18,9 +20,6 @@ const REQUEST_PROTOCOL: u16 = 3;
 /// `TCPDIAG_GETSOCK`: asks for TCP sockets of both families, in the form of before requests named one
 /// (`struct inet_diag_req`).
 const TCP_OF_BOTH: u16 = 18;
-
-/// `SOCK_DIAG_BY_FAMILY`: the same messages come in answer to it.
-const BY_FAMILY: u16 = 20;
 
 /// What is asked for all sockets of a kind. For TCP the kernel goes through its table of the whole node's connections
 /// with each request, and that has hundreds of thousands of places: both families at once take half the time.
@@ -129,7 +128,8 @@ enum Answer {
 fn read_answer(mut bytes: &mut [u8], found: &mut Vec<Entry>) -> Result<Answer, SocketError> {
     while !bytes.is_empty() {
         if bytes.get(4..6) == Some(&TCP_OF_BOTH.to_ne_bytes()) {
-            set_kind(bytes, BY_FAMILY);
+            // The library reads the same message under this number.
+            set_kind(bytes, SOCK_DIAG_BY_FAMILY);
         }
         let message =
             NetlinkMessage::<SockDiagMessage>::deserialize(bytes).map_err(SocketError::Decode)?;
