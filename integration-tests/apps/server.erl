@@ -9,7 +9,7 @@ start() ->
     Digest = erlang:crc32(Memory),
     Boot = integer_to_list(rand:uniform(1 bsl 64), 16),
     Counter = spawn_link(fun() -> counter(0) end),
-    Ticker = spawn_link(fun() -> ticker(0) end),
+    Ticker = spawn_link(fun() -> tick(0) end),
     Port = env("PORT", 8080),
     {ok, Listener} = gen_tcp:listen(Port, [
         inet6, {ipv6_v6only, false}, binary, {packet, http_bin}, {active, false},
@@ -76,9 +76,15 @@ counter(Count) ->
     receive {From, ask} -> From ! {self(), Count + 1}, counter(Count + 1) end.
 
 ticker(Ticks) ->
-    receive {From, ask} -> From ! {self(), Ticks}, ticker(Ticks)
-    after 50 -> ticker(Ticks + 1)
+    receive
+        {From, ask} -> From ! {self(), Ticks}, ticker(Ticks);
+        tick -> tick(Ticks + 1)
     end.
+
+%% Comes however often it is asked meanwhile: an `after` would begin anew each time.
+tick(Ticks) ->
+    erlang:send_after(50, self(), tick),
+    ticker(Ticks).
 
 ask(Process) ->
     Process ! {self(), ask},
