@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rust_criu::rust_criu_protobuf::rpc::{Criu_features, Criu_req, Criu_req_type, Criu_resp};
+use rustix::fs::FlockOperation;
 
 use crate::error::Error;
 use crate::launch::{self, Launch, Mounts, Process, RestoreMounts};
@@ -214,19 +215,30 @@ pub(crate) fn refused(answer: &Criu_resp, log: LogErrors) -> Error {
 }
 
 /// A directory by descriptor, as CRIU's requests name it: CRIU opens `/proc/<us>/fd/<n>`.
-pub(crate) struct Directory(OwnedFd);
+pub(crate) struct Directory(OwnedFd, PathBuf);
 
 impl Directory {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         fs::File::open(path)
             .and_then(|file| {
                 if file.metadata()?.is_dir() {
-                    Ok(Self(file.into()))
+                    Ok(Self(file.into(), path.to_owned()))
                 } else {
                     Err(io::ErrorKind::NotADirectory.into())
                 }
             })
             .map_err(|e| Error::io("open directory", path, e))
+    }
+
+    /// Says for as long as this or the result is open that images are written there, see
+    /// [`images::wait_written`](crate::images::wait_written).
+    pub(crate) fn written_to(&self) -> Result<OwnedFd, Error> {
+        let copy = self.0.try_clone();
+        copy.and_then(|copy| {
+            rustix::fs::flock(&copy, FlockOperation::NonBlockingLockShared)?;
+            Ok(copy)
+        })
+        .map_err(|e| Error::io("lock", &self.1, e))
     }
 
     pub(crate) fn number(&self) -> i32 {

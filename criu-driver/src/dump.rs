@@ -133,11 +133,12 @@ impl Dump<'_> {
     fn run(&mut self, started: Instant) -> Result<Written, Error> {
         let images = Directory::open(self.request.images_dir)?;
         let work = Directory::open(self.request.work_dir)?;
+        let written_to = vec![images.written_to()?];
         let join = &self.subject.join;
         // Freezing and starting CRIU take a few milliseconds each: side by side.
         let (criu, request) = (self.criu, self.request);
         let worker = std::thread::scope(|scope| {
-            let worker = scope.spawn(|| criu.worker(Vec::new(), join, None, None));
+            let worker = scope.spawn(|| criu.worker(written_to, join, None, None));
             self.freeze(started)?;
             worker.join().unwrap_or_else(|_| {
                 Err(Error::Spawn {

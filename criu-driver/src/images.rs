@@ -10,6 +10,9 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use podmotion_model::manifest::{FILE_NAME, ImageFile, Manifest, ManifestError, Sha256};
 
@@ -132,6 +135,25 @@ pub fn make_own(directory: &Path) -> Result<(), ImagesError> {
         fs::remove_file(directory).map_err(failed("remove", directory))?;
     }
     make(directory)
+}
+
+/// Waits until nobody writes images to `directory` any more, or at most `within`. A CRIU goes on with its dump when the
+/// process that asked for it is killed; it has a lock on the directory for as long as it lives.
+///
+/// # Errors
+/// When somebody still does, or the directory cannot be looked at. What is not there is not written to.
+pub fn wait_written(directory: &Path, within: Duration) -> Result<(), ImagesError> {
+    let lock = match File::open(directory) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(failed("open", directory))?,
+    };
+    let (tell, told) = mpsc::channel();
+    // A lock cannot be waited for with a limit. The thread of one that is not had ends with the writer.
+    thread::spawn(move || tell.send(lock.lock()));
+    let locked = told.recv_timeout(within);
+    locked
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(failed("wait for whoever writes to", directory))
 }
 
 /// Describes the images that a finished dump wrote, for the manifest. Logs, statistics and sockets

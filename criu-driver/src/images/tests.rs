@@ -108,3 +108,25 @@ fn sync_takes_a_whole_directory() {
     let (_dir, images) = sealed();
     sync(&images).unwrap();
 }
+
+#[test]
+fn a_directory_that_is_written_to_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = Duration::from_secs(60);
+    wait_written(&dir.path().join("none"), long).unwrap();
+    wait_written(dir.path(), long).unwrap();
+    let directory = crate::criu::Directory::open(dir.path()).unwrap();
+    let of_criu = directory.written_to().unwrap();
+    // The process that asked for the images is gone.
+    drop(directory);
+    let still = wait_written(dir.path(), Duration::from_millis(1)).unwrap_err();
+    let ImagesError::Io { source, .. } = still else {
+        panic!("{still:?}");
+    };
+    assert_eq!(source.kind(), io::ErrorKind::TimedOut);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| wait_written(dir.path(), long));
+        drop(of_criu);
+        waiting.join().unwrap().unwrap();
+    });
+}

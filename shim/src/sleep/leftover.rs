@@ -13,7 +13,11 @@ use std::{
     time::Duration,
 };
 
-use podmotion_criu_driver::{Freezer, freezer::FreezerError};
+use podmotion_criu_driver::{
+    Freezer,
+    freezer::FreezerError,
+    images::{self, ImagesError},
+};
 use podmotion_model::config::NodeConfig;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +29,7 @@ const FILE: &str = "podmotion.json";
 /// And as long as it is not whole.
 const NEW: &str = "podmotion.json.new";
 
-/// Time for killed processes to go.
+/// Time for killed processes to go, and for a CRIU to notice.
 const END: Duration = Duration::from_secs(5);
 
 /// Why something was not noted, or is still there.
@@ -54,6 +58,9 @@ pub enum LeftoverError {
     /// The container's processes cannot be ended.
     #[error(transparent)]
     Freezer(#[from] FreezerError),
+    /// CRIU still writes images.
+    #[error(transparent)]
+    Images(#[from] ImagesError),
     /// Entries of the gate.
     #[error(transparent)]
     Gate(#[from] GateError),
@@ -114,6 +121,8 @@ pub fn remove(config: &NodeConfig, bundle: &Path, id: &str, group: &str) -> Vec<
         Err(error) => failures.push(error),
     }
     let images = config.checkpoint.directory.join(id);
+    // Without processes a dump comes to its end, and CRIU writes to the last.
+    failures.extend(images::wait_written(&images, END).err().map(Into::into));
     for folder in [memory_images(&images), images] {
         failures.extend(gone("remove", &folder, fs::remove_dir_all(&folder)).err());
     }
@@ -187,7 +196,9 @@ fn remove_work(folder: &Path, pid: u32) -> Result<(), LeftoverError> {
 #[cfg(test)]
 mod tests {
     use std::{
+        fs::File,
         os::{fd::AsFd, unix::net::UnixListener},
+        sync::mpsc,
         thread,
     };
 
@@ -234,6 +245,31 @@ mod tests {
         let left = |path: &str| dir.path().join(path).exists();
         assert!(!left("images/a") && !left("run/work/7-0") && !left("run/shims/pod.sock"));
         assert!(left("images/b") && left("run/work/70-0") && left("run/shims/other.sock"));
+    }
+
+    #[test]
+    fn images_of_a_dump_that_goes_on_without_its_shim_are_removed_after_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        let images = config.checkpoint.directory.join("a");
+        fs::create_dir_all(&images).unwrap();
+        let criu = File::open(&images).unwrap();
+        criu.lock_shared().unwrap();
+        let (tell, told) = mpsc::channel();
+        thread::scope(|scope| {
+            let removing = scope.spawn(|| {
+                tell.send(()).unwrap();
+                remove(&config, dir.path(), "a", "pod")
+            });
+            told.recv().unwrap();
+            for number in 0..1000 {
+                fs::write(images.join(number.to_string()), "image").unwrap();
+            }
+            drop(criu);
+            let failures = removing.join().unwrap();
+            assert!(failures.is_empty(), "{failures:?}");
+        });
+        assert!(!images.exists());
     }
 
     #[test]

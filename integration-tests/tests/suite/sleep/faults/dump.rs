@@ -1,11 +1,14 @@
 //! Checkpoints that cannot be made.
 
+use std::thread;
+
 use anyhow::{Context, Result, bail, ensure};
 use podmotion_integration_tests::{
     App, Client, Container, Exec, Network, Node, Runtime, Status, refusal,
 };
 
 use super::fake::{Fake, Mode};
+use super::killed::kill_shim;
 use super::small_disk::SmallDisk;
 use super::{count, images, wait_no_images};
 
@@ -74,6 +77,27 @@ pub(super) fn hangs(node: &Node, _: Runtime) -> Result<()> {
 
 pub(super) fn half_an_image(node: &Node, _: Runtime) -> Result<()> {
     refused(node, Mode::HalfDump, 2, "ended without an answer")
+}
+
+/// What it still writes then is removed too, and nothing is taken away under its hands.
+pub(super) fn outlives_its_shim(node: &Node, _: Runtime) -> Result<()> {
+    let fake = Fake::new(node, "")?;
+    let container = node.run(App::counter())?;
+    container.stdout()?.wait_for("listening")?;
+    fake.set(Mode::LateDump)?;
+    let images = images(&container);
+    thread::scope(|scope| {
+        // Fails with the shim.
+        scope.spawn(|| container.sleep());
+        fake.wait_call("Dump")?;
+        kill_shim(node, &container)
+    })?;
+    drop(container);
+    fake.wait_call("End")?;
+    let calls = fake.calls()?;
+    ensure!(calls == ["Dump", "End"], "{calls:?}");
+    wait_no_images(&images)?;
+    Ok(())
 }
 
 pub(super) fn missing(node: &Node, _: Runtime) -> Result<()> {

@@ -3,9 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use podmotion_integration_tests::{Node, Settings};
+use anyhow::{Context, Result, ensure};
+use podmotion_integration_tests::{Node, PATIENCE, Settings};
 
 /// In front of the real CRIU while it lives.
 pub(in crate::sleep) struct Fake {
@@ -24,6 +26,9 @@ pub(in crate::sleep) enum Mode {
     HangDump,
     /// Writes something to the directory of the images and ends.
     HalfDump,
+    /// Writes to the directory of the images for a while once the shim is gone, and ends. Notes a call `Lost` where it
+    /// cannot write there, and `End` at the end.
+    LateDump,
     /// Ends at once, with an error.
     ExitRestore,
     /// The lazy-pages daemon ends at once, with an error.
@@ -45,6 +50,14 @@ case $mode in
 	exec sleep 1000 ;;
 "Half$what")
 	for images in /var/lib/podmotion/checkpoints/*; do echo half > "$images/pages-1.img"; done
+	exit 1 ;;
+"Late$what")
+	while kill -0 $PPID; do sleep 0.01; done 2>/dev/null
+	for n in $(seq 50); do
+		for images in /var/lib/podmotion/checkpoints/*; do echo late > "$images/late-$n.img" || echo Lost >> '@folder@/calls'; done
+		sleep 0.01
+	done
+	echo End >> '@folder@/calls'
 	exit 1 ;;
 esac
 exec '@real@' "$@"
@@ -79,6 +92,7 @@ impl Fake {
             Mode::ExitDump => "ExitDump",
             Mode::HangDump => "HangDump",
             Mode::HalfDump => "HalfDump",
+            Mode::LateDump => "LateDump",
             Mode::ExitRestore => "ExitRestore",
             Mode::ExitLazy => "ExitLazy",
         };
@@ -90,6 +104,16 @@ impl Fake {
     pub(in crate::sleep) fn calls(&self) -> Result<Vec<String>> {
         let calls = fs::read_to_string(self.folder.join("calls")).context("read the calls")?;
         Ok(calls.lines().map(str::to_owned).collect())
+    }
+
+    /// Waits until it has noted `call`. Nothing tells.
+    pub(in crate::sleep) fn wait_call(&self, call: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.calls()?.iter().any(|one| one == call) {
+            ensure!(Instant::now() < deadline, "no call {call}");
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Takes it away.

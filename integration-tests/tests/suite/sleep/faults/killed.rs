@@ -175,7 +175,7 @@ pub(super) fn shim(node: &Node, _: Runtime) -> Result<()> {
     Ok(())
 }
 
-fn kill_shim(node: &Node, container: &Container) -> Result<()> {
+pub(super) fn kill_shim(node: &Node, container: &Container) -> Result<()> {
     let shim = node.shim_of(container.id())?;
     kill_process(Pid::from_raw(shim.pid).context("pid 0")?, Signal::KILL)?;
     let exit = node.events().wait_for_exit(container.id())?;

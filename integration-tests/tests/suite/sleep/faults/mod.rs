@@ -29,6 +29,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         "sleep::faults::criu_that_writes_half_an_image",
         dump::half_an_image,
     ),
+    (
+        "sleep::faults::criu_that_outlives_its_shim",
+        dump::outlives_its_shim,
+    ),
     ("sleep::faults::disk_full", dump::disk_full),
     (
         "sleep::faults::disk_full_at_the_manifest",
