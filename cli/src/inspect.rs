@@ -129,6 +129,9 @@ fn last_sleep(container: &Container, now: Timestamp, lines: &mut Vec<Line>) {
     if last.left_bytes != 0 {
         lines.push(("  left in memory", bytes(last.left_bytes)));
     }
+    if last.unread_bytes != 0 {
+        lines.push(("  compared before", bytes(last.unread_bytes)));
+    }
     if !last.compression.is_empty() {
         lines.push(("  compression", last.compression.clone()));
     }

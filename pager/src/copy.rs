@@ -5,9 +5,8 @@
 //! ```
 //!
 //! Pages are compared by checksum with the slot they had last time, which needs no read of the
-//! image: an unchanged page costs one copy through the cache and is not written again. (The kernel
-//! could tell which pages were written, with asynchronous write protection; see the crate's
-//! documentation for why it is not asked.)
+//! image: an unchanged page costs one copy through the cache and is not written again. What is known to be unchanged
+//! (`watch.rs`) does not come here.
 //!
 //! A page that is unchanged and compressed, and that the last wakes have needed, is written once more,
 //! plain: nothing is decompressed before a process runs.

@@ -54,6 +54,18 @@ pub(crate) fn create(process: &mut Process) -> Result<RawFd, OutError> {
     made.map(|number| number as RawFd)
 }
 
+/// The same for one that does no more than note writes, for which nobody needs a right.
+pub(crate) fn create_for_watching(process: &mut Process) -> Result<RawFd, OutError> {
+    let arguments = [FLAGS | uffd::USER_MODE_ONLY, 0, 0, 0, 0, 0];
+    let number = call(
+        process,
+        "make a userfaultfd in",
+        libc::SYS_userfaultfd,
+        arguments,
+    )?;
+    Ok(number as RawFd)
+}
+
 /// Closes a descriptor of the process.
 pub(crate) fn close(process: &mut Process, number: RawFd) -> Result<(), OutError> {
     let arguments = [number as u64, 0, 0, 0, 0, 0];

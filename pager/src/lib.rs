@@ -27,11 +27,12 @@
 //!
 //! - *Awake costs nothing:* when all memory is back the descriptors are closed, which unregisters
 //!   everything wherever it has moved. What changed since is found at the next sleep by comparing
-//!   checksums page by page: 0.2 ms for each MiB, while the processes are stopped, and nothing is
-//!   written for unchanged pages. Asynchronous write protection (Linux 6.7) would know without
-//!   reading, but costs 0.7 µs at the first write to each page awake, leaves a registered range and a
-//!   descriptor, has every fork wait for a reader, and cannot follow a registration for missing pages
-//!   without stopping the process. Soft-dirty bits are not in every kernel.
+//!   checksums page by page: 0.2 ms for each MiB, and nothing is written for unchanged pages. Soft-dirty bits, which
+//!   would say it, are not in every kernel; asynchronous write protection (Linux 6.7) costs 0.7 µs at the first write
+//!   to each page, leaves a registered range and a descriptor, and the processes have to be stopped to begin with it.
+//! - *Compared before:* so it is asked only in the last moments before a sleep that is foreseen ([`Watch`]). Then most is
+//!   compared while the processes run, and only what was written to since is read while they stand still. Without it,
+//!   for a sleep that nobody foresaw or on another kernel, everything is read then.
 //! - *`process_vm_readv`*: half of what a page costs is its way through the caches. With the process itself
 //!   writing to memory that both have, it takes 5 ms of a processor for 50 MiB and not 8, but that needs a
 //!   descriptor in the process, its file size limit out of the way, and a call of its own for each piece.
@@ -59,7 +60,7 @@
 //! - A thread that waits for a page can hold a lock of the kernel, for instance of a pipe it reads
 //!   from into that page. Whoever uses the other end waits too, and cannot even be killed until the
 //!   first is. So who fills or kills must not touch pipes of the processes.
-//! - While memory is missing, it gets `EBUSY` where it registers that with a userfaultfd that it has
+//! - While memory is missing, or watched, it gets `EBUSY` where it registers that with a userfaultfd that it has
 //!   made since.
 //! - Who writes to memory of a stopped process from outside (`process_vm_writev`, a debugger) while it
 //!   is copied may have written to what is given up a moment later.
@@ -81,6 +82,7 @@ mod server;
 mod space;
 mod stats;
 mod sys;
+mod watch;
 mod working_set;
 
 pub use absent::{Absent, AbsentError};
@@ -90,4 +92,5 @@ pub use out::{GivenUp, OutError};
 pub use pager::{FillFailed, Filling, Moved, NotMoved, Pager, Resumed};
 pub use server::ServerError;
 pub use stats::{CompressPolicy, CompressStats, FillPolicy, FillStats, OutStats, StayPolicy};
+pub use watch::{Watch, Watching};
 pub use working_set::WORKING_SET;

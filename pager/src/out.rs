@@ -15,7 +15,9 @@ mod find;
 mod locks;
 mod stay;
 mod take;
+mod unread;
 
+use std::collections::HashMap;
 use std::io;
 use std::time::Instant;
 
@@ -149,6 +151,11 @@ impl Pager {
         stats: &mut OutStats,
     ) -> Result<(Server, Vec<Leaving>), OutError> {
         let started = Instant::now();
+        // First: where it is, nothing else can be registered.
+        let mut same = match self.watch.take() {
+            Some(watch) => watch.end(self.pages.sums()),
+            None => HashMap::new(),
+        };
         // It takes as long as finding what can leave, on another processor.
         let starting = match &self.server {
             Some(_) => None,
@@ -181,6 +188,7 @@ impl Pager {
                 regions,
                 missing: view.map_or_else(|| RunMap::new(self.page), |view| view.missing.clone()),
                 known: RunMap::new(self.page),
+                same: same.remove(&pid).unwrap_or_else(|| RunMap::new(self.page)),
                 left: Vec::new(),
             });
         }
@@ -260,8 +268,11 @@ impl Pager {
             .map(|process| self.known.get(&process.pid).unwrap_or(&nothing))
             .collect();
         let mut jobs = Vec::new();
+        let mut same = Vec::new();
         for (index, process) in leaving.iter().enumerate() {
-            for run in process.regions.iter().flat_map(|region| &region.populated) {
+            let (unread, to_read) = process.told_apart(&self.working_set, self.pages.places());
+            same.push(unread);
+            for run in to_read {
                 let chunks = (run.start..run.end).step_by(CHUNK as usize);
                 jobs.extend(chunks.map(|start| Job {
                     process: index,
@@ -278,7 +289,7 @@ impl Pager {
             &self.working_set,
             given_up,
         )?;
-        for process in &mut *leaving {
+        for (process, same) in leaving.iter_mut().zip(same) {
             stats.missing_bytes += process.missing.bytes();
             process.known = process.missing.clone();
             // What is left in place is known as it was: when it leaves one day, it is compared with that.
@@ -288,6 +299,11 @@ impl Pager {
                         process.known.insert(run);
                     }
                 }
+            }
+            for run in same {
+                stats.unread_bytes += run.end - run.start;
+                stats.unchanged_bytes += run.end - run.start;
+                process.known.insert(run);
             }
         }
         for Done {
@@ -374,7 +390,7 @@ fn find_process(seized: &mut Seized, pid: i32) -> Result<&mut Process, OutError>
     })
 }
 
-fn proc(operation: &'static str, pid: i32) -> impl FnOnce(io::Error) -> OutError {
+pub(crate) fn proc(operation: &'static str, pid: i32) -> impl FnOnce(io::Error) -> OutError {
     move |source| OutError::Proc {
         operation,
         pid,

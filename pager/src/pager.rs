@@ -21,6 +21,7 @@ use crate::runs::RunMap;
 use crate::server::{Complete, Outcome, Server, ServerError, Start, Starting};
 use crate::stats::{FillPolicy, FillStats, OutStats, StayPolicy};
 use crate::sys::page_size;
+use crate::watch::Watch;
 use crate::working_set::{PageOf, WorkingSet};
 
 /// Memory that is filled before a wake at most, in bytes.
@@ -40,6 +41,8 @@ pub struct Pager {
     pub(crate) server: Option<Server>,
     pub(crate) huge: Vec<HugePages>,
     pub(crate) stay: StayPolicy,
+    /// Of the processes as they run now.
+    pub(crate) watch: Option<Watch>,
 }
 
 /// Memory is out. Faults are answered, but nothing is filled that nobody asks for.
@@ -116,6 +119,7 @@ impl Pager {
             server: None,
             huge: Vec::new(),
             stay: StayPolicy::default(),
+            watch: None,
         })
     }
 

@@ -46,6 +46,11 @@ impl RunMap {
         self.bytes
     }
 
+    /// Bytes of a page.
+    pub(crate) fn page(&self) -> u64 {
+        self.page
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }

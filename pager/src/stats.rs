@@ -152,6 +152,8 @@ pub struct OutStats {
     pub written_bytes: u64,
     /// Bytes that were in the image already, unchanged.
     pub unchanged_bytes: u64,
+    /// Of them, those that nobody had written to since they were last compared, which were not read.
+    pub unread_bytes: u64,
     /// Bytes of pages with nothing but zeros.
     pub zero_bytes: u64,
     /// Bytes that were missing from memory already, and whose content is in the image.

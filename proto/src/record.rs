@@ -125,6 +125,8 @@ pub struct LastSleep {
     pub working_set_bytes: Option<u64>,
     /// What the last wakes have needed and was left in memory. Nothing where it is missing.
     pub left_bytes: Option<u64>,
+    /// What was known to be as in the image already and was not read. Nothing where it is missing.
+    pub unread_bytes: Option<u64>,
     /// Why light sleep became deep.
     pub deepened: Option<String>,
     /// What the image is compressed with, or `none: ` and why it cannot be. Not yet where it is missing.

@@ -351,6 +351,7 @@ fn describe(handle: &Handle) -> proto::Container {
                 image_bytes: last.image_bytes,
                 working_set_bytes: last.working_set_bytes,
                 left_bytes: last.left_bytes,
+                unread_bytes: last.unread_bytes,
                 compression,
                 ..Default::default()
             })

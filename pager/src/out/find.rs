@@ -26,6 +26,8 @@ pub(super) struct Leaving {
     /// Pages that are missing already.
     pub(super) missing: RunMap,
     pub(super) known: RunMap,
+    /// Pages that are as in the image, and need not be read.
+    pub(super) same: RunMap,
     /// Content that is left in place, of what the last wakes have needed.
     pub(super) left: Vec<Range<u64>>,
 }

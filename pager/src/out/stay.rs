@@ -94,6 +94,7 @@ mod tests {
             }],
             missing: RunMap::new(page_size()),
             known: RunMap::new(page_size()),
+            same: RunMap::new(page_size()),
             left: Vec::new(),
         }
     }

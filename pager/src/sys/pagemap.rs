@@ -8,6 +8,12 @@ use std::os::unix::fs::FileExt;
 
 /// `PAGEMAP_SCAN`, Linux 6.7.
 const PAGEMAP_SCAN: u64 = (3 << 30) | ((size_of::<ScanArg>() as u64) << 16) | (0x66 << 8) | 16;
+/// Protects the pages that were found.
+const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
+/// Fails with `EPERM` where writes are not noted.
+const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
+
+const PAGE_IS_WRITTEN: u64 = 1 << 1;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
 const PAGE_IS_PFNZERO: u64 = 1 << 5;
@@ -67,7 +73,8 @@ impl Pagemap {
         range: &Range<u64>,
         exclusive: bool,
     ) -> io::Result<Vec<Range<u64>>> {
-        let runs = match self.scan(range, PAGE_IS_PRESENT | PAGE_IS_SWAPPED, PAGE_IS_PFNZERO) {
+        let content = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
+        let runs = match self.scan(range, 0, content, PAGE_IS_PFNZERO) {
             Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => {
                 if range.end - range.start > SLOW_LIMIT {
                     return Ok(Vec::new());
@@ -88,21 +95,46 @@ impl Pagemap {
 
     /// Runs of pages in `range` that are parts of huge pages; none where the kernel does not tell.
     pub(crate) fn huge(&self, range: &Range<u64>) -> io::Result<Vec<Range<u64>>> {
-        match self.scan(range, PAGE_IS_HUGE, PAGE_IS_PFNZERO) {
+        match self.scan(range, 0, PAGE_IS_HUGE, PAGE_IS_PFNZERO) {
             Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => Ok(Vec::new()),
             scanned => scanned,
         }
     }
 
+    /// Notes the next write to each page of `range` that has content, but for parts of huge pages. Returns which these
+    /// are. `EPERM` where something in the range is not registered for that.
+    pub(crate) fn protect(&self, range: &Range<u64>) -> io::Result<Vec<Range<u64>>> {
+        let flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC;
+        self.scan(
+            range,
+            flags,
+            PAGE_IS_PRESENT,
+            PAGE_IS_PFNZERO | PAGE_IS_HUGE,
+        )
+    }
+
+    /// Runs of pages in `range` that nobody has written to since they were protected. `EPERM` where something in the
+    /// range is not, or no longer, registered for that.
+    pub(crate) fn unwritten(&self, range: &Range<u64>) -> io::Result<Vec<Range<u64>>> {
+        let content = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
+        self.scan(range, PM_SCAN_CHECK_WPASYNC, content, PAGE_IS_WRITTEN)
+    }
+
     /// Runs of pages that are `any` of these and `none` of those.
-    fn scan(&self, range: &Range<u64>, any: u64, none: u64) -> io::Result<Vec<Range<u64>>> {
+    fn scan(
+        &self,
+        range: &Range<u64>,
+        flags: u64,
+        any: u64,
+        none: u64,
+    ) -> io::Result<Vec<Range<u64>>> {
         let mut found: Vec<Range<u64>> = Vec::new();
         let mut regions = [PageRegion::default(); 256];
         let mut start = range.start;
         while start < range.end {
             let mut arg = ScanArg {
                 size: size_of::<ScanArg>() as u64,
-                flags: 0,
+                flags,
                 start,
                 end: range.end,
                 walk_end: 0,

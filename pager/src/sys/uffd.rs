@@ -3,7 +3,7 @@
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// `UFFD_API`.
 const API: u64 = 0xAA;
@@ -15,7 +15,15 @@ const FEATURE_EVENT_UNMAP: u64 = 1 << 6;
 const FEATURES: u64 =
     FEATURE_EVENT_FORK | FEATURE_EVENT_REMAP | FEATURE_EVENT_REMOVE | FEATURE_EVENT_UNMAP;
 
+const FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
+const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
+/// Linux 6.7.
+const FEATURE_WP_ASYNC: u64 = 1 << 15;
+/// To note writes: nobody reads from the descriptor, so there must not be events.
+const WATCH_FEATURES: u64 = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_UNPOPULATED | FEATURE_WP_ASYNC;
+
 const REGISTER_MODE_MISSING: u64 = 1;
+const REGISTER_MODE_WP: u64 = 2;
 const WRITEPROTECT_MODE_DONTWAKE: u64 = 1 << 1;
 
 /// `_IOWR(0xAA, number, size)`, `_IOR` for ranges.
@@ -26,10 +34,13 @@ const IOWR: u64 = 3;
 const IOR: u64 = 2;
 const UFFDIO_API: u64 = ioc(IOWR, 0x3F, size_of::<ApiArg>());
 const UFFDIO_REGISTER: u64 = ioc(IOWR, 0x00, size_of::<RegisterArg>());
+const UFFDIO_UNREGISTER: u64 = ioc(IOR, 0x01, size_of::<RangeArg>());
 const UFFDIO_WAKE: u64 = ioc(IOR, 0x02, size_of::<RangeArg>());
 const UFFDIO_COPY: u64 = ioc(IOWR, 0x03, size_of::<CopyArg>());
 const UFFDIO_ZEROPAGE: u64 = ioc(IOWR, 0x04, size_of::<ZeroArg>());
 const UFFDIO_WRITEPROTECT: u64 = ioc(IOWR, 0x06, size_of::<WriteProtectArg>());
+/// `UFFD_USER_MODE_ONLY`, Linux 5.11: for a descriptor for whose use nobody needs a right.
+pub(crate) const USER_MODE_ONLY: u64 = 1;
 /// `USERFAULTFD_IOC_NEW` on `/dev/userfaultfd`.
 pub(crate) const IOC_NEW: u64 = ioc(0, 0x00, 0);
 
@@ -154,11 +165,32 @@ impl From<OwnedFd> for Uffd {
 }
 
 impl Uffd {
+    /// One of this process's own, to see what the kernel can do.
+    pub(crate) fn own() -> io::Result<Self> {
+        let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | USER_MODE_ONLY as libc::c_int;
+        // SAFETY: takes flags and returns a new descriptor, which nobody else owns.
+        unsafe {
+            match libc::syscall(libc::SYS_userfaultfd, flags) {
+                -1 => Err(io::Error::last_os_error()),
+                fd => Ok(Self(OwnedFd::from_raw_fd(fd as RawFd))),
+            }
+        }
+    }
+
     /// Asks for fork, remap, remove and unmap events. Needs `CAP_SYS_PTRACE`.
     pub(crate) fn handshake(&self) -> io::Result<()> {
+        self.ask_for(FEATURES)
+    }
+
+    /// Asks for a note of writes that nobody has to answer for. `EINVAL` where the kernel has none.
+    pub(crate) fn handshake_for_watching(&self) -> io::Result<()> {
+        self.ask_for(WATCH_FEATURES)
+    }
+
+    fn ask_for(&self, features: u64) -> io::Result<()> {
         let mut arg = ApiArg {
             api: API,
-            features: FEATURES,
+            features,
             ioctls: 0,
         };
         self.ioctl(UFFDIO_API, &mut arg)
@@ -177,12 +209,26 @@ impl Uffd {
 
     /// Reports faults on missing pages of a range that consists of mapped private anonymous pages.
     pub(crate) fn register(&self, range: &Range<u64>) -> io::Result<()> {
+        self.register_for(range, REGISTER_MODE_MISSING)
+    }
+
+    /// Lets pages of such a range be protected against writes.
+    pub(crate) fn register_for_watching(&self, range: &Range<u64>) -> io::Result<()> {
+        self.register_for(range, REGISTER_MODE_WP)
+    }
+
+    fn register_for(&self, range: &Range<u64>, mode: u64) -> io::Result<()> {
         let mut arg = RegisterArg {
             range: range_arg(range),
-            mode: REGISTER_MODE_MISSING,
+            mode,
             ioctls: 0,
         };
         self.ioctl(UFFDIO_REGISTER, &mut arg)
+    }
+
+    /// Takes the registration of a range back, and what is protected there.
+    pub(crate) fn unregister(&self, range: &Range<u64>) -> io::Result<()> {
+        self.ioctl(UFFDIO_UNREGISTER, &mut range_arg(range))
     }
 
     /// Lets threads that wait in a range try again.

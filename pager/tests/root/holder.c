@@ -2,7 +2,9 @@
  *   check      looks at all of it, prints "good" or "bad"
  *   look N     looks at the first N pages, prints "good" or "bad"
  *   touch N    writes to the first N pages, prints "done"
+ *   swap N     has the first N pages and the N behind them change places, without a write; prints "done"
  *   huge       has all of it in huge pages, prints "done" */
+#define _GNU_SOURCE
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,21 +15,45 @@
 static uint64_t *memory;
 static size_t pages, words;
 static uint64_t *versions;
+/* What is at a place: the number that its page had at first. */
+static size_t *numbers;
 
-static int good(size_t page)
+static int good(size_t place)
 {
-	uint64_t *at = memory + page * words;
+	uint64_t *at = memory + place * words;
+	size_t page = numbers[place];
 	for (size_t i = 0; i < words; i++)
 		if (at[i] != page * 1000003 + i + versions[page])
 			return 0;
 	return 1;
 }
 
-static void fill(size_t page)
+static void fill(size_t place)
 {
-	uint64_t *at = memory + page * words;
+	uint64_t *at = memory + place * words;
+	size_t page = numbers[place];
 	for (size_t i = 0; i < words; i++)
 		at[i] = page * 1000003 + i + versions[page];
+}
+
+static void move(void *from, void *to, size_t bytes)
+{
+	if (mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
+		abort();
+}
+
+static void swap(size_t n)
+{
+	size_t bytes = n * words * 8;
+	char *first = (char *)memory, *second = first + bytes, *third = first - 2 * bytes;
+	move(first, third, bytes);
+	move(second, first, bytes);
+	move(third, second, bytes);
+	for (size_t i = 0; i < n; i++) {
+		size_t number = numbers[i];
+		numbers[i] = numbers[n + i];
+		numbers[n + i] = number;
+	}
 }
 
 int main(int count, char **arguments)
@@ -41,15 +67,19 @@ int main(int count, char **arguments)
 	/* Where huge pages can be. */
 	memory = mmap((void *)(1UL << 40), pages * words * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	versions = calloc(pages, sizeof *versions);
+	numbers = calloc(pages, sizeof *numbers);
 	for (size_t i = 0; i < pages; i++)
-		versions[i] = 1, fill(i);
+		versions[i] = 1, numbers[i] = i, fill(i);
 	printf("ready\n");
 	fflush(stdout);
 	while (fgets(line, sizeof line, stdin)) {
 		int all = 1;
 		if (sscanf(line, "touch %zu", &n) == 1) {
 			for (size_t i = 0; i < n; i++)
-				versions[i]++, fill(i);
+				versions[numbers[i]]++, fill(i);
+			printf("done\n");
+		} else if (sscanf(line, "swap %zu", &n) == 1) {
+			swap(n);
 			printf("done\n");
 		} else if (strcmp(line, "huge\n") == 0) {
 			/* MADV_COLLAPSE, Linux 6.1. */

@@ -10,6 +10,7 @@ mod kill;
 mod refused;
 mod torture;
 mod victim;
+mod watch;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -33,6 +34,7 @@ fn main() {
         busy::CASES,
         refused::CASES,
         compress::CASES,
+        watch::CASES,
         corrupt::CASES,
         torture::CASES,
         kill::CASES,

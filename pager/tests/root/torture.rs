@@ -14,6 +14,7 @@ use crate::Case;
 use crate::cage::Cage;
 use crate::compress::compressed;
 use crate::victim::{Random, compiled, directory, moved, soak};
+use crate::watch::watch;
 
 pub const CASES: &[Case] = &[("no_byte_differs_in_a_tortured_process", no_byte_differs)];
 
@@ -101,18 +102,23 @@ fn torture(mut random: Random) {
     });
     let until = Instant::now() + Duration::from_secs(seconds());
     let (mut sleeps, mut paused, mut faults, mut events) = (0, 0, 0, 0);
-    let (mut compressed_pages, mut given_up, mut left) = (0, 0, 0);
+    let (mut compressed_pages, mut given_up, mut left, mut unread) = (0, 0, 0, 0);
     // However slow the machine is: some of everything has happened.
     while Instant::now() < until
         || [sleeps < 4, paused == 0, faults <= 100, events <= 10].contains(&true)
-        || [compressed_pages, given_up, left].contains(&0)
+        || [compressed_pages, given_up, left, unread].contains(&0)
     {
         sleep(Duration::from_millis(20 + random.below(300)));
         if !tortured.runs() {
             tortured.kill(&cage);
             panic!("it was killed");
         }
+        if random.below(2) == 0 {
+            pager.set_watch(watch(&cage, &pager));
+            sleep(Duration::from_millis(random.below(200)));
+        }
         let out = moved(cage.sleep(pager));
+        unread += out.stats().unread_bytes;
         left += out.stats().left_bytes;
         let compressing = match random.below(4) {
             0 => {
@@ -147,6 +153,6 @@ fn torture(mut random: Random) {
     }
     let said = tortured.finish();
     eprintln!(
-        "{sleeps} sleeps, {left} bytes left in place, {compressed_pages} pages compressed, {given_up} times given up, {paused} fills not finished, {faults} faults, {events} events, {said}"
+        "{sleeps} sleeps, {left} bytes left in place, {unread} not read again, {compressed_pages} pages compressed, {given_up} times given up, {paused} fills not finished, {faults} faults, {events} events, {said}"
     );
 }

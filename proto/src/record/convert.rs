@@ -78,6 +78,7 @@ fn last_sleep(last: proto::LastSleep) -> LastSleep {
         image_bytes: last.image_bytes,
         working_set_bytes: Some(last.working_set_bytes).filter(|bytes| *bytes != 0),
         left_bytes: Some(last.left_bytes).filter(|bytes| *bytes != 0),
+        unread_bytes: Some(last.unread_bytes).filter(|bytes| *bytes != 0),
         deepened: some(last.deepened),
         compression: some(last.compression),
     }

@@ -18,7 +18,7 @@ use podmotion_criu_driver::{DumpControl, Freezer, images};
 use podmotion_inject::{Seized, on_own_thread};
 use podmotion_model::value::Share;
 use podmotion_pager::{
-    FillFailed, FillPolicy, Filling, Moved, NotMoved, OutError, OutStats, Pager,
+    FillFailed, FillPolicy, Filling, Moved, NotMoved, OutError, OutStats, Pager, Watch, Watching,
 };
 
 use super::{
@@ -66,6 +66,8 @@ pub struct Attempt<'a> {
     pub directory: &'a Path,
     /// What is known from the last time.
     pub pager: Option<Pager>,
+    /// What it has not written to lately.
+    pub watch: Option<Watch>,
     /// What all images may take together.
     pub quota: Share,
     /// Gives it up.
@@ -89,7 +91,10 @@ impl Attempt<'_> {
                 return Err(Trouble::Aborted);
             }
             let ready = match pager.take() {
-                Some(pager) => pager,
+                Some(mut pager) => {
+                    pager.set_watch(self.watch.take());
+                    pager
+                }
                 None => create(self.directory)?,
             };
             match move_out(freezer, ready, self.control) {
@@ -112,6 +117,31 @@ impl Attempt<'_> {
 fn create(directory: &Path) -> Result<Pager, Trouble> {
     images::make_own(directory)?;
     Ok(Pager::create(directory)?)
+}
+
+/// Time for the threads of a running container to stop, before it is left alone.
+const STOP: Duration = Duration::from_millis(20);
+
+/// Time to compare what a running container does not write to with its image.
+const COMPARE: Duration = Duration::from_millis(900);
+
+/// Has writes of the running container noted from now on, and compares the rest with its image: what has not been written
+/// to when it falls asleep need not be read then. It is stopped for a moment, by the tracer alone, so that whoever
+/// freezes or pauses it meanwhile is not disturbed.
+pub fn watch(freezer: &Path, mut watching: Watching) -> Result<Watch, Trouble> {
+    let until = Instant::now() + COMPARE;
+    let freezer = Freezer::new(freezer)?;
+    watching.find().map_err(Trouble::Watch)?;
+    let begin = || -> Result<Watch, Trouble> {
+        let mut seized = Seized::begin(&freezer.processes()?)?;
+        seized.wait_stopped(STOP)?;
+        let watch = watching.begin(&mut seized)?;
+        seized.release()?;
+        Ok(watch)
+    };
+    let mut watch = on_own_thread(begin)??;
+    watch.compare(until).map_err(Trouble::Watch)?;
+    Ok(watch)
 }
 
 /// Moves the memory of the frozen container out. It is frozen again when this succeeds, and has all

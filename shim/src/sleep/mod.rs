@@ -48,7 +48,7 @@ mod trouble;
 use std::time::Duration;
 
 use podmotion_criu_driver::FillFailure;
-use podmotion_pager::{CompressError, CompressStats, FillFailed, FillStats, Pager};
+use podmotion_pager::{CompressError, CompressStats, FillFailed, FillStats, Pager, Watch};
 use tokio::sync::oneshot;
 
 use crate::reaper::{Exit, Expectation};
@@ -75,6 +75,8 @@ pub enum Notice {
     Check,
     /// What a look at it found.
     Looked(Box<Result<look::Looked, look::LookError>>),
+    /// Its writes are being noted, for a sleep that comes soon; or not.
+    Watched(Box<Result<Watch, trouble::Trouble>>),
     /// It has its place at the gate, and what is fixed about it is known; or why not.
     Settled(Result<Box<sleeper::Settled>, sleeper::SettleError>),
     /// The time has come to ask whether it is to sleep deeper.

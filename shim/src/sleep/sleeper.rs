@@ -16,6 +16,7 @@ mod idle;
 mod probes;
 mod rehearsal;
 mod waking;
+mod watching;
 
 use std::{
     collections::BTreeSet,
@@ -34,7 +35,7 @@ use podmotion_model::{
     probe::{Book, Pending},
     settings::Settings,
 };
-use podmotion_pager::{FillFailed, Pager};
+use podmotion_pager::{FillFailed, Pager, Watch};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -159,6 +160,8 @@ pub struct Sleeper {
     memory: Option<Memory>,
     /// What the last light sleep has left for the next one.
     pager: Option<Pager>,
+    /// What it has not written to lately.
+    watch: Option<Watch>,
     /// Why there is no light sleep.
     not_movable: Option<String>,
     /// When to ask whether light sleep is to become deep.
@@ -231,6 +234,7 @@ impl Sleeper {
             cold: None,
             memory: None,
             pager: None,
+            watch: None,
             not_movable: None,
             deepen_at: None,
             compress_at: None,
@@ -426,6 +430,9 @@ impl Sleeper {
         });
         if !matches!(state, State::Waking { .. }) {
             self.waits = None;
+        }
+        if !self.is_whole() {
+            self.unwatch();
         }
         if !matches!(state, State::Asleep { .. }) {
             self.deepen_at = None;

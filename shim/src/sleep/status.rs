@@ -38,6 +38,8 @@ pub struct LastSleep {
     pub working_set_bytes: u64,
     /// What was left in memory because wakes need it, in bytes; none in deep sleep.
     pub left_bytes: u64,
+    /// What was compared with the image before it was stopped, in bytes; none in deep sleep.
+    pub unread_bytes: u64,
 }
 
 /// A wake that waits for the node to have memory.

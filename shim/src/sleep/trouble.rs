@@ -67,6 +67,9 @@ pub enum Trouble {
     /// Its processes cannot be stopped.
     #[error("stop its processes")]
     Stop(#[from] podmotion_inject::Error),
+    /// What it writes to cannot be noted.
+    #[error("watch its memory")]
+    Watch(#[source] std::io::Error),
     /// There can be no image of its memory.
     #[error(transparent)]
     Image(#[from] ImageError),

@@ -24,6 +24,7 @@ mod refused;
 mod software;
 mod stdio;
 mod stopped;
+mod watched;
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -96,6 +97,7 @@ const LIGHT: &[Topic] = &[
     refused::TESTS,
     software::TESTS,
     stdio::TESTS,
+    watched::TESTS,
 ];
 
 /// Tests with each containerd: they are about its own client.

@@ -50,6 +50,7 @@ impl Sleeper {
             image_bytes: 0,
             working_set_bytes: 0,
             left_bytes: 0,
+            unread_bytes: 0,
         };
         self.cold = Some(Cold {
             listened: stopped.listened,

@@ -11,6 +11,7 @@ impl Sleeper {
             Notice::Probed(answered) => self.probed(answered),
             Notice::Check => self.check(),
             Notice::Looked(result) => self.looked(*result),
+            Notice::Watched(result) => self.watched(*result),
             Notice::Settled(result) => self.settled(result),
             Notice::Deepen => return self.look_deeper(),
             Notice::Compress => self.compress(),

@@ -97,6 +97,7 @@ impl Sleeper {
     }
 
     pub(super) fn end_work(&mut self) -> Result<EndWork, Trouble> {
+        self.unwatch();
         let work = self.work()?;
         let rehearsal = self.new.settings.dry_run;
         let enter_cgroups = match rehearsal {
@@ -123,6 +124,7 @@ impl Sleeper {
 
     pub(super) fn begin_move_out(&mut self) {
         let pager = self.pager.take();
+        let watch = self.watch.take();
         let directory = self.memory_images();
         let notify = self.notify.clone();
         // To itself: the channel is open.
@@ -136,6 +138,7 @@ impl Sleeper {
                     target: work.target(),
                     directory: &directory,
                     pager,
+                    watch,
                     quota: work.node.config.checkpoint.quota,
                     control: &work.control,
                 };
@@ -189,6 +192,7 @@ impl Sleeper {
             image_bytes: moved.stats().image_bytes,
             working_set_bytes: moved.working_set_bytes(),
             left_bytes: moved.stats().left_bytes,
+            unread_bytes: moved.stats().unread_bytes,
         };
         self.memory = Some(Memory::Out(moved));
         self.fell_asleep(last, &ports);
@@ -236,6 +240,7 @@ impl Sleeper {
             image_bytes,
             working_set_bytes: 0,
             left_bytes: 0,
+            unread_bytes: 0,
         };
         self.pager = None;
         self.deep_back_off.succeeded();

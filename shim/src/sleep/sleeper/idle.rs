@@ -250,6 +250,7 @@ impl Sleeper {
                 self.learn(matches!(reason, AwakeReason::ProbePending(_)));
                 let guests = Lease::strong_count(&self.lent) > 1;
                 let recheck = recheck.or(guests.then_some(GUESTS));
+                let recheck = self.watch_before_sleep(&reason, recheck);
                 self.check_at = recheck.map(|after| Instant::now() + after);
                 self.stay_awake(reason, &looked.listening);
             }

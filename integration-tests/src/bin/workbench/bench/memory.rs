@@ -12,6 +12,7 @@ use rustix::fs::{Advice, fadvise};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::figure::{Figure, Target};
+use super::idle;
 use super::plain::Plain;
 use crate::numbers::Samples;
 use crate::report::Progress;
@@ -59,8 +60,6 @@ const SIZES: &[Size] = &[
 const SLEEP: f64 = 0.5;
 /// Largest share of the time of a wake from a plain image for one from a compressed image.
 const COMPRESSED: f64 = 1.1;
-/// Most milliseconds for a light sleep that is not the first, of the smallest size.
-const SECOND_SLEEP_MS: f64 = 10.0;
 /// From so many MiB on an application reads some of them for each request.
 const LARGE_MB: u32 = 500;
 /// That many MiB.
@@ -172,14 +171,19 @@ pub fn measure(node: &Node, scale: &Scale, progress: &Progress) -> Result<Vec<Fi
     if is_smallest(mb) {
         measured.compressed(node, &light, rounds, next, progress)?;
     }
+    drop(light);
+    let by_itself = idle::measure(node, mb, rounds, progress)?;
     progress.end(&format!(
         "{mb} MB: {rounds} sleeps and wakes of each, {wakes} from light sleep, in {:.0} s",
         started.elapsed().as_secs_f64()
     ));
-    Ok(figures(mb, measured, first))
+    let mut figures = figures(mb, measured, first);
+    figures.extend(by_itself);
+    Ok(figures)
 }
 
-fn is_smallest(mb: u32) -> bool {
+/// Whether it is the size with most targets.
+pub fn is_smallest(mb: u32) -> bool {
     SIZES.first().is_some_and(|size| size.mb == mb)
 }
 
@@ -327,7 +331,7 @@ fn is_cached(file: &File) -> rustix::io::Result<bool> {
 }
 
 /// Whether the answer is of the process that was put away, with its memory.
-fn check(body: &str, count: u64) -> Result<()> {
+pub fn check(body: &str, count: u64) -> Result<()> {
     let answer: serde_json::Value = serde_json::from_str(body).context("parse the answer")?;
     ensure!(
         answer["count"] == count && answer["mem_ok"] == true,
@@ -367,10 +371,7 @@ fn figures(mb: u32, measured: Measured, first: Samples) -> Vec<Figure> {
         light_wake = light_wake.target(Target::Both(middle, most));
         deep_wake = deep_wake.target(Target::Share(size.wake));
     }
-    let mut light_sleep = sleep("light sleep, decision to memory free", light.sleep);
-    if is_smallest(mb) {
-        light_sleep = light_sleep.target(Target::AtMost(SECOND_SLEEP_MS));
-    }
+    let light_sleep = sleep("light sleep, decision to memory free", light.sleep);
     let mut figures = vec![
         light_wake,
         detail("the same request, awake", awake),

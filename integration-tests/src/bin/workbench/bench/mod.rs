@@ -4,6 +4,7 @@ mod awake;
 mod crowd;
 mod figure;
 mod gate;
+mod idle;
 mod load;
 mod machine;
 mod manager;

@@ -1,0 +1,129 @@
+//! What is not written to shortly before a sleep is not read in it, and whatever changes is.
+
+use std::time::{Duration, Instant};
+
+use podmotion_inject::{Seized, on_own_thread};
+use podmotion_pager::{OutStats, Pager, Watch};
+
+use crate::Case;
+use crate::cage::Cage;
+use crate::holder::Holder;
+use crate::victim::{directory, moved};
+
+pub const CASES: &[Case] = &[
+    (
+        "what_nobody_has_written_to_since_is_not_read_again",
+        not_read_again,
+    ),
+    ("what_is_written_while_watched_is_written_out", written),
+    ("pages_that_change_places_while_watched_are_read", swapped),
+    ("who_is_watched_keeps_huge_pages", huge),
+    ("nothing_stays_registered_after_the_watch", nothing_stays),
+    ("who_ends_while_watched_is_no_trouble", ends),
+];
+
+const MEGABYTE: u64 = 1 << 20;
+const SIZE: u64 = 30 * MEGABYTE;
+
+/// Has writes of all processes in the cage noted from now on, and compares what they do not write to. None where there is nothing to compare
+/// with, or one cannot be stopped now.
+pub fn watch(cage: &Cage, pager: &Pager) -> Option<Watch> {
+    let mut watching = pager.watching()?;
+    watching.find().unwrap();
+    let begin = || {
+        let mut seized = Seized::begin(&cage.pids()).unwrap();
+        seized.wait_stopped(Duration::from_millis(500)).ok()?;
+        let watch = watching.begin(&mut seized);
+        seized.release().unwrap();
+        // One may have begun another program, or ended.
+        watch.ok()
+    };
+    let mut watch = on_own_thread(begin).unwrap()?;
+    watch
+        .compare(Instant::now() + Duration::from_secs(60))
+        .unwrap();
+    Some(watch)
+}
+
+/// Puts a program with [`SIZE`] bytes to sleep for the second time; `meanwhile` comes once it is watched.
+fn second_sleep(meanwhile: impl FnOnce(&mut Holder)) -> OutStats {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 30);
+    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
+    let (mut pager, _) = cage.wake(out).unwrap().wait().unwrap();
+    let watch = watch(&cage, &pager).expect("nothing to compare with");
+    assert!(watch.same_bytes() >= SIZE, "{watch:?}");
+    pager.set_watch(Some(watch));
+    meanwhile(&mut holder);
+    let out = moved(cage.sleep(pager));
+    let stats = out.stats().clone();
+    cage.wake(out).unwrap().wait().unwrap();
+    assert_eq!(holder.ask("check"), "good");
+    stats
+}
+
+fn not_read_again() {
+    let stats = second_sleep(|_| ());
+    assert!(stats.unread_bytes >= SIZE, "{stats:?}");
+    // Its stack and the buffers of its streams.
+    let read = stats.scanned_bytes - stats.unread_bytes;
+    assert!(read < MEGABYTE / 4, "{stats:?}");
+}
+
+fn written() {
+    let stats = second_sleep(|holder| assert_eq!(holder.ask("touch 300"), "done"));
+    let pages = 300 * rustix::param::page_size() as u64;
+    assert!(stats.written_bytes >= pages, "{stats:?}");
+    assert!(stats.unread_bytes >= SIZE - pages, "{stats:?}");
+    assert!(stats.unread_bytes < SIZE - pages + MEGABYTE, "{stats:?}");
+}
+
+/// Their content comes to other addresses without a write.
+fn swapped() {
+    let stats = second_sleep(|holder| assert_eq!(holder.ask("swap 500"), "done"));
+    let pages = 1000 * rustix::param::page_size() as u64;
+    assert!(stats.written_bytes >= pages, "{stats:?}");
+}
+
+fn huge() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 32);
+    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
+    let (mut pager, _) = cage.wake(out).unwrap().wait().unwrap();
+    assert_eq!(holder.ask("huge"), "done");
+    let before = holder.huge_bytes();
+    pager.set_watch(watch(&cage, &pager));
+    assert_eq!(holder.ask("touch 2000"), "done");
+    assert_eq!(holder.huge_bytes(), before);
+    let out = moved(cage.sleep(pager));
+    cage.wake(out).unwrap().wait().unwrap();
+    assert_eq!(holder.ask("check"), "good");
+}
+
+fn nothing_stays() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 30);
+    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
+    let (pager, _) = cage.wake(out).unwrap().wait().unwrap();
+    let watch = watch(&cage, &pager);
+    assert!(watch.is_some() && holder.is_registered());
+    drop(watch);
+    assert!(!holder.is_registered());
+    assert_eq!(holder.ask("check"), "good");
+}
+
+fn ends() {
+    let directory = directory();
+    let cage = Cage::new();
+    let holder = Holder::start(&cage, 30);
+    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
+    let (mut pager, _) = cage.wake(out).unwrap().wait().unwrap();
+    pager.set_watch(watch(&cage, &pager));
+    drop(holder);
+    cage.kill();
+    let out = moved(cage.sleep(pager));
+    assert_eq!(out.stats().unread_bytes, 0);
+}
