@@ -20,7 +20,30 @@ pub struct Lane {
 }
 
 /// What is run at the same time.
-pub type Phase = Vec<Lane>;
+#[derive(Debug, Default)]
+pub struct Phase {
+    /// Each for itself.
+    pub lanes: Vec<Lane>,
+    /// Whoever of two is free takes the next one that can be run: how long each takes differs between machines.
+    pub shared: Vec<Shared>,
+}
+
+/// A job that one of two takes.
+#[derive(Debug)]
+pub struct Shared {
+    pub job: Job,
+    /// Nobody else has one of these meanwhile.
+    pub alone_with: &'static [Scarce],
+}
+
+/// What there is one of at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scarce {
+    /// An emulated machine takes a processor and more.
+    Machine,
+    /// A Kubernetes takes most of one when it starts, and looks at how long things take.
+    Cluster,
+}
 
 /// Something to run.
 #[derive(Debug)]
@@ -54,27 +77,29 @@ const fn without(of: &'static str, without: &'static [&'static str]) -> Part {
 const SOAK: &[Part] = &[part("kube::soak")];
 
 /// What else is run then, at leisure: it has time too, and waits most of it.
-const BESIDE_SOAK: &[Part] = &[part("cli::"), part("install::"), part("plain::")];
+const BESIDE_SOAK: [&[Part]; 2] = [&[part("install::")], &[part("cli::"), part("plain::")]];
 
-/// What has a cluster, and waits for it most of the time.
-const KUBE: &[Part] = &[
-    part("kube::probes"),
-    part("kube::failures"),
-    without("kube::", &["kube::failures", "kube::probes", "kube::soak"]),
+/// All others, with what each needs for itself. The long ones first, so that both ends come at nearly the same time; after the
+/// first, which has a processor for long, what needs nothing of setup.
+const OTHERS: &[(Part, &[Scarce])] = &[
+    (part("vm::core"), &[Scarce::Machine]),
+    (part("kube::probes"), &[Scarce::Cluster]),
+    (
+        without("vm::", &["vm::core"]),
+        &[Scarce::Machine, Scarce::Cluster],
+    ),
+    (part("sleep::"), &[]),
+    (part("kube::failures"), &[Scarce::Cluster]),
+    (
+        without("kube::", &["kube::failures", "kube::probes", "kube::soak"]),
+        &[Scarce::Cluster],
+    ),
+    (part("security::"), &[]),
+    (part("self_test::"), &[]),
+    (part("images::"), &[]),
+    (without("manager::", &["kube::"]), &[]),
+    (part("cluster::"), &[Scarce::Cluster]),
 ];
-
-/// Beside all of these, for as long.
-const BESIDE_KUBE: &[Part] = &[
-    part("sleep::"),
-    part("security::"),
-    part("self_test::"),
-    part("images::"),
-    without("manager::", &["kube::"]),
-    part("cluster::"),
-];
-
-/// Virtual machines, which would take both processors: what is in them has time limits of its own, and is slow as it is.
-const MACHINES: &[Part] = &[part("vm::core"), without("vm::", &["vm::core"])];
 
 impl Part {
     /// Arguments that have a program run this.
@@ -104,7 +129,7 @@ pub fn only(programs: &Programs, name: &str, surroundings: &Surroundings) -> Vec
         .0
         .iter()
         .map(|it| tests_of(it, &part, surroundings));
-    vec![vec![lane(jobs.chain([documentation(&part)]))]]
+    vec![alone(lane(jobs.chain([documentation(&part)])))]
 }
 
 /// Everything.
@@ -120,7 +145,7 @@ pub fn all(programs: &Programs, surroundings: &Surroundings) -> Result<Vec<Phase
     let mut quick = whole(&|program| program.fast);
     quick.push(documentation(&Part::default()));
     if surroundings.product.is_none() {
-        return Ok(vec![vec![lane(quick)]]);
+        return Ok(vec![alone(lane(quick))]);
     }
     let slow = ["chart", "root", "suite"];
     for program in programs.0.iter().filter(|program| !program.fast) {
@@ -135,25 +160,39 @@ pub fn all(programs: &Programs, surroundings: &Surroundings) -> Result<Vec<Phase
     let suite = suite.context("the suite was not built")?;
     check(&suite.tests()?)?;
     let parts = |parts: &[Part]| lane(parts.iter().map(|part| tests_of(suite, part, surroundings)));
+    let shared = |(part, alone_with): &(Part, &'static [Scarce])| Shared {
+        job: tests_of(suite, part, surroundings),
+        alone_with,
+    };
+    let mut others: Vec<_> = OTHERS.iter().map(shared).collect();
+    let root = whole(&|program| program.target == "root");
+    let root = root.into_iter().map(|job| Shared {
+        job,
+        alone_with: &[],
+    });
+    others.splice(1..1, root);
+    quick.push(compiles(Arch::foreign()?)?);
     Ok(vec![
-        vec![
-            parts(MACHINES),
-            lane(whole(&|program| program.target == "root")),
-            at_leisure(lane(quick)),
-        ],
-        vec![
-            parts(KUBE),
-            parts(BESIDE_KUBE),
-            at_leisure(lane([compiles(Arch::foreign()?)?])),
-        ],
-        vec![parts(SOAK), at_leisure(parts(BESIDE_SOAK))],
+        Phase {
+            lanes: vec![at_leisure(lane(quick))],
+            shared: others,
+        },
+        Phase {
+            lanes: std::iter::once(parts(SOAK))
+                .chain(BESIDE_SOAK.map(|beside| at_leisure(parts(beside))))
+                .collect(),
+            shared: Vec::new(),
+        },
     ])
 }
 
 /// Every test of the suite is in one part, and every part has tests.
 fn check(tests: &[String]) -> Result<()> {
-    let lanes = [SOAK, BESIDE_SOAK, KUBE, BESIDE_KUBE, MACHINES];
-    let parts: Vec<_> = lanes.into_iter().flatten().collect();
+    let parts: Vec<_> = std::iter::once(SOAK)
+        .chain(BESIDE_SOAK)
+        .flatten()
+        .chain(OTHERS.iter().map(|(part, _)| part))
+        .collect();
     for test in tests {
         let times = parts.iter().filter(|part| part.has(test)).count();
         ensure!(times == 1, "the test {test} would be run {times} times");
@@ -171,6 +210,13 @@ fn lane(jobs: impl IntoIterator<Item = Job>) -> Lane {
     Lane {
         jobs: jobs.into_iter().collect(),
         at_leisure: false,
+    }
+}
+
+fn alone(lane: Lane) -> Phase {
+    Phase {
+        lanes: vec![lane],
+        shared: Vec::new(),
     }
 }
 
