@@ -157,10 +157,7 @@ impl Pager {
             None => HashMap::new(),
         };
         // It takes as long as finding what can leave, on another processor.
-        let starting = match &self.server {
-            Some(_) => None,
-            None => Some(self.start_server()?),
-        };
+        self.get_ready()?;
         let views = match &self.server {
             Some(server) => server
                 .call(|worker| {
@@ -197,7 +194,7 @@ impl Pager {
 
         let started = Instant::now();
         // Kept in the pager until nothing can go wrong: an error must not drop it.
-        if let Some(starting) = starting {
+        if let Some(starting) = self.starting.take() {
             self.server = Some(starting.ready()?);
         }
         let server = self.server.as_ref().ok_or(ServerError::Ended)?;

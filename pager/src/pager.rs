@@ -39,6 +39,8 @@ pub struct Pager {
     pub(crate) known: HashMap<i32, RunMap>,
     pub(crate) working_set: WorkingSet,
     pub(crate) server: Option<Server>,
+    /// For a move that comes soon.
+    pub(crate) starting: Option<Starting>,
     pub(crate) huge: Vec<HugePages>,
     pub(crate) stay: StayPolicy,
     /// Of the processes as they run now.
@@ -117,6 +119,7 @@ impl Pager {
             working_set: WorkingSet::read(directory, page, budget)
                 .unwrap_or_else(|_| WorkingSet::new(page, budget)),
             server: None,
+            starting: None,
             huge: Vec::new(),
             stay: StayPolicy::default(),
             watch: None,
@@ -126,6 +129,24 @@ impl Pager {
     /// Says how much of what wakes need is left in memory from now on.
     pub fn set_stay(&mut self, policy: StayPolicy) {
         self.stay = policy;
+    }
+
+    /// Begins what the next [`move_out`](Self::move_out) needs and does not depend on the processes' standing still.
+    /// Either that or [`stand_down`](Self::stand_down) follows.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn get_ready(&mut self) -> Result<(), ServerError> {
+        if self.server.is_none() && self.starting.is_none() {
+            self.starting = Some(self.start_server()?);
+        }
+        Ok(())
+    }
+
+    /// No move follows. Waits until what was begun has ended.
+    pub fn stand_down(&mut self) {
+        self.starting = None;
+        self.watch = None;
     }
 
     /// The directory of the image.
@@ -195,6 +216,7 @@ impl Pager {
 
     /// Ends the server when there is nothing that it answers for.
     pub(crate) fn rest(&mut self) {
+        self.starting = None;
         if let Some(server) = self.server.take() {
             let idle = server.call(|worker| worker.end_if_idle());
             if matches!(idle, Ok(false)) {

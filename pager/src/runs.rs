@@ -98,7 +98,11 @@ impl RunMap {
         if run.start >= run.end {
             return;
         }
-        self.remove(run.start..run.end);
+        let before = self.runs.range(..run.end).next_back();
+        // Most come in order, to where nothing is known.
+        if before.is_some_and(|(_, &(end, _))| end > run.start) {
+            self.remove(run.start..run.end);
+        }
         self.bytes += run.end - run.start;
         let (mut start, mut end, mut slot) = (run.start, run.end, run.slot);
         if let Some((&before, &(before_end, before_slot))) = self.runs.range(..start).next_back()

@@ -1,5 +1,8 @@
 //! What is not written to shortly before a sleep is not read in it, and whatever changes is.
 
+use std::fs;
+use std::path::PathBuf;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use podmotion_inject::{Seized, on_own_thread};
@@ -20,6 +23,10 @@ pub const CASES: &[Case] = &[
     ("who_is_watched_keeps_huge_pages", huge),
     ("nothing_stays_registered_after_the_watch", nothing_stays),
     ("who_ends_while_watched_is_no_trouble", ends),
+    (
+        "a_sleep_that_was_prepared_and_does_not_come_leaves_nothing",
+        stood_down,
+    ),
 ];
 
 const MEGABYTE: u64 = 1 << 20;
@@ -126,4 +133,47 @@ fn ends() {
     cage.kill();
     let out = moved(cage.sleep(pager));
     assert_eq!(out.stats().unread_bytes, 0);
+}
+
+fn stood_down() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 30);
+    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
+    let (mut pager, _) = cage.wake(out).unwrap().wait().unwrap();
+    for _ in 0..3 {
+        pager.set_watch(watch(&cage, &pager));
+        pager.get_ready().unwrap();
+        pager.stand_down();
+    }
+    // They end by themselves a moment later.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while helpers() != (0, 0, 0) {
+        assert!(Instant::now() < deadline, "{:?}", helpers());
+        sleep(Duration::from_millis(1));
+    }
+    assert!(!holder.is_registered());
+    pager.get_ready().unwrap();
+    let out = moved(cage.sleep(pager));
+    cage.wake(out).unwrap().wait().unwrap();
+    assert_eq!(holder.ask("check"), "good");
+}
+
+/// Threads of pagers that this process has, keepers and userfaultfds.
+fn helpers() -> (usize, usize, usize) {
+    let folder = |path: &str| fs::read_dir(path).unwrap().flatten();
+    let text = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+    let threads = folder("/proc/self/task").map(|entry| text(entry.path().join("comm")));
+    let own = format!("\nPPid:\t{}\n", std::process::id());
+    let processes = folder("/proc").map(|entry| text(entry.path().join("status")));
+    let links = folder("/proc/self/fd").flat_map(|entry| fs::read_link(entry.path()));
+    (
+        threads.filter(|name| name == "pager\n").count(),
+        processes
+            .filter(|status| status.starts_with("Name:\tpodmotion-keep") && status.contains(&own))
+            .count(),
+        links
+            .filter(|link| link.as_os_str() == "anon_inode:[userfaultfd]")
+            .count(),
+    )
 }

@@ -85,16 +85,18 @@ impl Attempt<'_> {
             Ok(reserved) => reserved,
             Err(trouble) => return Err(Failed::new(pager, trouble)),
         };
+        if let Some(pager) = &mut pager {
+            pager.set_watch(self.watch.take());
+            // An error of it comes again when its result is needed.
+            let _ = pager.get_ready();
+        }
         let outcome = self.target.stand_still(Ends::Alive, |freezer, ports| {
             let stopped = Instant::now();
             if self.control.aborted() {
                 return Err(Trouble::Aborted);
             }
             let ready = match pager.take() {
-                Some(mut pager) => {
-                    pager.set_watch(self.watch.take());
-                    pager
-                }
+                Some(pager) => pager,
                 None => create(self.directory)?,
             };
             match move_out(freezer, ready, self.control) {
@@ -110,7 +112,12 @@ impl Attempt<'_> {
                 }
             }
         });
-        outcome.map_err(|trouble| Failed::new(pager, trouble))
+        outcome.map_err(|trouble| {
+            if let Some(pager) = &mut pager {
+                pager.stand_down();
+            }
+            Failed::new(pager, trouble)
+        })
     }
 }
 
@@ -128,19 +135,24 @@ const COMPARE: Duration = Duration::from_millis(900);
 /// Has writes of the running container noted from now on, and compares the rest with its image: what has not been written
 /// to when it falls asleep need not be read then. It is stopped for a moment, by the tracer alone, so that whoever
 /// freezes or pauses it meanwhile is not disturbed.
-pub fn watch(freezer: &Path, mut watching: Watching) -> Result<Watch, Trouble> {
+pub fn watch(id: &str, freezer: &Path, mut watching: Watching) -> Result<Watch, Trouble> {
     let until = Instant::now() + COMPARE;
     let freezer = Freezer::new(freezer)?;
     watching.find().map_err(Trouble::Watch)?;
-    let begin = || -> Result<Watch, Trouble> {
+    let begin = || -> Result<(Watch, Duration), Trouble> {
+        let stopped = Instant::now();
         let mut seized = Seized::begin(&freezer.processes()?)?;
         seized.wait_stopped(STOP)?;
         let watch = watching.begin(&mut seized)?;
         seized.release()?;
-        Ok(watch)
+        Ok((watch, stopped.elapsed()))
     };
-    let mut watch = on_own_thread(begin)??;
+    let (mut watch, stopped) = on_own_thread(begin)??;
     watch.compare(until).map_err(Trouble::Watch)?;
+    log::debug!(
+        "{id} was stopped for {stopped:?} to be watched; {} bytes are as in its image",
+        watch.same_bytes()
+    );
     Ok(watch)
 }
 

@@ -45,7 +45,10 @@ impl Sleeper {
             return;
         };
         self.looking = true;
-        self.in_thread(move || Notice::Watched(Box::new(light::watch(&facts.freezer, watching))));
+        self.in_thread(move || {
+            let watch = light::watch(&facts.id, &facts.freezer, watching);
+            Notice::Watched(Box::new(watch))
+        });
     }
 
     /// The result of [`watch`](Self::watch). Without one more is read, and nothing else is different.

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{App, Client, Container, Depth, Node};
+use podmotion_integration_tests::{App, Client, Container, Depth, Node, PATIENCE};
 use rustix::fs::{Advice, fadvise};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
@@ -309,14 +309,21 @@ fn evict(container: &Container) -> Result<()> {
     // What is not on disk yet stays.
     file.sync_all()
         .with_context(|| format!("write {} to disk", path.display()))?;
-    fadvise(&file, 0, None, Advice::DontNeed)
-        .with_context(|| format!("let go of {}", path.display()))?;
-    ensure!(
-        !is_cached(&file).with_context(|| format!("look at {}", path.display()))?,
-        "{} stays in the page cache",
-        path.display()
-    );
-    Ok(())
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        fadvise(&file, 0, None, Advice::DontNeed)
+            .with_context(|| format!("let go of {}", path.display()))?;
+        if !is_cached(&file).with_context(|| format!("look at {}", path.display()))? {
+            return Ok(());
+        }
+        // The kernel passes over pages that it is doing something with, and tells nobody when that is done.
+        ensure!(
+            Instant::now() < deadline,
+            "{} stays in the page cache",
+            path.display()
+        );
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Whether the first page of a file can be read without its disk.
