@@ -149,7 +149,12 @@ pub fn wait_written(directory: &Path, within: Duration) -> Result<(), ImagesErro
     };
     let (tell, told) = mpsc::channel();
     // A lock cannot be waited for with a limit. The thread of one that is not had ends with the writer.
-    thread::spawn(move || tell.send(lock.lock()));
+    thread::spawn(move || {
+        let locked = lock.lock();
+        // Before anybody goes on: who writes next does not wait.
+        drop(lock);
+        tell.send(locked)
+    });
     let locked = told.recv_timeout(within);
     locked
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
