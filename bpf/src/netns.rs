@@ -46,6 +46,11 @@ pub fn enter<T: Send>(
     })
 }
 
+/// The cookie of the network namespace that `socket` is in.
+pub fn cookie_of(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    sys::netns_cookie(socket)
+}
+
 /// The cookie of the network namespace `netns`: unique until the next boot, never used again.
 pub fn cookie(netns: BorrowedFd<'_>) -> Result<u64, NetnsError> {
     enter(netns, || {

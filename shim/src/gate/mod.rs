@@ -292,21 +292,13 @@ impl Gate {
         Ok(self.maps.counters.get(&self.cookie)?.unwrap_or_default())
     }
 
-    /// Looks at the sockets of the pod's network namespace that are in `inodes`. Takes longer the
-    /// more sockets the namespace has.
+    /// Looks at the sockets of the pod's network namespace that are among `held`.
     pub fn sockets(
         &self,
-        inodes: &BTreeSet<u64>,
+        held: &sockets::Held,
+        wanted: sockets::Wanted,
     ) -> Result<sockets::Sockets, sockets::SocketError> {
-        sockets::list(self.netns.as_fd(), inodes)
-    }
-
-    /// Looks at the TCP sockets alone.
-    pub fn tcp_sockets(
-        &self,
-        inodes: &BTreeSet<u64>,
-    ) -> Result<sockets::Sockets, sockets::SocketError> {
-        sockets::list_tcp(self.netns.as_fd(), inodes)
+        sockets::list(self.netns.as_fd(), self.cookie, held, wanted)
     }
 
     fn take_back(&mut self) -> Vec<GateError> {

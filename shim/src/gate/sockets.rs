@@ -1,12 +1,13 @@
 //! The sockets of a container, asked of the kernel (`NETLINK_SOCK_DIAG`).
 
 mod diag;
+mod own;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
 
 use netlink_packet_core::DecodeError;
@@ -25,6 +26,15 @@ pub enum SocketError {
     /// The network namespace could not be entered.
     #[error("cannot list sockets")]
     Netns(#[from] NetnsError),
+    /// A socket of a process could not be looked at.
+    #[error("cannot look at a socket of process {pid}")]
+    Process {
+        /// The process.
+        pid: i32,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel did not answer.
     #[error("cannot ask the kernel for sockets")]
     Netlink(#[source] io::Error),
@@ -103,24 +113,46 @@ impl Sockets {
     }
 }
 
-/// The inodes of all sockets that the processes `pids` have open. A process that has ended has none.
-pub fn inodes(pids: &[i32]) -> io::Result<BTreeSet<u64>> {
-    let mut inodes = BTreeSet::new();
-    for pid in pids {
+/// Sockets that some processes have open.
+#[derive(Debug, Clone, Default)]
+pub struct Held {
+    /// By inode: a process, and its number there.
+    places: BTreeMap<u64, (i32, RawFd)>,
+}
+
+impl Held {
+    fn has(&self, entry: &Entry) -> bool {
+        self.places.contains_key(&u64::from(entry.header.inode))
+    }
+}
+
+/// All sockets that the processes `pids` have open. A process that has ended has none.
+pub fn held(pids: &[i32]) -> io::Result<Held> {
+    let mut held = Held::default();
+    for &pid in pids {
         let entries = match fs::read_dir(format!("/proc/{pid}/fd")) {
             Ok(entries) => entries,
             Err(error) if gone(&error) => continue,
             Err(error) => return Err(error),
         };
         for entry in entries {
-            match entry.and_then(|entry| fs::read_link(entry.path())) {
-                Ok(target) => inodes.extend(target.to_str().and_then(socket_inode)),
+            let read = |entry: fs::DirEntry| {
+                let inode = fs::read_link(entry.path())?.to_str().and_then(socket_inode);
+                Ok((inode, entry.file_name()))
+            };
+            match entry.and_then(read) {
+                Ok((inode, name)) => {
+                    let number = name.to_str().and_then(|name| name.parse().ok());
+                    let place = inode.zip(number);
+                    held.places
+                        .extend(place.map(|(inode, number)| (inode, (pid, number))));
+                }
                 Err(error) if gone(&error) => {}
                 Err(error) => return Err(error),
             }
         }
     }
-    Ok(inodes)
+    Ok(held)
 }
 
 fn gone(error: &io::Error) -> bool {
@@ -134,33 +166,46 @@ fn socket_inode(link: &str) -> Option<u64> {
         .ok()
 }
 
-/// Lists the sockets in the network namespace `netns` that are among `inodes`.
-pub fn list(netns: BorrowedFd<'_>, inodes: &BTreeSet<u64>) -> Result<Sockets, SocketError> {
-    list_kinds(netns, inodes, &[Kind::Tcp, Kind::Udp, Kind::Mptcp])
+/// What is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Everything, also connections that are only being opened, which are no process's yet: the kernel goes through a
+    /// table of the whole node's connections for that, which takes milliseconds.
+    All,
+    /// The same without UDP and MPTCP sockets.
+    Tcp,
+    /// What the processes have, each asked for by itself; where there is a way to do that, nothing is known of
+    /// connections that are only being opened.
+    Own,
 }
 
-/// The same without UDP and MPTCP sockets, in a third of the time.
-pub fn list_tcp(netns: BorrowedFd<'_>, inodes: &BTreeSet<u64>) -> Result<Sockets, SocketError> {
-    list_kinds(netns, inodes, &[Kind::Tcp])
-}
-
-fn list_kinds(
+/// Lists the sockets in the network namespace `netns`, whose cookie is `cookie`, that are among `held`.
+pub fn list(
     netns: BorrowedFd<'_>,
-    inodes: &BTreeSet<u64>,
-    kinds: &[Kind],
+    cookie: u64,
+    held: &Held,
+    wanted: Wanted,
 ) -> Result<Sockets, SocketError> {
     netns::enter(netns, || {
-        let mut all = Vec::new();
+        let kinds: &[Kind] = match wanted {
+            Wanted::Own => match own::list(cookie, held)? {
+                Some(all) => return Ok(sort(&all, held)),
+                None => &[Kind::Tcp, Kind::Udp, Kind::Mptcp],
+            },
+            Wanted::All => &[Kind::Tcp, Kind::Udp, Kind::Mptcp],
+            Wanted::Tcp => &[Kind::Tcp],
+        };
+        let mut all = Answers::new();
         for kind in kinds {
             for request in requests(*kind) {
                 all.push((*kind, dump(&request, *kind)?));
             }
         }
-        Ok(sort(&all, inodes))
+        Ok(sort(&all, held))
     })?
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Tcp,
     Udp,
@@ -207,14 +252,16 @@ fn unanswered(info: &[u8]) -> Option<Duration> {
     is_request.then(|| Duration::from_millis(u64::from(received)))
 }
 
-fn sort(all: &[(Kind, Vec<Entry>)], inodes: &BTreeSet<u64>) -> Sockets {
+/// What the kernel has answered.
+type Answers = Vec<(Kind, Vec<Entry>)>;
+
+fn sort(all: &[(Kind, Vec<Entry>)], held: &Held) -> Sockets {
     let mut sockets = Sockets::default();
     let each = || {
         all.iter()
             .flat_map(|(kind, list)| list.iter().map(move |entry| (*kind, entry)))
     };
-    let own = |entry: &Entry| inodes.contains(&u64::from(entry.header.inode));
-    for (kind, entry) in each().filter(|(_, entry)| own(entry)) {
+    for (kind, entry) in each().filter(|(_, entry)| held.has(entry)) {
         let socket = &entry.header;
         let id = &socket.socket_id;
         let local = SocketAddr::new(id.source_address, id.source_port);

@@ -10,7 +10,10 @@ use super::{
     pod::Seat,
     room::{self, RoomError},
 };
-use crate::gate::{GateError, sockets};
+use crate::gate::{
+    GateError,
+    sockets::{self, Held, Wanted},
+};
 
 /// What a look found.
 #[derive(Debug, Clone, Default)]
@@ -62,9 +65,9 @@ pub fn processes(facts: &Facts) -> Result<Vec<i32>, LookError> {
     Ok(Freezer::new(&facts.freezer)?.processes()?)
 }
 
-/// The inodes of the container's sockets.
-pub fn inodes(facts: &Facts) -> Result<BTreeSet<u64>, LookError> {
-    sockets::inodes(&processes(facts)?).map_err(LookError::Descriptors)
+/// The container's sockets.
+pub fn held(facts: &Facts) -> Result<Held, LookError> {
+    sockets::held(&processes(facts)?).map_err(LookError::Descriptors)
 }
 
 /// Looks at everything; images would go below `images`. The ports that count and wake from now on are
@@ -75,7 +78,7 @@ pub fn look(
     images: &Path,
     fixed: Option<&BTreeSet<u16>>,
 ) -> Result<Looked, LookError> {
-    let seen = seat.sockets(&inodes(facts)?)?;
+    let seen = seat.sockets(&held(facts)?, Wanted::Own)?;
     let listening = seen.ports();
     seat.set_ports(fixed.unwrap_or(&listening), seen.tcp_ports())?;
     let probes = seat

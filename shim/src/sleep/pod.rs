@@ -30,7 +30,7 @@ use super::Notice;
 use crate::gate::{
     ContainerKey, Ends, Flow, Gate, GateError, Limits, NodeRules, PortFlags, ProbeTimes, Released,
     Standstill,
-    sockets::{SocketError, Sockets},
+    sockets::{Held, SocketError, Sockets, Wanted},
 };
 use crate::{responder, sys};
 
@@ -413,14 +413,9 @@ impl Seat {
         lock(&self.pod.gate).settle()
     }
 
-    /// Looks at the sockets of the pod that are among `inodes`.
-    pub fn sockets(&self, inodes: &BTreeSet<u64>) -> Result<Sockets, SocketError> {
-        lock(&self.pod.gate).sockets(inodes)
-    }
-
-    /// The same, for TCP sockets alone.
-    pub fn tcp_sockets(&self, inodes: &BTreeSet<u64>) -> Result<Sockets, SocketError> {
-        lock(&self.pod.gate).tcp_sockets(inodes)
+    /// Looks at the sockets of the pod that are among `held`.
+    pub fn sockets(&self, held: &Held, wanted: Wanted) -> Result<Sockets, SocketError> {
+        lock(&self.pod.gate).sockets(held, wanted)
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
     pod::Seat,
     trouble::Trouble,
 };
-use crate::gate::Ends;
+use crate::gate::{Ends, sockets::Wanted};
 
 /// A container that is to stand still.
 pub struct Target<'a> {
@@ -75,13 +75,19 @@ impl Target<'_> {
     /// that wake it.
     pub fn hold_connections(&self, ends: Ends) -> Result<BTreeSet<u16>, Trouble> {
         // It stands still: it opens none and closes none.
-        let inodes = look::inodes(self.facts)?;
-        let first = self.seat.sockets(&inodes).map_err(LookError::from)?;
+        let held = look::held(self.facts)?;
+        // Where its sockets end with it, those that are only being opened would be lost. Where they stay, whoever opens one
+        // goes on with that, and wakes it.
+        let (all, tcp) = match ends {
+            Ends::Gone => (Wanted::All, Wanted::Tcp),
+            Ends::Alive => (Wanted::Own, Wanted::Own),
+        };
+        let first = self.seat.sockets(&held, all).map_err(LookError::from)?;
         let ports = self.fixed_ports.cloned().unwrap_or_else(|| first.ports());
         self.seat.set_ports(&ports, first.tcp_ports())?;
         self.seat.add_flows(&first.flows, ends)?;
         // What came in before the connections were held is in their queues now.
-        let second = self.seat.tcp_sockets(&inodes).map_err(LookError::from)?;
+        let second = self.seat.sockets(&held, tcp).map_err(LookError::from)?;
         if second.pending > 0 {
             return Err(Trouble::Traffic("a connection is waiting to be accepted"));
         }

@@ -25,7 +25,10 @@ use super::{
     still::Target,
     trouble::Trouble,
 };
-use crate::gate::{Ends, sockets};
+use crate::gate::{
+    Ends,
+    sockets::{self, Wanted},
+};
 
 /// Time for killed processes to go.
 const END: Duration = Duration::from_secs(10);
@@ -85,7 +88,7 @@ impl Attempt<'_> {
         let Target {
             facts, pid, seat, ..
         } = self.target;
-        let sockets = seat.sockets(&look::inodes(facts)?);
+        let sockets = seat.sockets(&look::held(facts)?, Wanted::All);
         let sockets = sockets.map_err(LookError::from)?;
         if !sockets.flows.is_empty() {
             return Err(Trouble::Traffic("a connection is open"));
@@ -189,8 +192,11 @@ impl Start<'_> {
         let facts = Facts::gather(self.known)?;
         loop {
             let pids = look::processes(&facts)?;
-            let inodes = sockets::inodes(&pids).map_err(LookError::Descriptors)?;
-            let sockets = self.seat.sockets(&inodes).map_err(LookError::from)?;
+            let held = sockets::held(&pids).map_err(LookError::Descriptors)?;
+            let sockets = self
+                .seat
+                .sockets(&held, Wanted::Own)
+                .map_err(LookError::from)?;
             let missing = self.ports - &sockets.ports();
             let ended = pids.is_empty();
             if missing.is_empty() || ended || Instant::now() >= deadline {

@@ -8,7 +8,10 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use podmotion_bpf::Method;
 
-use crate::gate::{self, Flow, Gate, GateError, sockets};
+use crate::gate::{
+    self, Flow, Gate, GateError,
+    sockets::{self, Held, Wanted},
+};
 use crate::rig::{A, B, LIMITS, Net, PORT, address, assert_clean, maps, pins, wait_wanted};
 use crate::sys::mptcp_listener;
 
@@ -199,8 +202,18 @@ pub fn sockets_are_listed_with_what_waits() {
     let net = Net::new();
     let gate = net.gate();
     let server = address("10.9.0.1", PORT);
-    let own = || sockets::inodes(&[std::process::id().cast_signed()]).unwrap();
-    let list = || gate.sockets(&own()).unwrap();
+    let list = || {
+        let [all, own] = [Wanted::All, Wanted::Own].map(|wanted| {
+            let mut found = gate.sockets(&held(), wanted).unwrap();
+            found.flows.sort_unstable();
+            found
+                .listeners
+                .sort_unstable_by_key(|listener| listener.local);
+            found
+        });
+        assert_eq!(all, own);
+        all
+    };
     assert_eq!(list(), sockets::Sockets::default());
     let listener = net.pod.run(|| TcpListener::bind(server).unwrap());
     let listener6 = net
@@ -227,10 +240,11 @@ pub fn sockets_are_listed_with_what_waits() {
     ];
     assert_eq!(flows, BTreeSet::from(expected));
     // Somebody else's are not the container's.
-    assert_eq!(
-        gate.sockets(&BTreeSet::new()).unwrap(),
-        sockets::Sockets::default()
-    );
+    let nobody = sockets::held(&[]).unwrap();
+    for wanted in [Wanted::All, Wanted::Own] {
+        let found = gate.sockets(&nobody, wanted).unwrap();
+        assert_eq!(found, sockets::Sockets::default());
+    }
 }
 
 /// Connection requests answered while the last step, the client's, is missing.
@@ -246,16 +260,20 @@ pub fn a_connection_that_is_being_opened_waits() {
             net.client
                 .run(|| TcpStream::connect_timeout(&server, Duration::from_secs(2)))
         });
-        let own = sockets::inodes(&[std::process::id().cast_signed()]).unwrap();
+        let own = held();
         let deadline = std::time::Instant::now() + Duration::from_secs(2);
         let pending = loop {
-            let pending = gate.sockets(&own).unwrap().pending;
+            let pending = gate.sockets(&own, Wanted::All).unwrap().pending;
             if pending != 0 || std::time::Instant::now() > deadline {
                 break pending;
             }
             std::thread::yield_now();
         };
         assert_eq!(pending, 1);
+        // It is nobody's yet, so who asks for each socket of a process does not see it. That is also how to tell that the
+        // kernel has not gone through all connections for that.
+        let own = gate.sockets(&own, Wanted::Own).unwrap();
+        assert_eq!((own.pending, own.listeners.len()), (0, 1));
         assert!(client.join().unwrap().is_err());
     });
 }
@@ -268,8 +286,58 @@ pub fn listeners_with_mptcp_are_told_apart() {
         // Nobody can listen so on this kernel.
         return;
     };
-    let own = sockets::inodes(&[std::process::id().cast_signed()]).unwrap();
-    assert_eq!(gate.sockets(&own).unwrap().mptcp_listeners, [server]);
+    for wanted in [Wanted::All, Wanted::Own] {
+        let found = gate.sockets(&held(), wanted).unwrap();
+        assert_eq!(found.mptcp_listeners, [server]);
+    }
+}
+
+/// They have no other end yet that could be asked for.
+pub fn connections_that_the_pod_opens_are_listed_from_the_first_packet_on() {
+    let net = Net::new();
+    let gate = net.gate();
+    let far = address("10.9.0.2", PORT);
+    net.pod.lose("10.9.0.2");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            net.pod
+                .run(|| TcpStream::connect_timeout(&far, Duration::from_secs(2)))
+        });
+        let deadline = std::time::Instant::now() + Duration::from_secs(2);
+        let found = loop {
+            let found = gate.sockets(&held(), Wanted::Own).unwrap().flows;
+            if !found.is_empty() || std::time::Instant::now() > deadline {
+                break found;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].remote, far);
+    });
+}
+
+/// A client has gone for good, and the application has not looked yet.
+pub fn a_connection_that_was_reset_is_none() {
+    let net = Net::new();
+    let gate = net.gate();
+    let server = address("10.9.0.1", PORT);
+    let listener = net.pod.run(|| TcpListener::bind(server).unwrap());
+    let client = net.connect(false, server);
+    let (accepted, _) = listener.accept().unwrap();
+    rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+    drop(client);
+    let mut byte = [0];
+    while accepted.peek(&mut byte).is_ok() {}
+    for wanted in [Wanted::All, Wanted::Own] {
+        let found = gate.sockets(&held(), wanted).unwrap();
+        assert_eq!((found.flows.len(), found.queued), (0, 0), "{found:?}");
+        assert_eq!(found.tcp_ports(), BTreeSet::from([PORT]));
+    }
+}
+
+/// The sockets of this process.
+fn held() -> Held {
+    sockets::held(&[std::process::id().cast_signed()]).unwrap()
 }
 
 pub fn a_killed_shims_filters_are_taken_off() {

@@ -91,6 +91,8 @@ fn main() {
         books::sockets_are_listed_with_what_waits,
         books::a_connection_that_is_being_opened_waits,
         books::listeners_with_mptcp_are_told_apart,
+        books::connections_that_the_pod_opens_are_listed_from_the_first_packet_on,
+        books::a_connection_that_was_reset_is_none,
         books::a_killed_shims_filters_are_taken_off,
     ];
     if !arguments.list {

@@ -15,7 +15,10 @@ use nix::sys::socket::{
 use podmotion_bpf::loader::{load_and_pin, unpin};
 use podmotion_bpf::{Maps, PortFlags, ProbeKey};
 
-use crate::gate::{Gate, GateError, NodeRules, sockets};
+use crate::gate::{
+    Gate, GateError, NodeRules,
+    sockets::{self, Wanted},
+};
 use crate::kubelet::{Connection, Likeness, admit};
 use crate::rig::{A, B, LIMITS, Net, PORT, address, maps, pins, wait_wanted};
 
@@ -146,15 +149,15 @@ pub fn a_probe_that_waits_for_its_answer_is_no_request() {
     let (mut probe, _) = listener.accept().unwrap();
     kubelet.write(b"healthy?");
     probe.read_exact(&mut [0; 8]).unwrap();
-    let own = || sockets::inodes(&[std::process::id().cast_signed()]).unwrap();
-    let seen = gate.sockets(&own()).unwrap();
+    let own = || sockets::held(&[std::process::id().cast_signed()]).unwrap();
+    let seen = gate.sockets(&own(), Wanted::Own).unwrap();
     assert_eq!(seen.unanswered.len(), 1, "{seen:?}");
     assert_eq!(gate.youngest_request(&seen).unwrap(), None);
     let mut client = net.connect(false, server);
     let (mut request, _) = listener.accept().unwrap();
     client.write_all(b"please").unwrap();
     request.read_exact(&mut [0; 6]).unwrap();
-    let seen = gate.sockets(&own()).unwrap();
+    let seen = gate.sockets(&own(), Wanted::Own).unwrap();
     assert_eq!(seen.unanswered.len(), 2, "{seen:?}");
     assert!(gate.youngest_request(&seen).unwrap().is_some());
 }

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use std::net::SocketAddr;
+
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
@@ -25,17 +27,59 @@ const TCP_OF_BOTH: u16 = 18;
 /// with each request, and that has hundreds of thousands of places: both families at once take half the time.
 pub(super) fn requests(kind: Kind) -> Vec<Vec<u8>> {
     match kind {
-        Kind::Tcp => vec![of_both(&request(AF_INET, kind))],
+        Kind::Tcp => vec![of_both(&request(AF_INET, kind, StateFlags::all()))],
         Kind::Udp | Kind::Mptcp => [AF_INET, AF_INET6]
-            .map(|family| request(family, kind))
+            .map(|family| request(family, kind, StateFlags::all()))
             .to_vec(),
     }
 }
 
-/// The sockets that are asked for, in the calling thread's network namespace.
-pub(super) fn dump(request: &[u8], kind: Kind) -> Result<Vec<Entry>, SocketError> {
+/// What is asked for TCP sockets that listen. The kernel has a table of its own for them.
+pub(super) fn listening() -> Vec<u8> {
+    of_both(&request(AF_INET, Kind::Tcp, StateFlags::LISTEN))
+}
+
+/// The TCP socket with these ends, in the calling thread's network namespace. None where the kernel finds none, or one
+/// that only listens there.
+pub(super) fn one(
+    socket: &Socket,
+    local: SocketAddr,
+    remote: SocketAddr,
+) -> Result<Option<Entry>, SocketError> {
+    let family = match local {
+        SocketAddr::V4(_) => AF_INET,
+        SocketAddr::V6(_) => AF_INET6,
+    };
+    let id = SocketId {
+        source_port: local.port(),
+        destination_port: remote.port(),
+        source_address: local.ip(),
+        destination_address: remote.ip(),
+        interface_id: 0,
+        // `INET_DIAG_NOCOOKIE`.
+        cookie: [0xff; 8],
+    };
+    let request = message(NLM_F_REQUEST, family, Kind::Tcp, StateFlags::all(), id);
+    socket.send(&request, 0).map_err(SocketError::Netlink)?;
+    let (mut answer, _) = socket.recv_from_full().map_err(SocketError::Netlink)?;
+    let mut found = Vec::new();
+    match read_answer(&mut answer, &mut found)? {
+        Answer::Refused(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Answer::Refused(error) => Err(SocketError::Refused(error)),
+        Answer::More | Answer::Done => Ok(found.pop()),
+    }
+}
+
+/// A socket to ask through.
+pub(super) fn connect() -> Result<Socket, SocketError> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG).map_err(SocketError::Netlink)?;
     socket.bind_auto().map_err(SocketError::Netlink)?;
+    Ok(socket)
+}
+
+/// The sockets that are asked for, in the calling thread's network namespace.
+pub(super) fn dump(request: &[u8], kind: Kind) -> Result<Vec<Entry>, SocketError> {
+    let socket = connect()?;
     socket.send(request, 0).map_err(SocketError::Netlink)?;
     let mut found = Vec::new();
     loop {
@@ -59,9 +103,18 @@ fn unknown_protocol(error: &io::Error) -> bool {
     )
 }
 
-fn request(family: u8, kind: Kind) -> Vec<u8> {
+/// For all sockets of a kind and family that are in one of `states`.
+fn request(family: u8, kind: Kind, states: StateFlags) -> Vec<u8> {
+    let any = match family {
+        AF_INET => SocketId::new_v4(),
+        _ => SocketId::new_v6(),
+    };
+    message(NLM_F_REQUEST | NLM_F_DUMP, family, kind, states, any)
+}
+
+fn message(flags: u16, family: u8, kind: Kind, states: StateFlags, socket_id: SocketId) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    header.flags = flags;
     let mut message = NetlinkMessage::new(
         header,
         SockDiagMessage::InetRequest(InetRequest {
@@ -75,11 +128,8 @@ fn request(family: u8, kind: Kind) -> Vec<u8> {
                 Kind::Tcp => ExtensionFlags::INFO,
                 Kind::Udp | Kind::Mptcp => ExtensionFlags::empty(),
             },
-            states: StateFlags::all(),
-            socket_id: match family {
-                AF_INET => SocketId::new_v4(),
-                _ => SocketId::new_v6(),
-            },
+            states,
+            socket_id,
         })
         .into(),
     );
@@ -153,7 +203,7 @@ mod tests {
 
     #[test]
     fn both_families_are_asked_for_as_the_kernel_once_wanted_it() {
-        let one = request(AF_INET, Kind::Tcp);
+        let one = request(AF_INET, Kind::Tcp, StateFlags::all());
         let both = of_both(&one);
         assert_eq!(both.len(), 16 + size_of::<[u32; 15]>());
         assert_eq!(both[..4], 76_u32.to_ne_bytes());
