@@ -26,15 +26,6 @@ pub enum SocketError {
     /// The network namespace could not be entered.
     #[error("cannot list sockets")]
     Netns(#[from] NetnsError),
-    /// A socket of a process could not be looked at.
-    #[error("cannot look at a socket of process {pid}")]
-    Process {
-        /// The process.
-        pid: i32,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
     /// The kernel did not answer.
     #[error("cannot ask the kernel for sockets")]
     Netlink(#[source] io::Error),

@@ -5,11 +5,10 @@
 //! one whose ends are known at once. The ends are asked of the socket itself, through a copy of the process's descriptor.
 //!
 //! Whatever is not found as expected (a socket that is bound to an interface, one that is only connecting, one that has gone
-//! meanwhile) is left to the walk.
+//! meanwhile or cannot be had) is left to the walk.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Place;
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
@@ -33,18 +32,19 @@ pub(super) fn list(cookie: u64, held: &Held) -> Result<Option<Answers>, SocketEr
     let mut processes = HashMap::new();
     let (mut tcp, mut udp) = (Vec::new(), false);
     for (&inode, &(pid, number)) in &held.places {
-        let failed = |source| SocketError::Process { pid, source };
-        let Some(socket) = copy(&mut processes, pid, number).map_err(failed)? else {
+        let Ok(socket) = copy(&mut processes, pid, number) else {
             return Ok(None);
         };
-        if netns::cookie_of(socket.as_fd()).map_err(failed)? != cookie {
-            continue;
+        match netns::cookie_of(socket.as_fd()) {
+            Ok(its) if its == cookie => {}
+            Ok(_) => continue,
+            Err(_) => return Ok(None),
         }
-        match sockopt::socket_protocol(&socket).map_err(|e| failed(e.into()))? {
-            Some(ipproto::UDP) => udp = true,
-            // Its connections are more than one socket each.
-            Some(ipproto::MPTCP) => return Ok(None),
-            Some(ipproto::TCP) if !sockopt::socket_acceptconn(&socket).unwrap_or(false) => {
+        match sockopt::socket_protocol(&socket) {
+            Ok(Some(ipproto::UDP)) => udp = true,
+            // An MPTCP connection is more than one socket.
+            Ok(Some(ipproto::MPTCP)) | Err(_) => return Ok(None),
+            Ok(Some(ipproto::TCP)) if !sockopt::socket_acceptconn(&socket).unwrap_or(false) => {
                 let Some((local, remote)) = ends(&socket) else {
                     return Ok(None);
                 };
@@ -68,31 +68,20 @@ pub(super) fn list(cookie: u64, held: &Held) -> Result<Option<Answers>, SocketEr
     Ok(Some(all))
 }
 
-/// A copy of a process's descriptor; none where there is no such descriptor any more.
+/// A copy of a process's descriptor. It may be closed by now, or a security module may keep others away from it.
 fn copy(
     processes: &mut HashMap<i32, OwnedFd>,
     pid: i32,
     number: RawFd,
-) -> io::Result<Option<OwnedFd>> {
-    let gone = |error: &rustix::io::Errno| {
-        matches!(*error, rustix::io::Errno::SRCH | rustix::io::Errno::BADF)
-    };
+) -> rustix::io::Result<OwnedFd> {
     let process = match processes.entry(pid) {
         Place::Occupied(known) => known.into_mut(),
         Place::Vacant(place) => {
-            let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
-            match pidfd_open(pid, PidfdFlags::empty()) {
-                Ok(process) => place.insert(process),
-                Err(error) if gone(&error) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
+            let pid = Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH)?;
+            place.insert(pidfd_open(pid, PidfdFlags::empty())?)
         }
     };
-    match pidfd_getfd(process.as_fd(), number, PidfdGetfdFlags::empty()) {
-        Ok(copy) => Ok(Some(copy)),
-        Err(error) if gone(&error) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    pidfd_getfd(process.as_fd(), number, PidfdGetfdFlags::empty())
 }
 
 /// Both ends of a connection; none of a socket that has none.
