@@ -37,15 +37,10 @@ const AT_RECEIVED: u64 = AT_CONTROL + 16;
 
 /// Makes a userfaultfd in the process and returns its number there.
 pub(crate) fn create(process: &mut Process) -> Result<RawFd, OutError> {
-    match call(
-        process,
-        "make a userfaultfd in",
-        libc::SYS_userfaultfd,
-        [FLAGS, 0, 0, 0, 0, 0],
-    ) {
+    match make(process, FLAGS) {
         Err(OutError::Refused { source, .. })
             if matches!(source.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => {}
-        made => return made.map(|number| number as RawFd),
+        made => return made,
     }
     let device = receive(process)?;
     let arguments = [device as u64, uffd::IOC_NEW, FLAGS, 0, 0, 0];
@@ -56,14 +51,18 @@ pub(crate) fn create(process: &mut Process) -> Result<RawFd, OutError> {
 
 /// The same for one that does no more than note writes, for which nobody needs a right.
 pub(crate) fn create_for_watching(process: &mut Process) -> Result<RawFd, OutError> {
-    let arguments = [FLAGS | uffd::USER_MODE_ONLY, 0, 0, 0, 0, 0];
-    let number = call(
+    make(process, FLAGS | uffd::USER_MODE_ONLY)
+}
+
+fn make(process: &mut Process, flags: u64) -> Result<RawFd, OutError> {
+    let arguments = [flags, 0, 0, 0, 0, 0];
+    let made = call(
         process,
         "make a userfaultfd in",
         libc::SYS_userfaultfd,
         arguments,
-    )?;
-    Ok(number as RawFd)
+    );
+    made.map(|number| number as RawFd)
 }
 
 /// Closes a descriptor of the process.

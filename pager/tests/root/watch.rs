@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use podmotion_inject::{Seized, on_own_thread};
 use podmotion_pager::{OutStats, Pager, Watch};
+use tempfile::TempDir;
 
 use crate::Case;
 use crate::cage::Cage;
@@ -52,13 +53,19 @@ pub fn watch(cage: &Cage, pager: &Pager) -> Option<Watch> {
     Some(watch)
 }
 
-/// Puts a program with [`SIZE`] bytes to sleep for the second time; `meanwhile` comes once it is watched.
-fn second_sleep(meanwhile: impl FnOnce(&mut Holder)) -> OutStats {
+/// A program with so many MiB that has slept and is awake again.
+fn slept_once(megabytes: u32) -> (TempDir, Cage, Holder, Pager) {
     let directory = directory();
     let cage = Cage::new();
-    let mut holder = Holder::start(&cage, 30);
+    let holder = Holder::start(&cage, megabytes);
     let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
-    let (mut pager, _) = cage.wake(out).unwrap().wait().unwrap();
+    let (pager, _) = cage.wake(out).unwrap().wait().unwrap();
+    (directory, cage, holder, pager)
+}
+
+/// Puts a program with [`SIZE`] bytes to sleep for the second time; `meanwhile` comes once it is watched.
+fn second_sleep(meanwhile: impl FnOnce(&mut Holder)) -> OutStats {
+    let (_directory, cage, mut holder, mut pager) = slept_once(30);
     let watch = watch(&cage, &pager).expect("nothing to compare with");
     assert!(watch.same_bytes() >= SIZE, "{watch:?}");
     pager.set_watch(Some(watch));
@@ -94,11 +101,7 @@ fn swapped() {
 }
 
 fn huge() {
-    let directory = directory();
-    let cage = Cage::new();
-    let mut holder = Holder::start(&cage, 32);
-    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
-    let (mut pager, _) = cage.wake(out).unwrap().wait().unwrap();
+    let (_directory, cage, mut holder, mut pager) = slept_once(32);
     assert_eq!(holder.ask("huge"), "done");
     let before = holder.huge_bytes();
     pager.set_watch(watch(&cage, &pager));
@@ -110,11 +113,7 @@ fn huge() {
 }
 
 fn nothing_stays() {
-    let directory = directory();
-    let cage = Cage::new();
-    let mut holder = Holder::start(&cage, 30);
-    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
-    let (pager, _) = cage.wake(out).unwrap().wait().unwrap();
+    let (_directory, cage, mut holder, pager) = slept_once(30);
     let watch = watch(&cage, &pager);
     assert!(watch.is_some() && holder.is_registered());
     drop(watch);
@@ -123,11 +122,7 @@ fn nothing_stays() {
 }
 
 fn ends() {
-    let directory = directory();
-    let cage = Cage::new();
-    let holder = Holder::start(&cage, 30);
-    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
-    let (mut pager, _) = cage.wake(out).unwrap().wait().unwrap();
+    let (_directory, cage, holder, mut pager) = slept_once(30);
     pager.set_watch(watch(&cage, &pager));
     drop(holder);
     cage.kill();
@@ -136,11 +131,7 @@ fn ends() {
 }
 
 fn stood_down() {
-    let directory = directory();
-    let cage = Cage::new();
-    let mut holder = Holder::start(&cage, 30);
-    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
-    let (mut pager, _) = cage.wake(out).unwrap().wait().unwrap();
+    let (_directory, cage, mut holder, mut pager) = slept_once(30);
     for _ in 0..3 {
         pager.set_watch(watch(&cage, &pager));
         pager.get_ready().unwrap();

@@ -10,9 +10,9 @@ use podmotion_bpf::Method;
 
 use crate::gate::{
     self, Flow, Gate, GateError,
-    sockets::{self, Held, Wanted},
+    sockets::{self, Wanted},
 };
-use crate::rig::{A, B, LIMITS, Net, PORT, address, assert_clean, maps, pins, wait_wanted};
+use crate::rig::{A, B, LIMITS, Net, PORT, address, assert_clean, held, maps, pins, wait_wanted};
 use crate::sys::mptcp_listener;
 
 /// The clock that the programs read.
@@ -333,11 +333,6 @@ pub fn a_connection_that_was_reset_is_none() {
         assert_eq!((found.flows.len(), found.queued), (0, 0), "{found:?}");
         assert_eq!(found.tcp_ports(), BTreeSet::from([PORT]));
     }
-}
-
-/// The sockets of this process.
-fn held() -> Held {
-    sockets::held(&[std::process::id().cast_signed()]).unwrap()
 }
 
 pub fn a_killed_shims_filters_are_taken_off() {

@@ -15,12 +15,9 @@ use nix::sys::socket::{
 use podmotion_bpf::loader::{load_and_pin, unpin};
 use podmotion_bpf::{Maps, PortFlags, ProbeKey};
 
-use crate::gate::{
-    Gate, GateError, NodeRules,
-    sockets::{self, Wanted},
-};
+use crate::gate::{Gate, GateError, NodeRules, sockets::Wanted};
 use crate::kubelet::{Connection, Likeness, admit};
-use crate::rig::{A, B, LIMITS, Net, PORT, address, maps, pins, wait_wanted};
+use crate::rig::{A, B, LIMITS, Net, PORT, address, held, maps, pins, wait_wanted};
 
 const ADDRESSES: [&str; 2] = ["10.9.0.1", "fd09::1"];
 
@@ -149,15 +146,14 @@ pub fn a_probe_that_waits_for_its_answer_is_no_request() {
     let (mut probe, _) = listener.accept().unwrap();
     kubelet.write(b"healthy?");
     probe.read_exact(&mut [0; 8]).unwrap();
-    let own = || sockets::held(&[std::process::id().cast_signed()]).unwrap();
-    let seen = gate.sockets(&own(), Wanted::Own).unwrap();
+    let seen = gate.sockets(&held(), Wanted::Own).unwrap();
     assert_eq!(seen.unanswered.len(), 1, "{seen:?}");
     assert_eq!(gate.youngest_request(&seen).unwrap(), None);
     let mut client = net.connect(false, server);
     let (mut request, _) = listener.accept().unwrap();
     client.write_all(b"please").unwrap();
     request.read_exact(&mut [0; 6]).unwrap();
-    let seen = gate.sockets(&own(), Wanted::Own).unwrap();
+    let seen = gate.sockets(&held(), Wanted::Own).unwrap();
     assert_eq!(seen.unanswered.len(), 2, "{seen:?}");
     assert!(gate.youngest_request(&seen).unwrap().is_some());
 }

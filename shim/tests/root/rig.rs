@@ -15,7 +15,10 @@ use nix::sched::{CloneFlags, unshare};
 use podmotion_bpf::loader::load_and_pin;
 use podmotion_bpf::{DEFAULT_PIN_DIR, Maps, Method, netns};
 
-use crate::gate::{ContainerKey, Gate, Limits};
+use crate::gate::{
+    ContainerKey, Gate, Limits,
+    sockets::{self, Held},
+};
 
 pub const PORT: u16 = 8080;
 pub const A: ContainerKey = ContainerKey(1);
@@ -277,4 +280,9 @@ pub fn assert_clean(net: &Net, cookie: u64) {
 
 pub fn address(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse::<IpAddr>().unwrap(), port)
+}
+
+/// The sockets of this process.
+pub fn held() -> Held {
+    sockets::held(&[std::process::id().cast_signed()]).unwrap()
 }

@@ -33,11 +33,11 @@ fn woken(node: &Node) -> Result<Container> {
     Ok(container)
 }
 
-/// Waits until writes of the container are noted. Nothing tells.
-fn wait_watched(container: &Container) -> Result<()> {
+/// Waits until writes of the container are noted, or no longer. Nothing tells.
+fn wait_watched(container: &Container, watched: bool) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    while !is_watched(container)? {
-        ensure!(Instant::now() < deadline, "it is not watched");
+    while is_watched(container)? != watched {
+        ensure!(Instant::now() < deadline, "watched: {}", !watched);
         thread::sleep(Duration::from_millis(1));
     }
     Ok(())
@@ -56,20 +56,16 @@ fn is_watched(container: &Container) -> Result<bool> {
 
 fn compared(node: &Node, _: Runtime) -> Result<()> {
     let container = woken(node)?;
-    wait_watched(&container)?;
+    wait_watched(&container, true)?;
     let second = container.wait_state("asleep")?.last_sleep;
     let most = u64::from(MEM_MB) << 20;
     ensure!(second.unread_bytes >= most, "{second:?}");
     ensure!(!is_watched(&container)?, "it is still watched");
     ensure!(visit(container.address(8080)?)? == 1);
     // What comes in the second before its sleep keeps it awake as ever, and it is not watched then.
-    wait_watched(&container)?;
+    wait_watched(&container, true)?;
     ensure!(visit(container.address(8080)?)? == 2);
-    let deadline = Instant::now() + PATIENCE;
-    while is_watched(&container)? {
-        ensure!(Instant::now() < deadline, "it is watched while it is used");
-        thread::sleep(Duration::from_millis(1));
-    }
+    wait_watched(&container, false)?;
     container.wait_state("asleep")?;
     ensure!(visit(container.address(8080)?)? == 3);
     Ok(())
@@ -79,7 +75,7 @@ fn killed(node: &Node, _: Runtime) -> Result<()> {
     drop_with_shim(woken(node)?)?;
     let before = Census::take()?;
     let container = woken(node)?;
-    wait_watched(&container)?;
+    wait_watched(&container, true)?;
     container.kill(libc::SIGKILL)?;
     ensure!(container.wait()?.status == 137);
     drop(container);
@@ -88,7 +84,7 @@ fn killed(node: &Node, _: Runtime) -> Result<()> {
 
 fn paused(node: &Node, _: Runtime) -> Result<()> {
     let container = woken(node)?;
-    wait_watched(&container)?;
+    wait_watched(&container, true)?;
     container.pause()?;
     container.resume()?;
     container.wait_state("asleep")?;
