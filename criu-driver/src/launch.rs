@@ -137,9 +137,15 @@ impl Launch<'_> {
             command.current_dir(directory);
         }
         sys::ignore_file_size_signal(&mut command);
-        // Images and logs. What a restore makes is the container's, with the modes that it had.
+        // A restore sets its own signal mask, and what it makes is the container's, with the modes that
+        // it had.
         if self.mounts.restore.is_none() {
+            // Images and logs.
             sys::close_files_to_others(&mut command);
+            // It would be told of each stop of each task that it dumps, and look the other way
+            // (`sigchld_handler` in `criu/parasite-syscall.c` is for tasks that die). Worse, who watches
+            // CRIU's end would have to pass each of these signals on, and can miss the end then; see `Watch`.
+            sys::block_child_signal(&mut command);
         }
         let mappings = (3..)
             .zip(self.descriptors)

@@ -1,6 +1,7 @@
 //! The few system calls without a safe wrapper.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -25,6 +26,21 @@ pub(crate) fn ignore_file_size_signal(command: &mut Command) {
                 return Err(io::Error::last_os_error());
             }
             Ok(())
+        });
+    }
+}
+
+/// Has `SIGCHLD` wait for ever, in the command and in whatever it starts: no handler for it is called.
+pub(crate) fn block_child_signal(command: &mut Command) {
+    // SAFETY: the closure runs between fork and exec and calls only sigemptyset(3), sigaddset(3) and
+    // sigprocmask(2), which are async-signal-safe, with a set of its own.
+    unsafe {
+        command.pre_exec(|| {
+            let mut set = MaybeUninit::uninit();
+            let done = libc::sigemptyset(set.as_mut_ptr()) == 0
+                && libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD) == 0
+                && libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) == 0;
+            done.then_some(()).ok_or_else(io::Error::last_os_error)
         });
     }
 }

@@ -42,6 +42,10 @@ pub fn all() -> Vec<Case> {
             "a_criu_that_ends_at_once_says_so_itself",
             crate::reaped::criu_that_ends_at_once_says_so_itself,
         ),
+        (
+            "a_criu_that_dumps_gets_none_of_its_tasks_stops",
+            crate::signals::a_criu_that_dumps_gets_none_of_its_tasks_stops,
+        ),
         ("speed", speed),
     ]
 }
@@ -63,7 +67,7 @@ fn kill(pid: i32) {
 }
 
 /// Children of this process that run CRIU.
-fn criu_processes() -> Vec<i32> {
+pub fn criu_processes() -> Vec<i32> {
     let mut pids = Vec::new();
     for task in std::fs::read_dir("/proc/self/task")
         .expect("tasks")

@@ -3,6 +3,7 @@
 mod cases;
 mod container;
 mod reaped;
+mod signals;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
