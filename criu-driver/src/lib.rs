@@ -25,6 +25,7 @@ pub mod lazy;
 pub mod log;
 pub mod mounts;
 pub mod restore;
+pub mod spec;
 pub mod stats;
 pub mod subject;
 pub mod tmpfs;

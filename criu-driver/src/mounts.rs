@@ -9,8 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
-
+use crate::spec::{Mount, Spec};
 use crate::subject::{ExternalMount, Source};
 use crate::tmpfs::Tmpfs;
 
@@ -73,7 +72,7 @@ pub fn external(spec: &Spec, pid: i32) -> Result<Vec<ExternalMount>, MountError>
         }
     }
     // In a user namespace, owners are not what they look like from here.
-    if !has_user_namespace(spec) {
+    if spec.namespace("user").is_none() {
         let own = inside.iter().filter(|mount| dumped_by_criu(mount, &host));
         for mount in own {
             let Some(tmpfs) = Tmpfs::look(pid, mount, &inside) else {
@@ -89,32 +88,16 @@ pub fn external(spec: &Spec, pid: i32) -> Result<Vec<ExternalMount>, MountError>
     Ok(mounts)
 }
 
-fn has_user_namespace(spec: &Spec) -> bool {
-    let namespaces = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
-    namespaces
-        .into_iter()
-        .flatten()
-        .any(|namespace| namespace.typ() == LinuxNamespaceType::User)
-}
-
 /// Destination and source of the bind mounts in a spec.
 fn binds(spec: &Spec) -> Vec<(PathBuf, PathBuf)> {
-    let is_bind = |mount: &oci_spec::runtime::Mount| {
-        mount.typ().as_deref() == Some("bind")
-            || mount
-                .options()
-                .iter()
-                .flatten()
-                .any(|option| option == "bind" || option == "rbind")
+    let is_bind = |mount: &Mount| {
+        let option = |option: &String| option == "bind" || option == "rbind";
+        mount.kind == "bind" || mount.options.iter().any(option)
     };
-    spec.mounts()
+    spec.mounts
         .iter()
-        .flatten()
         .filter(|mount| is_bind(mount))
-        .filter_map(|mount| {
-            let source = mount.source().clone()?;
-            Some((normal(mount.destination()), source))
-        })
+        .filter_map(|mount| Some((normal(&mount.destination), mount.source.clone()?)))
         .collect()
 }
 

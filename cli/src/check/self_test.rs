@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use oci_spec::runtime::Spec;
 use podmotion_cli::human::took;
+use podmotion_criu_driver::spec::Spec;
 use podmotion_criu_driver::{
     Criu, DumpControl, DumpRequest, Freezer, InheritedPipe, RestoreRequest, Subject, images, mounts,
 };
@@ -272,7 +272,7 @@ fn make_bundle(dir: &Path, id: &str) -> Result<()> {
 
 /// The container as the driver wants it described.
 fn subject(dir: &Path, pid: i32, stdio: [OwnedFd; 2]) -> Result<Subject> {
-    let spec = Spec::load(dir.join("config.json")).context("read the container's configuration")?;
+    let spec = Spec::read(dir)?;
     let path = format!("/proc/{pid}/cgroup");
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     let cgroups: Vec<PathBuf> = text.lines().filter_map(cgroup).collect();

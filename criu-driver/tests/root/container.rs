@@ -328,7 +328,7 @@ fn make_bundle(dir: &Path, netns: &str, options: &Options, id: &str) {
 }
 
 fn subject(pid: i32, dir: &Path, netns: &str, output: OwnedFd, stdin: OwnedFd) -> Subject {
-    let spec = oci_spec::runtime::Spec::load(dir.join("config.json")).expect("spec");
+    let spec = podmotion_criu_driver::spec::Spec::read(dir).expect("spec");
     let mut join = Vec::new();
     let file = fs::File::open(format!("/run/netns/{netns}")).expect("netns");
     join.push((Namespace::Network, file.into()));

@@ -15,10 +15,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::driver::{Driver, Parts, identity};
 use super::process::Process;
 use super::{Container, ContainerError, Shared, guest};
+use podmotion_criu_driver::spec::Spec;
+
 use crate::cgroup::Cgroup;
 use crate::runtime::Runtime;
 use crate::runtime::options::Options;
-use crate::runtime::spec::Spec;
 use crate::sleep::mptcp;
 use crate::stdio::{Addresses, Owner, Prepared, ProcessIo};
 

@@ -35,11 +35,12 @@ use super::create::{NewContainer, unmount};
 use super::guest::Lease;
 use super::process::{Exec, Process};
 use super::{ContainerError, Exited, Phase, ProcessState, Shared};
+use podmotion_criu_driver::spec::Spec;
+
 use crate::cgroup::Cgroup;
 use crate::reaper::Exit;
 use crate::runtime::Runtime;
 use crate::runtime::options::Options;
-use crate::runtime::spec::Spec;
 use crate::sleep::Sleeper;
 use crate::stdio::ProcessIo;
 use crate::{oom, sys, task_events};

@@ -7,9 +7,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use podmotion_criu_driver::spec::Spec;
+
 use super::command::Command;
 use super::{Container, ContainerError, Phase};
-use crate::runtime::spec::Spec;
 
 /// Keeps a container awake until it is dropped.
 pub type Lease = Arc<()>;

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use podmotion_criu_driver::spec::SpecError;
 use podmotion_model::settings::SettingsError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -29,7 +30,6 @@ use crate::events::Events;
 use crate::reaper::Reaper;
 use crate::runtime::RuntimeError;
 use crate::runtime::options::OptionsError;
-use crate::runtime::spec::SpecError;
 use crate::sleep::Node;
 use crate::stdio::{Addresses, StdioError};
 use command::{Command, Reply};

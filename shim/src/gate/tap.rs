@@ -7,10 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use podmotion_bpf::{Link, TAP_PROGRAM, attach, netlink, netns};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 
 use super::{GateError, sys};
 
@@ -34,8 +35,8 @@ pub(super) struct Tap {
     ifindex: u32,
     link: Link,
     up: bool,
-    buffer: Vec<u8>,
-    last: usize,
+    /// The frame last read. Has room for the largest, but of that room only what frames have filled is memory.
+    last: Vec<u8>,
 }
 
 impl Tap {
@@ -50,8 +51,7 @@ impl Tap {
             ifindex,
             link,
             up: false,
-            buffer: vec![0; LARGEST_FRAME],
-            last: 0,
+            last: Vec::with_capacity(LARGEST_FRAME),
         })
     }
 
@@ -79,12 +79,10 @@ impl Tap {
 
     /// The next frame; `None` if there is none now.
     pub fn read(&mut self) -> Result<Option<&[u8]>, GateError> {
-        match nix::unistd::read(&self.fd, &mut self.buffer) {
-            Ok(length) => {
-                self.last = length;
-                Ok(Some(&self.buffer[..length]))
-            }
-            Err(Errno::EAGAIN) => Ok(None),
+        self.last.clear();
+        match rustix::io::read(&self.fd, spare_capacity(&mut self.last)) {
+            Ok(_) => Ok(Some(&self.last)),
+            Err(Errno::AGAIN) => Ok(None),
             Err(errno) => Err(GateError::Frame {
                 operation: "read",
                 source: errno.into(),
@@ -94,7 +92,7 @@ impl Tap {
 
     /// Writes the frame last read back.
     pub fn write_back_last(&self) -> Result<(), GateError> {
-        self.write(&self.buffer[..self.last])
+        self.write(&self.last)
     }
 
     /// Gives a frame back to the interface it came from. The kernel has it when this returns.

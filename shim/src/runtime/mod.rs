@@ -3,7 +3,6 @@
 mod call;
 mod error;
 pub mod options;
-pub mod spec;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};

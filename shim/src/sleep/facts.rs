@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use podmotion_criu_driver::spec::{Spec, SpecError};
 use podmotion_criu_driver::{
     ExternalMount, InheritedPipe, Namespace, Subject,
     mounts::{self, MountError},
@@ -32,15 +32,9 @@ pub enum FactsError {
         #[source]
         source: io::Error,
     },
-    /// The bundle's `config.json` is not an OCI configuration.
-    #[error("parse {path}: {source}")]
-    Spec {
-        /// The file.
-        path: PathBuf,
-        /// The parser's answer.
-        #[source]
-        source: oci_spec::OciSpecError,
-    },
+    /// The bundle's configuration cannot be had.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
     /// The container's mounts could not be told.
     #[error(transparent)]
     Mounts(#[from] MountError),
@@ -95,15 +89,11 @@ impl Facts {
     /// Reads what there is to know while the process is there, and keeps the namespaces that
     /// outlive it.
     pub fn gather(known: Known) -> Result<Self, FactsError> {
-        let path = known.bundle.join("config.json");
-        let spec = Spec::load(&path).map_err(|source| FactsError::Spec {
-            path: path.clone(),
-            source,
-        })?;
+        let spec = Spec::read(&known.bundle)?;
         let namespaces = outliving(&spec, known.pid)?;
         Ok(Self {
             id: known.id,
-            rootfs: known.bundle.join(root_path(&spec)),
+            rootfs: known.bundle.join(&spec.root.path),
             cgroups: known.cgroup.folders(),
             freezer: known
                 .cgroup
@@ -150,31 +140,17 @@ impl Facts {
     }
 }
 
-fn root_path(spec: &Spec) -> PathBuf {
-    spec.root()
-        .as_ref()
-        .map_or_else(|| PathBuf::from("rootfs"), |root| root.path().clone())
-}
-
 /// Namespaces that go on without the container's processes, by a descriptor held here: the network
 /// always (the gate, the pod's address and its routes live in it), IPC and UTS where the pod
 /// shares them, the view of the cgroups where it is not the node's. What stays out of this list is
 /// the container's alone and part of its checkpoint.
 fn outliving(spec: &Spec, pid: i32) -> Result<Vec<(Namespace, OwnedFd)>, FactsError> {
-    let joined = |kind| {
-        spec.linux()
-            .as_ref()
-            .and_then(|linux| linux.namespaces().as_ref())
-            .into_iter()
-            .flatten()
-            .find(|namespace| namespace.typ() == kind)
-            .is_none_or(|namespace| namespace.path().is_some())
-    };
+    let joined = |kind| spec.namespace(kind).is_none_or(|ns| !ns.path.is_empty());
     let mut kept = vec![Namespace::Network, Namespace::Cgroup];
-    if joined(LinuxNamespaceType::Ipc) {
+    if joined("ipc") {
         kept.push(Namespace::Ipc);
     }
-    if joined(LinuxNamespaceType::Uts) {
+    if joined("uts") {
         kept.push(Namespace::Uts);
     }
     let mut open = Vec::with_capacity(kept.len());

@@ -1,4 +1,4 @@
-//! What the shim needs to know from a bundle's `config.json`.
+//! What is used of a bundle's `config.json`. No more of it is read: every container has a shim that keeps this.
 
 use std::collections::HashMap;
 use std::io;
@@ -47,8 +47,43 @@ pub enum SpecError {
 pub struct Spec {
     /// The container's annotations.
     pub annotations: HashMap<String, String>,
+    /// The root file system.
+    pub root: Root,
+    /// What is mounted in it, in this order.
+    pub mounts: Vec<Mount>,
     /// The Linux part.
     pub linux: Linux,
+}
+
+/// The used part of `root`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Root {
+    /// Where it is, absolute or in the bundle.
+    pub path: PathBuf,
+}
+
+impl Default for Root {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("rootfs"),
+        }
+    }
+}
+
+/// The used part of an entry of `mounts`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Mount {
+    /// Where it is in the container.
+    pub destination: PathBuf,
+    /// Type of the file system.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What is mounted; of a bind mount, a path on the host.
+    pub source: Option<PathBuf>,
+    /// Options as mount(8) has them.
+    pub options: Vec<String>,
 }
 
 /// The used part of `linux`.
@@ -105,12 +140,16 @@ impl Spec {
         std::fs::write(&path, json.to_string()).map_err(|source| SpecError::Write { path, source })
     }
 
+    /// The container's namespace of a kind (`pid`, `ipc`, ...); `None` where it is its runtime's.
+    #[must_use]
+    pub fn namespace(&self, kind: &str) -> Option<&Namespace> {
+        self.linux.namespaces.iter().find(|ns| ns.kind == kind)
+    }
+
     /// The process whose pid namespace the container joins.
     #[must_use]
     pub fn joined_pid(&self) -> Option<i32> {
-        let namespaces = &self.linux.namespaces;
-        let pid = namespaces.iter().find(|ns| ns.kind == "pid")?;
-        let process = pid.path.strip_prefix("/proc/")?;
+        let process = self.namespace("pid")?.path.strip_prefix("/proc/")?;
         process.strip_suffix("/ns/pid")?.parse().ok()
     }
 
@@ -118,10 +157,7 @@ impl Spec {
     /// kernel sees to it only in a pid namespace of the container's own.
     #[must_use]
     pub fn has_own_pid_namespace(&self) -> bool {
-        self.linux
-            .namespaces
-            .iter()
-            .any(|ns| ns.kind == "pid" && ns.path.is_empty())
+        self.namespace("pid").is_some_and(|ns| ns.path.is_empty())
     }
 
     /// Whether it is the sandbox of a pod, as containerd's CRI plugin marks it.
@@ -183,6 +219,23 @@ mod tests {
         assert_eq!(spec("{}").joined_pid(), None);
         let file = r#"{"linux":{"namespaces":[{"type":"pid","path":"/run/ns/pid"}]}}"#;
         assert_eq!(spec(file).joined_pid(), None);
+    }
+
+    #[test]
+    fn root_and_mounts() {
+        let all = r#"{"root":{"path":"/images/a","readonly":true},"mounts":[
+            {"destination":"/proc","type":"proc"},
+            {"destination":"/data","source":"/srv","options":["rbind","ro"]}],
+            "process":{"execCPUAffinity":{"initial":"0-1"}}}"#;
+        let all = spec(all);
+        assert_eq!(all.root.path, Path::new("/images/a"));
+        let [proc, data] = &all.mounts[..] else {
+            panic!("{all:?}");
+        };
+        assert!(proc.kind == "proc" && proc.source.is_none() && proc.options.is_empty());
+        assert_eq!(data.source.as_deref(), Some(Path::new("/srv")));
+        assert_eq!(data.options, ["rbind", "ro"]);
+        assert_eq!(spec("{}").root.path, Path::new("rootfs"));
     }
 
     #[test]
