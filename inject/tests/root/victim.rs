@@ -15,7 +15,8 @@ fn programs() -> &'static Path {
     static PROGRAMS: OnceLock<TempDir> = OnceLock::new();
     PROGRAMS
         .get_or_init(|| {
-            let dir = tempfile::tempdir().expect("a directory");
+            // Nobody removes it at the end: among what cargo has built it is in nobody's way.
+            let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
             let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/root");
             let build = |name: &str, flags: &[&str]| {
                 let status = Command::new("cc")

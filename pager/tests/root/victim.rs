@@ -15,7 +15,10 @@ pub fn directory() -> tempfile::TempDir {
 /// Compiles a C program once, from files of this directory.
 pub fn compiled(name: &str, sources: &[&str]) -> PathBuf {
     static BUILT: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let directory = BUILT.get_or_init(|| tempfile::tempdir().unwrap()).path();
+    // Nobody removes it at the end: among what cargo has built it is in nobody's way.
+    let directory =
+        BUILT.get_or_init(|| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
+    let directory = directory.path();
     let program = directory.join(name);
     if !program.exists() {
         let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/root");
