@@ -2,8 +2,8 @@
 
 mod cases;
 mod container;
+mod killed;
 mod reaped;
-mod signals;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
