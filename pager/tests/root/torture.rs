@@ -65,7 +65,11 @@ impl Tortured {
         let mut output = self.child.stdout.take().unwrap();
         output.read_to_string(&mut said).unwrap();
         assert!(!said.contains("WRONG"), "{said}");
-        assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}: {said}");
+        // A process of it can be killed a moment before its parent, which sees it then; and one that a filler has just
+        // made to run a system call ends with the filler.
+        if !said.contains("KILLED") {
+            assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}: {said}");
+        }
     }
 
     /// Ends it, and returns what it says when all was well.

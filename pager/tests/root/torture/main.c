@@ -5,6 +5,7 @@
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <stddef.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -32,6 +33,17 @@ void must(int good, const char *what)
 	printf("WRONG %s: %s, pid %d\n", what, strerror(errno), getpid());
 	fflush(stdout);
 	_exit(1);
+}
+
+void ended(const char *what, const void *at, int status)
+{
+	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) {
+		printf("KILLED %s, pid %d\n", what, getpid());
+		fflush(stdout);
+		_exit(1);
+	}
+	if (status)
+		wrong(what, at, 0, status);
 }
 
 uint64_t mix(uint64_t x)
@@ -186,8 +198,7 @@ int main(int count, char **arguments)
 	for (int i = 0; i < PROCESSES; i++) {
 		int status = 0;
 		must(wait(&status) > 0, "wait");
-		if (status)
-			wrong("exit status of a process", common, 0, status);
+		ended("exit status of a process", common, status);
 	}
 	uint64_t sum = 0;
 	for (int i = 0; i < PROCESSES * THREADS; i++)

@@ -16,6 +16,8 @@ extern size_t page;
 /* What ends the program: a difference, and a call that failed. */
 void wrong(const char *what, const void *at, uint64_t expected, uint64_t found);
 void must(int good, const char *what);
+/* How a process of the program has ended: with 0, or because it was wrong. None kills another: SIGKILL came from outside. */
+void ended(const char *what, const void *at, int status);
 
 /* Content from a seed. */
 uint64_t mix(uint64_t x);
