@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// The configuration, in its bundle.
 const FILE: &str = "config.json";
@@ -46,12 +46,16 @@ pub enum SpecError {
 #[serde(default)]
 pub struct Spec {
     /// The container's annotations.
+    #[serde(deserialize_with = "null_is_default")]
     pub annotations: HashMap<String, String>,
     /// The root file system.
+    #[serde(deserialize_with = "null_is_default")]
     pub root: Root,
     /// What is mounted in it, in this order.
+    #[serde(deserialize_with = "null_is_default")]
     pub mounts: Vec<Mount>,
     /// The Linux part.
+    #[serde(deserialize_with = "null_is_default")]
     pub linux: Linux,
 }
 
@@ -78,11 +82,12 @@ pub struct Mount {
     /// Where it is in the container.
     pub destination: PathBuf,
     /// Type of the file system.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", deserialize_with = "null_is_default")]
     pub kind: String,
     /// What is mounted; of a bind mount, a path on the host.
     pub source: Option<PathBuf>,
     /// Options as mount(8) has them.
+    #[serde(deserialize_with = "null_is_default")]
     pub options: Vec<String>,
 }
 
@@ -91,8 +96,10 @@ pub struct Mount {
 #[serde(default, rename_all = "camelCase")]
 pub struct Linux {
     /// Where the container's cgroup is to be: a path, or `slice:prefix:name` for systemd.
+    #[serde(deserialize_with = "null_is_default")]
     pub cgroups_path: String,
     /// The container's namespaces.
+    #[serde(deserialize_with = "null_is_default")]
     pub namespaces: Vec<Namespace>,
 }
 
@@ -101,9 +108,10 @@ pub struct Linux {
 #[serde(default)]
 pub struct Namespace {
     /// `pid`, `network` and so on.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", deserialize_with = "null_is_default")]
     pub kind: String,
     /// The namespace to join; empty for one of its own.
+    #[serde(deserialize_with = "null_is_default")]
     pub path: String,
 }
 
@@ -175,6 +183,15 @@ impl Spec {
     }
 }
 
+/// What has nothing can be `null` as well as missing: Go writes a list without a value so.
+fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, SpecError> {
     let json = std::fs::read(path).map_err(|source| SpecError::Read {
         path: path.to_owned(),
@@ -236,6 +253,20 @@ mod tests {
         assert_eq!(data.source.as_deref(), Some(Path::new("/srv")));
         assert_eq!(data.options, ["rbind", "ro"]);
         assert_eq!(spec("{}").root.path, Path::new("rootfs"));
+    }
+
+    #[test]
+    fn null_is_nothing() {
+        let nothing = r#"{"annotations":null,"root":null,"mounts":null,"linux":null}"#;
+        let nothing = spec(nothing);
+        assert!(nothing.annotations.is_empty() && nothing.mounts.is_empty());
+        assert_eq!(nothing.root.path, Path::new("rootfs"));
+        let inside = r#"{"mounts":[{"destination":"/a","type":null,"source":null,"options":null}],
+            "linux":{"cgroupsPath":null,"namespaces":[{"type":"pid","path":null}]}}"#;
+        let inside = spec(inside);
+        assert!(inside.mounts[0].kind.is_empty() && inside.has_own_pid_namespace());
+        let none = r#"{"linux":{"namespaces":null}}"#;
+        assert!(spec(none).namespace("pid").is_none());
     }
 
     #[test]
