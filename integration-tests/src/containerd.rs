@@ -215,6 +215,18 @@ impl Containerd {
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
 
+    /// The last lines of the log that are about something, up to a time as RFC 3339 has it.
+    pub(crate) fn log_about(&self, what: &str, until: &str) -> String {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let before = |line: &&str| {
+            let time = line.strip_prefix("time=\"");
+            time.is_some_and(|time| time <= until)
+        };
+        let about = log.lines().filter(|line| line.contains(what));
+        let lines: Vec<_> = about.filter(before).collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
     fn write(&self, name: &str, text: &str) -> Result<()> {
         let path = self.folder.join(name);
         let new = self.folder.join(format!("{name}.new"));
