@@ -210,21 +210,21 @@ impl Containerd {
 
     /// The end of the log, for an error message.
     pub(crate) fn log_tail(&self) -> String {
-        let log = fs::read_to_string(self.log()).unwrap_or_default();
-        let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(60)..].join("\n")
+        self.last_lines(60, |_| true)
     }
 
     /// The last lines of the log that are about something, up to a time as RFC 3339 has it.
     pub(crate) fn log_about(&self, what: &str, until: &str) -> String {
-        let log = fs::read_to_string(self.log()).unwrap_or_default();
-        let before = |line: &&str| {
+        self.last_lines(20, |line| {
             let time = line.strip_prefix("time=\"");
-            time.is_some_and(|time| time <= until)
-        };
-        let about = log.lines().filter(|line| line.contains(what));
-        let lines: Vec<_> = about.filter(before).collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+            line.contains(what) && time.is_some_and(|time| time <= until)
+        })
+    }
+
+    fn last_lines(&self, count: usize, wanted: impl Fn(&str) -> bool) -> String {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<_> = log.lines().filter(|line| wanted(line)).collect();
+        lines[lines.len().saturating_sub(count)..].join("\n")
     }
 
     fn write(&self, name: &str, text: &str) -> Result<()> {

@@ -9,14 +9,13 @@ use std::time::Duration;
 use containerd_shim::mount;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use log::warn;
+use podmotion_criu_driver::spec::Spec;
 use podmotion_model::settings::Settings;
 use tokio::sync::{mpsc, oneshot};
 
 use super::driver::{Driver, Parts, identity};
 use super::process::Process;
 use super::{Container, ContainerError, Shared, guest};
-use podmotion_criu_driver::spec::Spec;
-
 use crate::cgroup::Cgroup;
 use crate::runtime::Runtime;
 use crate::runtime::options::Options;

@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use log::warn;
+use podmotion_criu_driver::spec::Spec;
 use podmotion_model::settings::Settings;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -35,8 +36,6 @@ use super::create::{NewContainer, unmount};
 use super::guest::Lease;
 use super::process::{Exec, Process};
 use super::{ContainerError, Exited, Phase, ProcessState, Shared};
-use podmotion_criu_driver::spec::Spec;
-
 use crate::cgroup::Cgroup;
 use crate::reaper::Exit;
 use crate::runtime::Runtime;
@@ -88,7 +87,7 @@ pub struct Parts {
 /// Owner of one container's state.
 pub struct Driver {
     id: String,
-    spec: Spec,
+    spec: Arc<Spec>,
     options: Options,
     rootfs: Option<PathBuf>,
     runtime: Runtime,
@@ -140,7 +139,7 @@ impl Driver {
         let sleeper = asleep::sleeper(&new, &spec, settings, &shared);
         let mut driver = Self {
             id: new.id,
-            spec,
+            spec: Arc::new(spec),
             options,
             rootfs,
             runtime,

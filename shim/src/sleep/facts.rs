@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use podmotion_criu_driver::spec::{Spec, SpecError};
+use podmotion_criu_driver::spec::Spec;
 use podmotion_criu_driver::{
     ExternalMount, InheritedPipe, Namespace, Subject,
     mounts::{self, MountError},
@@ -32,9 +32,6 @@ pub enum FactsError {
         #[source]
         source: io::Error,
     },
-    /// The bundle's configuration cannot be had.
-    #[error(transparent)]
-    Spec(#[from] SpecError),
     /// The container's mounts could not be told.
     #[error(transparent)]
     Mounts(#[from] MountError),
@@ -62,7 +59,7 @@ pub struct Facts {
     pub stdio: Arc<Vec<OwnedFd>>,
     /// Its scope would go away with its last process: systemd owns the cgroup.
     pub systemd: bool,
-    spec: Spec,
+    spec: Arc<Spec>,
     namespaces: Vec<(Namespace, OwnedFd)>,
 }
 
@@ -75,6 +72,8 @@ pub struct Known {
     pub pid: i32,
     /// Its bundle.
     pub bundle: PathBuf,
+    /// What the bundle's configuration says.
+    pub spec: Arc<Spec>,
     /// runc's directory of this container.
     pub runc_state: PathBuf,
     /// Its cgroup.
@@ -89,11 +88,10 @@ impl Facts {
     /// Reads what there is to know while the process is there, and keeps the namespaces that
     /// outlive it.
     pub fn gather(known: Known) -> Result<Self, FactsError> {
-        let spec = Spec::read(&known.bundle)?;
-        let namespaces = outliving(&spec, known.pid)?;
+        let namespaces = outliving(&known.spec, known.pid)?;
         Ok(Self {
             id: known.id,
-            rootfs: known.bundle.join(&spec.root.path),
+            rootfs: known.bundle.join(&known.spec.root.path),
             cgroups: known.cgroup.folders(),
             freezer: known
                 .cgroup
@@ -104,7 +102,7 @@ impl Facts {
             runc_state: known.runc_state,
             stdio: known.stdio,
             systemd: known.systemd,
-            spec,
+            spec: known.spec,
             namespaces,
         })
     }

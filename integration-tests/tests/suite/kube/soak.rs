@@ -368,22 +368,14 @@ impl<'a> Crowd<'a> {
             if about.starts_with("soak-") && event["type"] == "Warning" && started && !deleted {
                 let at = event["lastTimestamp"].as_str().unwrap_or_default();
                 let reason = &event["reason"];
-                let before = self
-                    .log_about(about, at)
-                    .unwrap_or_else(|e| format!("{e:#}"));
+                let members = self.members();
+                let member = members.get(about);
+                let before = member.map(|it| self.cluster.node().log_about(&it.container, at));
+                let before = before.unwrap_or_default();
                 bail!("{about} at {at}: {reason}: {message}\nBefore that:\n{before}");
             }
         }
         Ok(())
-    }
-
-    /// What the log says of a pod's container up to a time.
-    fn log_about(&self, pod: &str, until: &str) -> Result<String> {
-        let pod = self.cluster.kubectl().get(&["pod", pod])?;
-        let id = &pod["status"]["containerStatuses"][0]["containerID"];
-        let id = id.as_str().and_then(|id| id.strip_prefix("containerd://"));
-        let id = id.context("it has no container")?;
-        Ok(self.cluster.node().log_about(id, until))
     }
 
     fn numbers(&self) -> String {

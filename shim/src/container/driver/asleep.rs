@@ -65,6 +65,7 @@ impl Driver {
             id: self.id.clone(),
             pid: self.init.pid,
             bundle: self.bundle.clone(),
+            spec: Arc::clone(&self.spec),
             runc_state: self.runtime.state_dir(),
             cgroup,
             stdio: Arc::new(stdio),
