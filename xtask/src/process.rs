@@ -9,10 +9,11 @@ use anyhow::{Context, Result, bail};
 /// How much of a failed program's output is repeated in the error, in lines from the end.
 const TAIL_LINES: usize = 30;
 
-/// A command for `program`, with no terminal to ask questions on.
+/// A command for `program`, with no terminal to ask questions on, and without what cargo gives the compiler's allocator
+/// (`.cargo/config.toml`): programs under test can have the same one.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
-    command.stdin(Stdio::null());
+    command.stdin(Stdio::null()).env_remove("MALLOC_CONF");
     command
 }
 
