@@ -66,7 +66,11 @@ impl App {
     pub fn new<S: Into<String>>(args: impl IntoIterator<Item = S>) -> Self {
         Self {
             args: args.into_iter().map(Into::into).collect(),
-            env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()],
+            env: vec![
+                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
+                // As the images have it: what Python would write is memory of its control group.
+                "PYTHONDONTWRITEBYTECODE=1".into(),
+            ],
             image: Image::Apps,
             runtime: Runtime::Podmotion,
             annotations: BTreeMap::new(),
