@@ -346,11 +346,13 @@ impl Pager {
     /// From here on `known` says where content is, and slots that it does not name are free.
     fn commit(&mut self, known: Vec<(i32, RunMap)>) -> Result<(), OutError> {
         self.known = known.iter().cloned().collect();
+        // Before the checksums are shared: what is cut off afterwards is cut off a copy.
+        let kept = self.pages.keep(self.known.values());
         let sums = self.pages.sums().clone();
         let server = self.server.as_ref().ok_or(ServerError::Ended)?;
+        // Whatever became of it: what is not named is free.
         server.call(move |worker| worker.set_known(sums, known))?;
-        self.pages.keep(self.known.values())?;
-        Ok(())
+        Ok(kept?)
     }
 
     /// Fills back what was taken away before something went wrong.

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A run of pages and where its content is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +26,8 @@ pub(crate) struct Run {
 /// A map from page addresses to slots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RunMap {
-    /// By start: end and first slot.
-    runs: BTreeMap<u64, (u64, u64)>,
+    /// By start: end and first slot. Whoever only keeps a copy has it in common with the others.
+    runs: Arc<BTreeMap<u64, (u64, u64)>>,
     page: u64,
     bytes: u64,
 }
@@ -35,7 +36,7 @@ impl RunMap {
     /// An empty map of pages with `page` bytes.
     pub(crate) fn new(page: u64) -> Self {
         Self {
-            runs: BTreeMap::new(),
+            runs: Arc::default(),
             page,
             bytes: 0,
         }
@@ -104,36 +105,41 @@ impl RunMap {
             self.remove(run.start..run.end);
         }
         self.bytes += run.end - run.start;
+        let runs = Arc::make_mut(&mut self.runs);
         let (mut start, mut end, mut slot) = (run.start, run.end, run.slot);
-        if let Some((&before, &(before_end, before_slot))) = self.runs.range(..start).next_back()
+        if let Some((&before, &(before_end, before_slot))) = runs.range(..start).next_back()
             && before_end == start
             && before_slot + (start - before) / self.page == slot
         {
             (start, slot) = (before, before_slot);
         }
-        if let Some(&(after_end, after_slot)) = self.runs.get(&end)
+        if let Some(&(after_end, after_slot)) = runs.get(&end)
             && slot + (end - start) / self.page == after_slot
         {
-            self.runs.remove(&end);
+            runs.remove(&end);
             end = after_end;
         }
-        self.runs.insert(start, (end, slot));
+        runs.insert(start, (end, slot));
     }
 
     /// Forgets the addresses of `range`. Returns what was known.
     pub(crate) fn remove(&mut self, range: Range<u64>) -> Vec<Run> {
         let removed: Vec<Run> = self.within(range).collect();
+        if removed.is_empty() {
+            return removed;
+        }
+        let runs = Arc::make_mut(&mut self.runs);
         for cut in &removed {
-            let Some((&start, &(end, slot))) = self.runs.range(..=cut.start).next_back() else {
+            let Some((&start, &(end, slot))) = runs.range(..=cut.start).next_back() else {
                 continue;
             };
-            self.runs.remove(&start);
+            runs.remove(&start);
             if start < cut.start {
-                self.runs.insert(start, (cut.start, slot));
+                runs.insert(start, (cut.start, slot));
             }
             if cut.end < end {
                 let rest = slot + (cut.end - start) / self.page;
-                self.runs.insert(cut.end, (end, rest));
+                runs.insert(cut.end, (end, rest));
             }
             self.bytes -= cut.end - cut.start;
         }

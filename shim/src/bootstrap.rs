@@ -40,7 +40,7 @@ use crate::runtime::options::Options;
 use crate::runtime::{self, Runtime};
 use crate::service::TaskService;
 use crate::sleep::{Node, leftover};
-use crate::{sys, timestamp};
+use crate::{footprint, sys, timestamp};
 
 /// The shim's runtime type.
 pub const RUNTIME: &str = "io.containerd.podmotion.v1";
@@ -329,7 +329,7 @@ async fn serve_tasks(flags: &Flags, listener: UnixListener, node: Arc<Node>) -> 
         .add_listener(listener)
         .register_service(service.into_methods());
     server.start().await.context("start the server")?;
-    sys::trim_heap();
+    footprint::tidy_soon();
     tokio::select! {
         () = shutdown.notified() => info!("shutting down"),
         () = forgotten(&first) => warn!("nobody has created a container in {FIRST:?}: shutting down"),

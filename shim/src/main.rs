@@ -6,6 +6,7 @@ mod cgroup;
 mod container;
 mod containers;
 mod events;
+mod footprint;
 mod gate;
 mod oom;
 mod reaper;

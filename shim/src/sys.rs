@@ -233,8 +233,8 @@ pub fn shared_event_source(
 /// Where the allocator is told what only a program's start can tell it.
 pub const TUNABLES: &str = "GLIBC_TUNABLES";
 /// No store of free memory in each thread: nothing gives it back, and the threads of a shim that had slept
-/// a thousand times held 1 MB there.
-pub const NO_STORES: &str = "glibc.malloc.tcache_count=0";
+/// a thousand times held 1 MB there. Nor one of stacks of threads that have ended.
+pub const NO_STORES: &str = "glibc.malloc.tcache_count=0:glibc.pthread.stack_cache_size=0";
 
 /// Bytes from which on an allocation is a mapping of its own (glibc's default).
 #[cfg(target_env = "gnu")]
@@ -269,3 +269,24 @@ pub fn trim_heap() {
 /// Gives unused heap back to the system.
 #[cfg(not(target_env = "gnu"))]
 pub fn trim_heap() {}
+
+/// Stack below the calling function that its own calls may need, in bytes.
+const STACK_IN_USE: usize = 16 << 10;
+/// Stack below that which may have been used before, in bytes: less than the gap of 1 MiB that the kernel keeps
+/// free below a main thread's stack (`stack_guard_gap`).
+const STACK_USED_BEFORE: usize = 512 << 10;
+
+/// Gives back what the stack of the main thread held before and does not need now. Does nothing in other threads.
+pub fn trim_stack() {
+    if rustix::thread::gettid() != rustix::process::getpid() {
+        return;
+    }
+    let here = 0_u8;
+    let page = rustix::param::page_size();
+    let end = ((&raw const here).addr() - STACK_IN_USE) & !(page - 1);
+    let start = std::ptr::without_provenance_mut(end - STACK_USED_BEFORE);
+    // SAFETY: what is given up lies below every frame of this thread, and nothing but its stack, or the gap below that, is
+    // there. It reads as zeros when it is used again. Where the stack does not reach that far, ENOMEM says so, once the
+    // rest is done (madvise(2)).
+    unsafe { libc::madvise(start, STACK_USED_BEFORE, libc::MADV_DONTNEED) };
+}

@@ -179,13 +179,19 @@ impl Pages {
         places.forget(next..u64::MAX);
         drop(places);
         // Readers may have these too: a copy is made only where there is something to cut off.
-        if next < self.sums.len() as u64 {
+        let cut = next < self.sums.len() as u64;
+        if cut {
             Arc::make_mut(&mut self.sums).truncate(next as usize);
-            self.file
-                .set_len(next * self.page)
-                .map_err(ImageError::io("shorten", &self.path))?;
         }
-        Ok(())
+        // They grew by doubling, and are kept for as long as there is a sleeper.
+        if let Some(sums) = Arc::get_mut(&mut self.sums) {
+            sums.shrink_to_fit();
+        }
+        match cut {
+            true => self.file.set_len(next * self.page),
+            false => Ok(()),
+        }
+        .map_err(ImageError::io("shorten", &self.path))
     }
 }
 

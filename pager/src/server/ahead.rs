@@ -40,7 +40,7 @@ impl Worker {
     pub(super) fn fill_ahead(&mut self, pieces: &[Piece]) -> Result<u64, ServerError> {
         let pieces: Vec<Piece> = pieces
             .iter()
-            .flat_map(|piece| split(*piece, self.start.page))
+            .flat_map(|piece| split(*piece, self.page))
             .collect();
         let bytes: u64 = pieces.iter().map(|piece| piece.bytes).sum();
         // Of many containers that wake at once, each would take a processor from another one.

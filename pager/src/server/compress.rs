@@ -56,7 +56,7 @@ impl Worker {
         report: mpsc::Sender<Result<CompressStats, CompressError>>,
     ) {
         let (started, cpu_started) = (Instant::now(), cpu_time());
-        match Compressor::begin(&self.start.directory, &mut self.reader, plan) {
+        match Compressor::begin(&self.directory, &mut self.reader, plan) {
             Ok(compressor) => {
                 self.pass = Some(Pass {
                     compressor,

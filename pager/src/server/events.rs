@@ -41,7 +41,7 @@ impl Worker {
         let space = &mut self.held[index].space;
         match event {
             Event::Fault { address, write } => {
-                let address = address & !(self.start.page - 1);
+                let address = address & !(self.page - 1);
                 let since = Instant::now();
                 return self.fault(Fault {
                     descriptor,

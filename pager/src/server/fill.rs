@@ -112,7 +112,7 @@ impl Worker {
         for piece in self.missing_of(plan) {
             let mut at = 0;
             while at < piece.bytes {
-                let slot = piece.slot + at / self.start.page;
+                let slot = piece.slot + at / self.page;
                 let bytes = (piece.bytes - at).min(CHUNK as u64) as usize;
                 self.reader.read_into(slot, &mut buffer[..bytes])?;
                 let filled = self.put(piece.index, piece.start + at, &buffer[..bytes])?;
@@ -182,7 +182,7 @@ impl Worker {
     /// Copies `content` to missing pages from `address` on, until an event has to be read first.
     /// Returns how many bytes were copied.
     fn put(&mut self, index: usize, address: u64, content: &[u8]) -> Result<u64, ServerError> {
-        let page = self.start.page as usize;
+        let page = self.page as usize;
         let held = &mut self.held[index];
         let (mut done, mut piece, mut copied) = (0, content.len(), 0);
         while done < content.len() {
@@ -234,7 +234,7 @@ impl Worker {
 
     /// Answers a fault.
     pub(super) fn fault(&mut self, fault: Fault) -> Result<(), ServerError> {
-        let page = self.start.page;
+        let page = self.page;
         let descriptor = fault.descriptor;
         let unsettled = self.is_unsettled(descriptor);
         let Some(held) = self

@@ -75,7 +75,7 @@ impl Worker {
                     thread::yield_now();
                 }
                 Ok(Copied::Bytes(_) | Copied::Present(_)) => {
-                    held.space.filled(run.start..run.start + self.start.page);
+                    held.space.filled(run.start..run.start + self.page);
                     return Ok(false);
                 }
                 Err(e) => return Err(ServerError::system("fill memory of", held.space.pid)(e)),

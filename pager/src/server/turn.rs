@@ -103,14 +103,14 @@ impl Worker {
                 Some(Duration::ZERO)
             }
             Mode::Filling(background) => {
-                let due = background.due(self.start.page);
+                let due = background.due(self.page);
                 if due <= now && !background.gives_way(now, self.stats.faults) {
                     if let Err(error) = self.background() {
                         self.fail(error);
                     }
                     return Turn::Go;
                 }
-                Some(background.due(self.start.page) - now)
+                Some(background.due(self.page) - now)
             }
             Mode::Guard | Mode::Failed if alone => {
                 self.stop_compressing();

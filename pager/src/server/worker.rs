@@ -69,7 +69,8 @@ pub(super) struct Fault {
 /// Owned by the thread.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    pub(super) start: Start,
+    pub(super) directory: PathBuf,
+    pub(super) page: u64,
     pub(super) reader: Reader,
     /// Forks that may have been reported before something that came before them.
     pub(super) forks: Vec<Fork>,
@@ -103,19 +104,26 @@ impl Worker {
     pub(super) fn new(start: Start) -> Result<Self, ServerError> {
         let failed = ServerError::system;
         let keeper = Keeper::start().map_err(failed("start the keeper of descriptors", None))?;
-        let (sums, places) = (Arc::clone(&start.sums), Arc::clone(&start.places));
-        let page = start.page as usize;
+        let Start {
+            directory,
+            page,
+            image,
+            sums,
+            places,
+        } = start;
+        let bytes = page as usize;
         Ok(Self {
-            reader: Reader::open(&start.directory, start.page, start.image, sums, places)?,
+            reader: Reader::open(&directory, page, image, sums, places)?,
+            directory,
+            page,
             forks: Vec::new(),
-            start,
             keeper: Some(keeper),
             held: Vec::new(),
             mode: Mode::Guard,
             pass: None,
             waiting: Vec::new(),
-            single: PageBuffer::new(page).map_err(failed("get memory", None))?,
-            zeros: PageBuffer::new(page).map_err(failed("get memory", None))?,
+            single: PageBuffer::new(bytes).map_err(failed("get memory", None))?,
+            zeros: PageBuffer::new(bytes).map_err(failed("get memory", None))?,
             chunk: None,
             stats: FillStats::default(),
             faults: Vec::new(),
@@ -137,7 +145,7 @@ impl Worker {
             .map(Uffd::from)?;
         uffd.handshake()
             .map_err(failed("set up the userfaultfd of"))?;
-        let space = Space::new(pid, self.start.page);
+        let space = Space::new(pid, self.page);
         self.hold(space, uffd, Some(process));
         Ok(())
     }

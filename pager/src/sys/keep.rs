@@ -94,7 +94,8 @@ impl Keeper {
     pub(crate) fn start() -> io::Result<Self> {
         let parent = pidfd_open(std::process::id() as i32)?;
         let maps = std::fs::read_to_string("/proc/self/maps")?;
-        let given_up = dispensable(&maps, (&raw const maps).addr());
+        let began = stack_began(&std::fs::read_to_string("/proc/self/stat")?);
+        let given_up = dispensable(&maps, (&raw const maps).addr(), began);
         let mut pidfd: RawFd = -1;
         let mut args = CloneArgs {
             flags: (libc::CLONE_FILES | libc::CLONE_PIDFD) as u64,
@@ -173,9 +174,17 @@ impl Keeper {
     }
 }
 
-/// The heap and the anonymous mappings that neither hold the calling thread's stack, which `stack`
-/// is an address in, nor belong to a program or library.
-fn dispensable(maps: &str, stack: usize) -> GivenUp {
+/// Where the first thread's stack began: everything above are arguments, which `ps` reads. None where the kernel
+/// does not say (`startstack` in proc_pid_stat(5)).
+fn stack_began(stat: &str) -> Option<usize> {
+    // The name of the program, in parentheses, can have anything in it.
+    let (_, behind) = stat.rsplit_once(')')?;
+    behind.split_ascii_whitespace().nth(25)?.parse().ok()
+}
+
+/// The heap, the anonymous mappings that neither hold the calling thread's stack, which `stack` is an address in, nor
+/// belong to a program or library, and the first thread's stack, which began at `began`, but for what lies above.
+fn dispensable(maps: &str, stack: usize, began: Option<usize>) -> GivenUp {
     let mut found: GivenUp = [(0, 0); MOST_GIVEN_UP];
     let mut free = found.iter_mut();
     // The end of the last mapping of a file: what follows without a gap are its variables.
@@ -189,15 +198,28 @@ fn dispensable(maps: &str, stack: usize) -> GivenUp {
             let number = |text| usize::from_str_radix(text, 16).ok();
             Some((number(start)?, number(end)?))
         });
-        let Some((start, end)) = bounds else { continue };
+        let Some((start, mut end)) = bounds else {
+            continue;
+        };
         if *inode != "0" {
             file_end = end;
             continue;
         }
-        let plain = name.is_empty() && start != file_end || *name == ["[heap]"];
-        if plain
-            && *permissions == "rw-p"
-            && !(start..end).contains(&stack)
+        if *permissions != "rw-p" || (start..end).contains(&stack) {
+            continue;
+        }
+        match name {
+            [] if start == file_end => continue,
+            [] | ["[heap]"] => {}
+            ["[stack]"] => match began {
+                Some(began) if (start..end).contains(&began) => {
+                    end = began & !(rustix::param::page_size() - 1)
+                }
+                _ => continue,
+            },
+            _ => continue,
+        }
+        if start < end
             && let Some(place) = free.next()
         {
             *place = (start, end - start);
@@ -214,7 +236,7 @@ fn hold(parent: RawFd, given_up: &GivenUp) -> ! {
     // that is left out, code and static variables in mappings of files and right behind them.
     unsafe {
         for &(start, length) in given_up {
-            libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED);
+            libc::munmap(start as *mut libc::c_void, length);
         }
         libc::prctl(libc::PR_SET_NAME, c"podmotion-keep".as_ptr());
         libc::setsid();
@@ -321,17 +343,38 @@ mod tests {
     #[test]
     fn neither_stack_nor_variables_are_given_up() {
         let maps = "\
-55d0-55d8 r-xp 00000000 fe:00 12 /bin/program
-55d8-55d9 rw-p 00008000 fe:00 12 /bin/program
-55d9-55da rw-p 00000000 00:00 0
-6000-6100 rw-p 00000000 00:00 0                          [heap]
-7000-7100 rw-p 00000000 00:00 0
-7100-7101 ---p 00000000 00:00 0
-7101-7200 rw-p 00000000 00:00 0
-7f00-7f20 r--p 00000000 00:00 0                          [vvar]
-7fa0-7fb0 rw-p 00000000 00:00 0                          [stack]
+55d0000-55d8000 r-xp 00000000 fe:00 12 /bin/program
+55d8000-55d9000 rw-p 00008000 fe:00 12 /bin/program
+55d9000-55da000 rw-p 00000000 00:00 0
+6000000-6100000 rw-p 00000000 00:00 0                          [heap]
+7000000-7100000 rw-p 00000000 00:00 0
+7100000-7101000 ---p 00000000 00:00 0
+7101000-7200000 rw-p 00000000 00:00 0
+7f00000-7f20000 r--p 00000000 00:00 0                          [vvar]
+7fa0000-7fc0000 rw-p 00000000 00:00 0                          [stack]
 ";
-        let found = dispensable(maps, 0x7180);
-        assert_eq!(found[..3], [(0x6000, 0x100), (0x7000, 0x100), (0, 0)]);
+        let whole = [(0x600_0000, 0x10_0000), (0x700_0000, 0x10_0000)];
+        let found = dispensable(maps, 0x718_0000, None);
+        assert_eq!((&found[..2], found[2]), (&whole[..], (0, 0)));
+        // Arguments stay, which lie above.
+        let found = dispensable(maps, 0x718_0000, Some(0x7fb_9670));
+        let below = (0x7fa_0000, 0x7fb_9000 - 0x7fa_0000);
+        assert_eq!((&found[..2], found[2]), (&whole[..], below));
+        // In the first thread all of it is in use.
+        let found = dispensable(maps, 0x7fb_1000, Some(0x7fb_9670));
+        assert_eq!(found[2], (0x710_1000, 0xf_f000));
+        assert_eq!(found[3], (0, 0));
+    }
+
+    #[test]
+    fn the_stack_began_where_the_kernel_says() {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let began = stack_began(&stat).unwrap();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let stack = maps.lines().find(|line| line.ends_with("[stack]")).unwrap();
+        let (start, end) = stack.split_once(' ').unwrap().0.split_once('-').unwrap();
+        let number = |text| usize::from_str_radix(text, 16).unwrap();
+        assert!((number(start)..number(end)).contains(&began), "{began:x}");
+        assert_eq!(stack_began("1 (a) 2) S 1"), None);
     }
 }

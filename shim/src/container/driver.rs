@@ -42,7 +42,7 @@ use crate::runtime::Runtime;
 use crate::runtime::options::Options;
 use crate::sleep::Sleeper;
 use crate::stdio::ProcessIo;
-use crate::{oom, sys, task_events};
+use crate::{footprint, oom, sys, task_events};
 
 /// What the driver is told by its own helpers.
 enum Notice {
@@ -208,7 +208,7 @@ impl Driver {
             }
         }
         drop(self);
-        sys::trim_heap();
+        footprint::tidy_soon();
     }
 
     /// Removes a container that was created for nobody.

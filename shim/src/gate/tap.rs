@@ -35,7 +35,7 @@ pub(super) struct Tap {
     ifindex: u32,
     link: Link,
     up: bool,
-    /// The frame last read. Has room for the largest, but of that room only what frames have filled is memory.
+    /// The frame last read. Has room for the largest from the first one on, until it goes down.
     last: Vec<u8>,
 }
 
@@ -51,7 +51,7 @@ impl Tap {
             ifindex,
             link,
             up: false,
-            last: Vec::with_capacity(LARGEST_FRAME),
+            last: Vec::new(),
         })
     }
 
@@ -60,6 +60,9 @@ impl Tap {
         if self.up != up {
             netns::enter(netns, || set_running(&self.name, up))??;
             self.up = up;
+            if !up {
+                self.last = Vec::new();
+            }
         }
         Ok(())
     }
@@ -80,6 +83,7 @@ impl Tap {
     /// The next frame; `None` if there is none now.
     pub fn read(&mut self) -> Result<Option<&[u8]>, GateError> {
         self.last.clear();
+        self.last.reserve_exact(LARGEST_FRAME);
         match rustix::io::read(&self.fd, spare_capacity(&mut self.last)) {
             Ok(_) => Ok(Some(&self.last)),
             Err(Errno::AGAIN) => Ok(None),

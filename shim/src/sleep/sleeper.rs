@@ -57,6 +57,7 @@ use super::{
     status::{Handle, Identity, Status},
 };
 use crate::container::guest::Lease;
+use crate::footprint;
 use crate::reaper::{Exit, Reaper};
 use crate::responder::Verdict;
 
@@ -428,6 +429,7 @@ impl Sleeper {
                 status.memory_wait = None;
             }
         });
+        footprint::tidy_soon();
         if !matches!(state, State::Waking { .. }) {
             self.waits = None;
         }

@@ -13,6 +13,7 @@ mod depth;
 mod dryrun;
 mod ends;
 mod faults;
+mod footprint;
 mod idle;
 mod keepalive;
 mod longlife;
@@ -89,6 +90,7 @@ const LIGHT: &[Topic] = &[
     faults::LIGHT,
     idle::TESTS,
     keepalive::TESTS,
+    footprint::TESTS,
     longlife::TESTS,
     pressure::TESTS,
     quota::LIGHT,

@@ -61,6 +61,6 @@ impl Sleeper {
                 last.image_bytes = image_bytes.unwrap_or(last.image_bytes);
             }
         });
-        crate::sys::trim_heap();
+        footprint::tidy_soon();
     }
 }

@@ -247,9 +247,7 @@ impl Sleeper {
         self.fell_asleep(last, &fallen.ports);
         let lazy = fallen.lazy;
         self.asleep = Some(fallen);
-        let outcome = self.event(Event::FellAsleep { lazy });
-        crate::sys::trim_heap();
-        outcome
+        self.event(Event::FellAsleep { lazy })
     }
 
     pub(super) fn fell_asleep(&mut self, last: LastSleep, ports: &BTreeSet<u16>) {
