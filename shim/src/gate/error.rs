@@ -51,6 +51,15 @@ pub enum GateError {
         /// How many.
         ports: usize,
     },
+    /// The pod's sleeping containers would have more connections than one pod may have of the node's.
+    #[error(
+        "{connections} connections are more than the {} that a pod's sleeping containers may have",
+        super::MOST_CONNECTIONS
+    )]
+    TooManyConnections {
+        /// How many.
+        connections: usize,
+    },
     /// The tap could not be made or removed.
     #[error("cannot {operation} the tap {name}")]
     Tap {

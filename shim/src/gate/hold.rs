@@ -9,7 +9,9 @@ use podmotion_bpf::{FlowKey, FlowValue};
 
 use super::frame::Addresses;
 use super::tap::{QUEUE, Tap};
-use super::{ContainerKey, Ends, Flow, Gate, GateError, Released, Standstill, sys};
+use super::{
+    ContainerKey, Ends, Flow, Gate, GateError, MOST_CONNECTIONS, Released, Standstill, sys,
+};
 
 impl Gate {
     /// Holds from now on what comes for the ports of `container` and for the connections `flows`.
@@ -56,6 +58,10 @@ impl Gate {
     /// Holds connections more: those that a look at the sockets of the frozen container has found
     /// since [`hold`](Self::hold), which must have come first. Or tells of known ones that what is
     /// with their ends has changed.
+    ///
+    /// # Errors
+    ///
+    /// [`GateError::TooManyConnections`]; nothing is changed then. On others, some of them are held.
     pub fn add_flows(
         &mut self,
         container: ContainerKey,
@@ -67,6 +73,11 @@ impl Gate {
             Ends::Alive => value.alive(),
             Ends::Gone => value,
         };
+        let new = flows.iter().filter(|flow| !self.by_flow.contains_key(flow));
+        let connections = self.by_flow.len() + new.count();
+        if connections > MOST_CONNECTIONS {
+            return Err(GateError::TooManyConnections { connections });
+        }
         for flow in flows {
             self.books(container).flows.insert(*flow);
             self.by_flow.insert(*flow, container);

@@ -58,6 +58,8 @@ use tap::Tap;
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 /// Ports of a container at most: the node's pods share one map, and no pod is to fill it.
 const MOST_PORTS: usize = 1024;
+/// Connections of a pod's sleeping containers at most, for the same reason: a sixteenth of what the map can have.
+const MOST_CONNECTIONS: usize = 8192;
 
 /// A container of the pod, by a number that its shim gives it and does not give twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use podmotion_bpf::Method;
 
 use crate::gate::{
-    self, Flow, Gate, GateError,
+    self, Ends, Flow, Gate, GateError,
     sockets::{self, Wanted},
 };
 use crate::rig::{A, B, LIMITS, Net, PORT, address, assert_clean, held, maps, pins, wait_wanted};
@@ -110,6 +110,38 @@ pub fn ports_are_replaced_and_kept_apart() {
             .count(),
         2
     );
+}
+
+pub fn one_pod_does_not_fill_the_nodes_map_of_connections() {
+    let net = Net::new();
+    let mut gate = net.gate();
+    let flow = |number: u32| {
+        let client = [10, 9, (number >> 8) as u8, number as u8];
+        Flow::new(address("10.9.0.1", PORT), (client, 40000).into())
+    };
+    let held = || {
+        let keys = maps().flows.keys().unwrap();
+        keys.iter()
+            .filter(|key| key.netns() == net.pod.cookie())
+            .count()
+    };
+    let most: Vec<_> = (0..8192).map(flow).collect();
+    gate.hold(A, &most).unwrap();
+    assert_eq!(held(), 8192);
+    let more = gate.add_flows(A, &[most[0], flow(8192)], Ends::Gone);
+    assert!(
+        matches!(
+            more,
+            Err(GateError::TooManyConnections { connections: 8193 })
+        ),
+        "{more:?}"
+    );
+    assert_eq!(held(), 8192);
+    gate.add_flows(A, &most, Ends::Alive).unwrap();
+    gate.release(A).unwrap();
+    assert_eq!(held(), 0);
+    gate.hold(B, &[flow(8192)]).unwrap();
+    assert_eq!(held(), 1);
 }
 
 fn takes_everything_back(method: Option<Method>) {

@@ -84,6 +84,7 @@ fn main() {
         books::activity_is_what_uses_the_container,
         books::activity_of_connections_that_the_pod_opened,
         books::ports_are_replaced_and_kept_apart,
+        books::one_pod_does_not_fill_the_nodes_map_of_connections,
         books::between_two_holds_the_tap_is_down,
         books::a_tap_that_the_pod_has_removed_is_made_again,
         books::closing_takes_everything_back,

@@ -23,6 +23,8 @@ const ROUNDS: u64 = 3;
 const KEPT_MB: f64 = 3.0;
 /// Most milliseconds until the last of a hundred has its first byte.
 const LAST_MS: f64 = 500.0;
+/// A thread for blocking work ends when it has had nothing to do for ten seconds.
+const SETTLED: Duration = Duration::from_secs(12);
 
 /// Measures with that many containers.
 pub fn measure(node: &Node, count: usize, progress: &Progress) -> Result<Vec<Figure>> {
@@ -128,8 +130,10 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Of who is in these control groups; with all shims that there are.
+    /// Of who is in these control groups; with all shims that there are. Waits until they have given back what falling
+    /// asleep took.
     pub(super) fn of<S: AsRef<str>>(groups: &[S]) -> Result<Self> {
+        thread::sleep(SETTLED);
         let count = groups.len() as f64;
         let (mut group, mut kernel) = (0, 0);
         for one in groups {
