@@ -70,7 +70,9 @@ pub use cgroup::{
     set_memory_limit, thaw,
 };
 pub use client::{Client, Response};
-pub use cluster::{Cluster, KubeContainer, KubePod, Kubectl, KubeletSettings, Logind, RemoteNode};
+pub use cluster::{
+    Cluster, KubeContainer, KubePod, Kubectl, KubeletSettings, Logind, RemoteNode, container_id,
+};
 pub use container::{Container, Exit, State};
 pub use cri::{Member, Pod, PodContainer};
 pub use events::{Event, EventLog};

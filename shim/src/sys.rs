@@ -272,8 +272,8 @@ pub fn trim_heap() {}
 
 /// Stack below the calling function that its own calls may need, in bytes.
 const STACK_IN_USE: usize = 16 << 10;
-/// Stack below that which may have been used before, in bytes: less than the gap of 1 MiB that the kernel keeps
-/// free below a main thread's stack (`stack_guard_gap`).
+/// Stack below that which may have been used before, in bytes: far less than the 128 MiB that the kernel keeps free of
+/// mappings below the top of a main thread's stack (`mmap_base`).
 const STACK_USED_BEFORE: usize = 512 << 10;
 
 /// Gives back what the stack of the main thread held before and does not need now. Does nothing in other threads.

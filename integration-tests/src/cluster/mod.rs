@@ -27,7 +27,7 @@ use anyhow::{Context, Result, bail};
 
 pub use self::kubectl::Kubectl;
 pub use self::logind::Logind;
-pub use self::pod::{KubeContainer, KubePod};
+pub use self::pod::{KubeContainer, KubePod, container_id};
 pub use self::remote::RemoteNode;
 
 use self::control::{Control, Identity};

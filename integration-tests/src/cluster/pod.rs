@@ -32,6 +32,17 @@ impl KubeContainer {
     }
 }
 
+/// containerd's id of a container, from its status in a pod's.
+///
+/// # Errors
+/// When it has not been started, or not by containerd.
+pub fn container_id(status: &Value) -> Result<&str> {
+    status["containerID"]
+        .as_str()
+        .and_then(|id| id.strip_prefix("containerd://"))
+        .with_context(|| format!("no id of containerd's in {status}"))
+}
+
 impl<'a> KubePod<'a> {
     pub(super) fn create(cluster: &'a Cluster, manifest: &Value) -> Result<Self> {
         let name = manifest["metadata"]["name"].as_str();
@@ -79,11 +90,7 @@ impl<'a> KubePod<'a> {
     /// Its container called `name`, which has been started.
     pub fn container(&self, name: &str) -> Result<KubeContainer> {
         let pod = self.get()?;
-        let id = self.status_of(&pod, name)?["containerID"]
-            .as_str()
-            .and_then(|id| id.strip_prefix("containerd://"))
-            .with_context(|| format!("container {name} has no id"))?
-            .to_owned();
+        let id = container_id(self.status_of(&pod, name)?)?.to_owned();
         let sleeper = Sleeper::find(&id)?;
         Ok(KubeContainer { id, sleeper })
     }

@@ -38,6 +38,7 @@ pub mod rise;
 mod room;
 mod runc_state;
 mod shared;
+mod signals;
 mod sleeper;
 pub mod status;
 mod still;
@@ -83,6 +84,8 @@ pub enum Notice {
     Deepen,
     /// The time has come to compress the image of its memory.
     Compress,
+    /// The time has come to look whether somebody has sent it a signal.
+    LookForSignals,
     /// That has come to an end of its own.
     Compressed(Result<CompressStats, CompressError>),
     /// The time has come to ask whether there is memory for its wake.

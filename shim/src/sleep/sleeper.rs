@@ -15,6 +15,7 @@ mod falling;
 mod idle;
 mod probes;
 mod rehearsal;
+mod signalled;
 mod waking;
 mod watching;
 
@@ -54,6 +55,7 @@ use super::{
     placeholder::Placeholder,
     pod::{PodGateError, Seat},
     rise::WorkDirectory,
+    signals::Signals,
     status::{Handle, Identity, Status},
 };
 use crate::container::guest::Lease;
@@ -169,6 +171,10 @@ pub struct Sleeper {
     deepen_at: Option<Instant>,
     /// When to compress the image of light sleep.
     compress_at: Option<Instant>,
+    /// When to look whether somebody has sent it a signal in light sleep.
+    signals_at: Option<Instant>,
+    /// What it has waiting.
+    signals: Signals,
     /// When light sleep began.
     light_since: Duration,
     /// When it was last tried to make it deep.
@@ -239,6 +245,8 @@ impl Sleeper {
             not_movable: None,
             deepen_at: None,
             compress_at: None,
+            signals_at: None,
+            signals: Signals::default(),
             light_since: Duration::ZERO,
             deepen_tried: None,
             deepening: None,
@@ -268,6 +276,7 @@ impl Sleeper {
             () = at(self.check_at) => Notice::Check,
             () = at(self.deepen_at) => Notice::Deepen,
             () = at(self.compress_at) => Notice::Compress,
+            () = at(self.signals_at) => Notice::LookForSignals,
             () = at(self.waits.as_ref().map(admission::Waits::look_at)) => Notice::LookForMemory,
         }
     }
@@ -439,6 +448,7 @@ impl Sleeper {
         if !matches!(state, State::Asleep { .. }) {
             self.deepen_at = None;
             self.compress_at = None;
+            self.signals_at = None;
         }
         if state == State::Stopped {
             self.check_at = None;

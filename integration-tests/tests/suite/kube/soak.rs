@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use podmotion_integration_tests::{
-    Census, Client, Cluster, PATIENCE, Random, Sleeper, Status, soak,
+    Census, Client, Cluster, PATIENCE, Random, Sleeper, Status, container_id, soak,
 };
 use serde_json::{Value, json};
 
@@ -230,10 +230,10 @@ impl<'a> Crowd<'a> {
                 .as_str()
                 .context("no address")?
                 .parse()?;
-            let id = container["containerID"].as_str().unwrap_or_default();
+            let id = container_id(container)?;
             members.entry(name.to_owned()).or_insert_with(|| Member {
                 address: SocketAddr::new(ip, PORT),
-                container: id.trim_start_matches("containerd://").to_owned(),
+                container: id.to_owned(),
                 answered: 0,
                 busy: 0,
             });

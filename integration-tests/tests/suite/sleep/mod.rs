@@ -22,6 +22,7 @@ mod quota;
 mod readers;
 mod record;
 mod refused;
+mod signalled;
 mod software;
 mod stdio;
 mod stopped;
@@ -88,15 +89,16 @@ const LIGHT: &[Topic] = &[
     ends::TESTS,
     faults::ANY_DEPTH,
     faults::LIGHT,
+    footprint::TESTS,
     idle::TESTS,
     keepalive::TESTS,
-    footprint::TESTS,
     longlife::TESTS,
     pressure::TESTS,
     quota::LIGHT,
     quota::TESTS,
     readers::TESTS,
     refused::TESTS,
+    signalled::TESTS,
     software::TESTS,
     stdio::TESTS,
     watched::TESTS,

@@ -110,6 +110,7 @@ impl Sleeper {
         let outcome = self.event(event);
         if out {
             self.compress_later();
+            self.signals_at = Some(Instant::now());
         }
         self.deepen_tried = Some(monotonic());
         self.deepen_at = Some(Instant::now());

@@ -16,6 +16,7 @@ impl Sleeper {
             Notice::Deepen => return self.look_deeper(),
             Notice::Compress => self.compress(),
             Notice::Compressed(result) => self.compressed(result),
+            Notice::LookForSignals => return self.look_for_signals(),
             Notice::LookForMemory => self.admit_wake(),
             Notice::FellLight(result) => return self.fell_light(*result),
             Notice::FellCold(result) => return self.fell_cold(*result),

@@ -205,6 +205,7 @@ impl Sleeper {
         }
         self.sleeps_light_from(monotonic());
         self.compress_later();
+        self.watch_for_signals();
         outcome
     }
 

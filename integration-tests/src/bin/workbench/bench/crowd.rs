@@ -24,7 +24,7 @@ const KEPT_MB: f64 = 3.0;
 /// Most milliseconds until the last of a hundred has its first byte.
 const LAST_MS: f64 = 500.0;
 /// A thread for blocking work ends when it has had nothing to do for ten seconds.
-const SETTLED: Duration = Duration::from_secs(12);
+pub(super) const SETTLED: Duration = Duration::from_secs(12);
 
 /// Measures with that many containers.
 pub fn measure(node: &Node, count: usize, progress: &Progress) -> Result<Vec<Figure>> {

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{
-    Cluster, Depth, Image, Node, OwnProcess, Sleeper, Versions, cgroup_of, own_processes,
+    Cluster, Depth, Image, Node, OwnProcess, Sleeper, Versions, cgroup_of, container_id,
+    own_processes,
 };
 use serde_json::{Value, json};
 
@@ -143,10 +144,7 @@ impl Pod {
                     .as_str()
                     .context("a pod without an address")?
                     .parse()?;
-                let id = pod["status"]["containerStatuses"][0]["containerID"]
-                    .as_str()
-                    .and_then(|id| id.strip_prefix("containerd://"))
-                    .context("a container without an id")?;
+                let id = container_id(&pod["status"]["containerStatuses"][0])?;
                 let container = cgroup_of(id)?;
                 let (group, _) = container.rsplit_once('/').context("no group of a pod")?;
                 Ok(Self {

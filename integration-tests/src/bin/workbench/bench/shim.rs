@@ -1,10 +1,12 @@
 //! What a shim costs.
 
 use std::fs;
+use std::thread;
 
 use anyhow::{Context, Result};
 use podmotion_integration_tests::{App, Client, Node, Runtime, fds, rss_anon_kib};
 
+use super::crowd::SETTLED;
 use super::figure::{Figure, Target};
 use super::memory::{PORT, counter};
 use crate::numbers::Samples;
@@ -29,8 +31,10 @@ pub fn measure(node: &Node, progress: &Progress) -> Result<Vec<Figure>> {
         ours.sleep()?;
         Client::default().get(ours.address(PORT)?, "/")?;
     }
+    thread::sleep(SETTLED);
     let awake = (rss_anon_kib(shim)?, descriptors(shim)?);
     ours.sleep()?;
+    thread::sleep(SETTLED);
     let asleep = (rss_anon_kib(shim)?, descriptors(shim)?);
     let binary = node.tools().shim(Runtime::Podmotion)?;
     let size = fs::metadata(&binary).with_context(|| format!("look at {}", binary.display()))?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use podmotion_integration_tests::{
-    Client, Cluster, Image, KubePod, Node, PATIENCE, Runtime, Scrape, Sleeper, Status,
+    Client, Cluster, Image, KubePod, Node, PATIENCE, Runtime, Scrape, Sleeper, Status, container_id,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -337,10 +337,7 @@ impl Way<'_> {
     }
 
     fn kill_manager(&self, manager: &Value) -> Result<()> {
-        let id = manager["status"]["containerStatuses"][0]["containerID"].as_str();
-        let id = id
-            .and_then(|id| id.strip_prefix("containerd://"))
-            .context("no id")?;
+        let id = container_id(&manager["status"]["containerStatuses"][0])?;
         let output = self.node.ctr(["tasks", "ls"])?;
         let tasks = String::from_utf8_lossy(&output.stdout).into_owned();
         let line = tasks.lines().find(|line| line.starts_with(id));

@@ -1,0 +1,78 @@
+//! Signals that a container in light sleep is sent past containerd.
+
+use anyhow::{Context, Result, ensure};
+use podmotion_integration_tests::{App, Container, Depth, Network, Node, Runtime};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::Body;
+
+pub(super) const TESTS: &[(&str, Body)] = &[
+    (
+        "sleep::signalled::term_from_the_node_wakes",
+        term_from_the_node_wakes,
+    ),
+    (
+        "sleep::signalled::one_that_is_waited_for_wakes",
+        one_that_is_waited_for_wakes,
+    ),
+    (
+        "sleep::signalled::kill_from_the_node_ends_it",
+        kill_from_the_node_ends_it,
+    ),
+];
+
+/// Asleep, with no port to wake it by.
+fn asleep(node: &Node, app: App) -> Result<Container> {
+    ensure!(node.depth() == Depth::Light);
+    let app = app.network(Network::Own).ports(&[8080]);
+    let container = node.run(app.annotation("deep-sleep-after", "never"))?;
+    container.stdout()?.wait_for("ready")?;
+    container.sleep()?;
+    Ok(container)
+}
+
+/// As somebody on the node does, or systemd that shuts it down.
+fn send(container: &Container, signal: Signal) -> Result<()> {
+    let pid = container.pid()?.try_into()?;
+    kill_process(Pid::from_raw(pid).context("pid 0")?, signal).context("send a signal")
+}
+
+fn term_from_the_node_wakes(node: &Node, _: Runtime) -> Result<()> {
+    let script = "trap 'echo caught; exit 5' TERM; echo ready; while :; do sleep 1000 & wait; done";
+    let container = asleep(node, App::sh(script))?;
+    send(&container, Signal::TERM)?;
+    ensure!(container.wait()?.status == 5);
+    container.stdout()?.wait_for("caught")?;
+    let status = container.status()?;
+    ensure!(status.last_wake.cause == "signal", "{status:?}");
+    ensure!(container.delete_task()?.status == 5);
+    Ok(())
+}
+
+/// Many a container's first process has signals blocked and asks for them (`sigwait`), and may have one waiting that it is
+/// not interested in now.
+fn one_that_is_waited_for_wakes(node: &Node, _: Runtime) -> Result<()> {
+    let program = "
+import signal, os, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
+os.kill(os.getpid(), signal.SIGUSR1)
+print('ready', flush=True)
+signal.sigwait([signal.SIGTERM])
+sys.exit(6)
+";
+    let container = asleep(node, App::new(["python3", "-c", program]))?;
+    ensure!(container.status()?.counters.wakes == 0);
+    send(&container, Signal::TERM)?;
+    ensure!(container.wait()?.status == 6);
+    ensure!(container.status()?.counters.wakes == 1);
+    ensure!(container.delete_task()?.status == 6);
+    Ok(())
+}
+
+fn kill_from_the_node_ends_it(node: &Node, _: Runtime) -> Result<()> {
+    let container = asleep(node, App::sh("echo ready; sleep 1000"))?;
+    send(&container, Signal::KILL)?;
+    ensure!(container.wait()?.status == 128 + 9);
+    ensure!(container.delete_task()?.status == 128 + 9);
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! Signals that reach a container in light sleep without containerd: `kill` on the node, or systemd when the node shuts
+//! down. Its processes are frozen; who is sent one hears of it when it wakes, so it is woken.
+//!
+//! The kernel has no event for a signal to another process, so it is asked now and then (`SigPnd` and `ShdPnd` in
+//! proc_pid_status(5)).
+
+use std::collections::HashMap;
+use std::fs;
+use std::time::Duration;
+
+/// How often a sleeping container's processes are looked at.
+pub const INTERVAL: Duration = Duration::from_secs(2);
+
+/// What is sent by somebody. Others are sent by the kernel, and timers send theirs for as long as a container sleeps.
+const SENT: u64 = bit(libc::SIGHUP)
+    | bit(libc::SIGINT)
+    | bit(libc::SIGQUIT)
+    | bit(libc::SIGKILL)
+    | bit(libc::SIGUSR1)
+    | bit(libc::SIGUSR2)
+    | bit(libc::SIGTERM);
+
+const fn bit(signal: libc::c_int) -> u64 {
+    1 << (signal - 1)
+}
+
+/// What processes have waiting.
+#[derive(Debug, Default)]
+pub struct Signals {
+    /// By process: what it had blocked and waiting when it was first looked at. It takes that when it wants to.
+    before: HashMap<i32, u64>,
+}
+
+impl Signals {
+    /// Whether one of these processes, which stand still, has been sent a signal since it was first looked at, or has one
+    /// that it would take at once.
+    pub fn have_come(&mut self, processes: &[i32]) -> bool {
+        let mut come = false;
+        for &pid in processes {
+            // One that has ended needs none.
+            if let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) {
+                come |= self.has_come(pid, &status);
+            }
+        }
+        come
+    }
+
+    fn has_come(&mut self, pid: i32, status: &str) -> bool {
+        let set = |name| field(status, name).unwrap_or_default();
+        let waiting = (set("SigPnd:") | set("ShdPnd:")) & SENT;
+        let before = self
+            .before
+            .entry(pid)
+            .or_insert_with(|| waiting & set("SigBlk:"));
+        waiting & !*before != 0
+    }
+}
+
+/// A set of signals in a process's status.
+fn field(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel says of a process, by its sets of signals.
+    fn status(own: u64, shared: u64, blocked: u64) -> String {
+        format!("Name:\tx\nSigPnd:\t{own:016x}\nShdPnd:\t{shared:016x}\nSigBlk:\t{blocked:016x}\n")
+    }
+
+    #[test]
+    fn what_it_would_take_at_once_has_come() {
+        let term = bit(libc::SIGTERM);
+        assert!(!Signals::default().has_come(1, &status(0, 0, 0)));
+        assert!(Signals::default().has_come(1, &status(0, term, 0)));
+        assert!(Signals::default().has_come(1, &status(bit(libc::SIGKILL), 0, 0)));
+    }
+
+    #[test]
+    fn what_it_has_blocked_counts_when_it_is_new() {
+        let (term, user) = (bit(libc::SIGTERM), bit(libc::SIGUSR1));
+        let mut signals = Signals::default();
+        assert!(!signals.has_come(1, &status(0, user, term | user)));
+        assert!(!signals.has_come(1, &status(0, user, term | user)));
+        assert!(signals.has_come(1, &status(0, user | term, term | user)));
+        // Another process is another matter.
+        assert!(signals.has_come(2, &status(0, user, 0)));
+    }
+
+    #[test]
+    fn timers_wake_nobody() {
+        let timers = bit(libc::SIGALRM) | bit(libc::SIGVTALRM) | bit(libc::SIGPROF);
+        assert!(!Signals::default().has_come(1, &status(0, timers | bit(libc::SIGCHLD), 0)));
+    }
+}
