@@ -34,8 +34,9 @@ impl Gate {
         held
     }
 
-    /// Has a tap that is up and known to the programs.
-    fn raise_tap(&mut self) -> Result<(), GateError> {
+    /// Has a tap that is up and known to the programs. Waits for the kernel's network lock, which on a busy node can take
+    /// seconds; [`hold`](Self::hold) does it too, where it was not done before.
+    pub fn raise_tap(&mut self) -> Result<(), GateError> {
         let netns = self.netns.as_fd();
         if let Some(tap) = &mut self.tap
             && let Err(error) = tap.set_running(netns, true)

@@ -366,7 +366,9 @@ impl Seat {
     pub fn hold(&self, runtime: &tokio::runtime::Handle) -> Result<(), GateError> {
         let tap = {
             let mut gate = lock(&self.pod.gate);
-            // First: no probe is held.
+            // Before probes are led elsewhere: it can take seconds, and they would wait as long.
+            gate.raise_tap()?;
+            // Before the hold: no probe is held.
             self.steer(&mut gate, true)?;
             gate.hold(self.key, &[])?;
             gate.tap_fd()
