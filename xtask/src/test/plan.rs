@@ -77,8 +77,9 @@ const fn without(of: &'static str, without: &'static [&'static str]) -> Part {
 const SOAK: &[Part] = &[part("kube::soak")];
 
 /// What else is run then: it has time too, and waits most of it. Not at leisure: who gives way keeps the kernel's locks
-/// meanwhile, and once no network device was made or removed for 82 seconds, by nobody.
-const BESIDE_SOAK: [&[Part]; 2] = [&[part("install::")], &[part("cli::"), part("plain::")]];
+/// meanwhile, and once no network device was made or removed for 82 seconds, by nobody. One after the
+/// other, for the same lock.
+const BESIDE_SOAK: &[Part] = &[part("install::"), part("cli::"), part("plain::")];
 
 /// All others, with what each needs for itself. The long ones first, so that both ends come at nearly the same time; after the
 /// first, which has a processor for long, what needs nothing of setup.
@@ -179,9 +180,7 @@ pub fn all(programs: &Programs, surroundings: &Surroundings) -> Result<Vec<Phase
             shared: others,
         },
         Phase {
-            lanes: std::iter::once(parts(SOAK))
-                .chain(BESIDE_SOAK.map(parts))
-                .collect(),
+            lanes: vec![parts(SOAK), parts(BESIDE_SOAK)],
             shared: Vec::new(),
         },
     ])
@@ -190,7 +189,7 @@ pub fn all(programs: &Programs, surroundings: &Surroundings) -> Result<Vec<Phase
 /// Every test of the suite is in one part, and every part has tests.
 fn check(tests: &[String]) -> Result<()> {
     let parts: Vec<_> = std::iter::once(SOAK)
-        .chain(BESIDE_SOAK)
+        .chain([BESIDE_SOAK])
         .flatten()
         .chain(OTHERS.iter().map(|(part, _)| part))
         .collect();
