@@ -187,11 +187,12 @@ impl Pages {
         if let Some(sums) = Arc::get_mut(&mut self.sums) {
             sums.shrink_to_fit();
         }
-        match cut {
-            true => self.file.set_len(next * self.page),
-            false => Ok(()),
+        if cut {
+            self.file
+                .set_len(next * self.page)
+                .map_err(ImageError::io("shorten", &self.path))?;
         }
-        .map_err(ImageError::io("shorten", &self.path))
+        Ok(())
     }
 }
 

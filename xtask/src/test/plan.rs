@@ -188,9 +188,9 @@ pub fn all(programs: &Programs, surroundings: &Surroundings) -> Result<Vec<Phase
 
 /// Every test of the suite is in one part, and every part has tests.
 fn check(tests: &[String]) -> Result<()> {
-    let parts: Vec<_> = std::iter::once(SOAK)
-        .chain([BESIDE_SOAK])
-        .flatten()
+    let parts: Vec<_> = SOAK
+        .iter()
+        .chain(BESIDE_SOAK)
         .chain(OTHERS.iter().map(|(part, _)| part))
         .collect();
     for test in tests {
