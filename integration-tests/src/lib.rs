@@ -84,7 +84,7 @@ pub use netns::Netns;
 pub use node::{Node, Settings};
 pub use process::{OwnProcess, own_processes, wait_gone};
 pub use relay::Relay;
-pub use sleeper::{Sleeper, Status, refusal, was_starved};
+pub use sleeper::{Sleeper, Status, ensure_woken_by, refusal, was_starved};
 pub use soak::{Random, soak};
 pub use tools::{ContainerdVersion, Depth, RuncVersion, Runtime, Tools, Versions};
 pub use vm::{Disk, Vm};

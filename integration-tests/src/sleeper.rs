@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use podmotion_proto::shim::v1::{
     InspectRequest, ListResponse, ShimClient, SleepRequest, WakeRequest, WatchRequest,
 };
@@ -87,6 +87,17 @@ pub fn was_starved(error: &anyhow::Error) -> bool {
     refusal(error).is_some_and(|words| {
         words.contains("did not freeze within") || words.contains("did not stop within")
     })
+}
+
+/// An error unless what woke a container last is `cause`.
+pub fn ensure_woken_by(cause: &str, status: &Status) -> Result<()> {
+    let last = &status.last_wake.cause;
+    // The cause first: the rest is long.
+    ensure!(
+        last == cause,
+        "woken by {last:?}, not by {cause:?}: {status:?}"
+    );
+    Ok(())
 }
 
 impl Sleeper {

@@ -1,28 +1,32 @@
 //! Holding, and letting go.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use podmotion_bpf::{FlowKey, FlowValue};
 
 use super::frame::Addresses;
-use super::tap::{QUEUE, Tap};
+use super::tap::{QUEUE, Tap, TapPlace};
 use super::{
     ContainerKey, Ends, Flow, Gate, GateError, MOST_CONNECTIONS, Released, Standstill, sys,
 };
 
 impl Gate {
     /// Holds from now on what comes for the ports of `container` and for the connections `flows`.
-    /// The first hold in the pod makes the tap, later ones bring it up. Again for a container that is held: as
-    /// [`add_flows`](Self::add_flows).
+    /// The first hold in the pod makes the tap, unless [`set_tap`](Self::set_tap) was called before. Again for a
+    /// container that is held: as [`add_flows`](Self::add_flows).
     ///
     /// # Errors
     ///
     /// On an error nothing is held that was not held before.
     pub fn hold(&mut self, container: ContainerKey, flows: &[Flow]) -> Result<(), GateError> {
-        self.raise_tap()?;
+        let ifindex = match &self.tap {
+            Some(tap) => tap.ifindex(),
+            None => self.tap.insert(self.tap_place()?.make()?).ifindex(),
+        };
+        self.register(ifindex)?;
         let was_held = std::mem::replace(&mut self.books(container).held, true);
         let held = self.add_flows(container, flows, Ends::Gone).and_then(|()| {
             self.books(container).holding = true;
@@ -34,26 +38,21 @@ impl Gate {
         held
     }
 
-    /// Has a tap that is up and known to the programs. Waits for the kernel's network lock, which on a busy node can take
-    /// seconds; [`hold`](Self::hold) does it too, where it was not done before.
-    pub fn raise_tap(&mut self) -> Result<(), GateError> {
-        let netns = self.netns.as_fd();
-        if let Some(tap) = &mut self.tap
-            && let Err(error) = tap.set_running(netns, true)
-        {
-            // The pod is its own master: somebody with the right to can have removed it.
-            log::warn!("the gate makes its tap anew: {error}");
-            self.tap = None;
-        }
-        let ifindex = match &self.tap {
-            Some(tap) => tap.ifindex(),
-            None => {
-                let mut tap = Tap::create(netns, &self.pins)?;
-                tap.set_running(netns, true)?;
-                self.tap.insert(tap).ifindex()
-            }
-        };
-        self.register(ifindex)
+    /// Where the pod's tap is made, which waits for the kernel's network lock, on a busy node for seconds: nobody
+    /// should have to wait for the gate meanwhile.
+    pub fn tap_place(&self) -> Result<TapPlace, GateError> {
+        TapPlace::new(self.netns(), &self.pins)
+    }
+
+    /// Whether there is a tap that frames can be held in. The pod is its own master: somebody with the right to can
+    /// have removed it, or taken it down.
+    pub fn has_tap(&self) -> bool {
+        self.tap.as_ref().is_some_and(Tap::is_up)
+    }
+
+    /// From now on frames are held in `tap`. Returns the one before: to drop it waits for the network lock too.
+    pub fn set_tap(&mut self, tap: Tap) -> Option<Tap> {
+        self.tap.replace(tap)
     }
 
     /// Holds connections more: those that a look at the sockets of the frozen container has found
@@ -142,11 +141,12 @@ impl Gate {
     /// Takes what is in the tap into the queue. What comes meanwhile makes it readable once more: a
     /// flood keeps nobody here.
     fn empty_tap(&mut self) -> Result<(), GateError> {
-        let Some(tap) = self.tap.as_mut() else {
+        let Some(tap) = &self.tap else {
             return Ok(());
         };
+        let mut room = Vec::new();
         for _ in 0..=QUEUE {
-            let Some(frame) = tap.read()? else {
+            let Some(frame) = tap.read(&mut room)? else {
                 break;
             };
             let Some(addresses) = Addresses::of(frame) else {
@@ -166,7 +166,7 @@ impl Gate {
                 // Taken by a program that had just read the entry of a hold that has ended.
                 None => {
                     // Lost as one that the queue has no room for; those behind it are not.
-                    if let Err(error) = tap.write_back_last() {
+                    if let Err(error) = tap.write(frame) {
                         log::warn!("a frame that nobody is held for: {error}");
                     }
                 }
@@ -175,22 +175,14 @@ impl Gate {
         Ok(())
     }
 
-    /// Ends the hold of `container`, writes its frames back in their order and, when nobody is held
-    /// any more, takes the tap down: [`let_through`](Self::let_through) and [`settle`](Self::settle).
-    pub fn release(&mut self, container: ContainerKey) -> Result<Released, GateError> {
-        let released = self.let_through(container);
-        let settled = self.settle();
-        released.and_then(|released| settled.map(|()| released))
-    }
-
     /// Ends the hold of `container` and then writes its frames back in their order. Frames of other
-    /// containers stay, and so does the tap until [`settle`](Self::settle). Fast: this is what
-    /// clients wait for.
+    /// containers stay. A program that still runs can put one more into the tap, which
+    /// [`read_held`](Self::read_held) lets through. Fast: this is what clients wait for.
     ///
     /// # Errors
     ///
     /// The hold has ended and what could be written is written even then.
-    pub fn let_through(&mut self, container: ContainerKey) -> Result<Released, GateError> {
+    pub fn release(&mut self, container: ContainerKey) -> Result<Released, GateError> {
         if !self.containers.get(&container).is_some_and(|c| c.held) {
             return Ok(Released::default());
         }
@@ -208,22 +200,14 @@ impl Gate {
         self.wanted.remove(&container);
         let mut released = self.write_back(container);
         self.books(container).held = false;
+        if !self.containers.values().any(|container| container.held) {
+            result = result.and(self.register(0));
+        }
         match self.counters() {
             Ok(packets) => released.packets = packets,
             Err(error) => result = result.and(Err(error)),
         }
         result.map(|()| released)
-    }
-
-    /// Takes the tap down if nobody is held. Until then [`read_held`](Self::read_held) lets the last
-    /// frames through. Waits for programs that still run and for the kernel to take the device down:
-    /// some 20 to 100 milliseconds.
-    pub fn settle(&mut self) -> Result<(), GateError> {
-        let up = self.tap.as_ref().is_some_and(Tap::is_up);
-        if !up || self.containers.values().any(|container| container.held) {
-            return Ok(());
-        }
-        self.lower_tap()
     }
 
     fn write_back(&mut self, container: ContainerKey) -> Released {
@@ -246,17 +230,12 @@ impl Gate {
         released
     }
 
-    /// Nobody is held and no entry says so any more; but a program may be running that has read one
-    /// before, and then puts a frame into the tap.
-    fn lower_tap(&mut self) -> Result<(), GateError> {
+    /// Lets through what is in the tap, also what programs that still run put into it. Nobody is held any more.
+    pub(super) fn drain(&mut self) -> Result<(), GateError> {
+        if self.tap.is_none() {
+            return Ok(());
+        }
         sys::wait_for_running_programs();
-        let result = self.empty_tap();
-        let result = result.and(self.register(0));
-        let netns = self.netns.as_fd();
-        let lowered = match &mut self.tap {
-            Some(tap) => tap.set_running(netns, false),
-            None => Ok(()),
-        };
-        result.and(lowered)
+        self.empty_tap()
     }
 }

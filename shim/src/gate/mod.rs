@@ -10,8 +10,9 @@
 //! ```
 //!
 //! One [`Gate`] per pod, as the containers of a pod share its network namespace; containers are told
-//! apart by a [`ContainerKey`]. The tap is made by the first hold and stays until the gate is closed;
-//! while nobody is held it is down, and the programs do not know it.
+//! apart by a [`ContainerKey`]. The tap is made for the first hold and stays, up, until the gate is closed; while nobody
+//! is held the programs do not know it. Taking it down and up again would wait for the kernel's network lock (`rtnl`),
+//! which the whole node shares: then a sleep or a wake, and every probe behind it, takes as long as somebody holds that.
 //!
 //! Invariants:
 //! - User space opens: a packet that a program takes is in the tap, in the queue, or written back.
@@ -20,7 +21,8 @@
 //!   it begins, so a frame that the programs take always has a container here.
 //! - Every map entry has this namespace's cookie in its key and is removed with the `Gate`.
 //!
-//! All functions block, for microseconds unless they say more; none of them waits for a peer.
+//! All functions block, for microseconds unless they say more; none of them waits for a peer. Opening and closing a gate
+//! and making a tap wait for the network lock, nothing else does.
 
 mod error;
 mod frame;
@@ -310,6 +312,7 @@ impl Gate {
             failures.extend(self.remove(container).err());
         }
         failures.extend(self.stop_steering().err());
+        failures.extend(self.drain().err());
         if let Some(tap) = self.tap.take() {
             failures.extend(tap.remove(self.netns.as_fd()).err());
         }

@@ -35,13 +35,21 @@ pub(super) fn set_up(socket: BorrowedFd<'_>, name: &str, mtu: i32, queue: i32) -
     Ok(ifindex.cast_unsigned())
 }
 
-/// Brings an interface up, without address resolution, or takes it down. `socket` is any socket in its
-/// network namespace.
-pub(super) fn set_running(socket: BorrowedFd<'_>, name: &str, up: bool) -> io::Result<()> {
+/// Brings an interface up, without address resolution. `socket` is any socket in its network namespace.
+pub(super) fn bring_up(socket: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     let mut request = request(name)?;
-    let up = if up { libc::IFF_UP } else { 0 };
-    request.ifr_ifru.ifru_flags = (up | libc::IFF_NOARP) as c_short;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_NOARP) as c_short;
     interface_ioctl(socket, libc::SIOCSIFFLAGS, &mut request)
+}
+
+/// Whether an interface is up. `socket` is any socket in its network namespace. Of the requests here the only one that
+/// does not wait for the kernel's network lock.
+pub(super) fn is_up(socket: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
+    let mut request = request(name)?;
+    interface_ioctl(socket, libc::SIOCGIFFLAGS, &mut request)?;
+    // SAFETY: SIOCGIFFLAGS has set this field, and every bit pattern is a valid integer.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(c_int::from(flags) & libc::IFF_UP != 0)
 }
 
 fn request(name: &str) -> io::Result<ifreq> {

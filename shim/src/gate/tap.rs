@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::OFlag;
@@ -24,52 +24,54 @@ pub(super) const QUEUE: i32 = 4096;
 /// `lo` has an MTU of 64 KB and an Ethernet header.
 const LARGEST_FRAME: usize = 65536 + 14;
 
-/// A tap device. It goes with [`remove`](Self::remove), or when dropped and no clone of its
-/// descriptor is open any more.
-///
-/// Making one and removing it takes the kernel some ten milliseconds each, so it stays, down and
-/// without a use, from one hold to the next.
-pub(super) struct Tap {
+/// Where a pod's tap is made.
+pub struct TapPlace {
+    netns: OwnedFd,
+    pins: PathBuf,
+}
+
+/// A tap device, up. It goes with [`remove`](Self::remove), or when dropped and no clone of its
+/// descriptor is open any more; both wait for the kernel's network lock.
+pub struct Tap {
     fd: Arc<OwnedFd>,
     name: String,
     ifindex: u32,
     link: Link,
-    up: bool,
-    /// The frame last read. Has room for the largest from the first one on, until it goes down.
-    last: Vec<u8>,
+    /// Any socket in its network namespace.
+    socket: OwnedFd,
 }
 
-impl Tap {
-    /// Makes a tap in `netns`, down, without any address, its ingress handled by the program pinned in
-    /// `pins`.
-    pub fn create(netns: BorrowedFd<'_>, pins: &Path) -> Result<Self, GateError> {
-        let (fd, name, ifindex) = netns::enter(netns, create)??;
-        let link = attach(pins, TAP_PROGRAM, netns, &name, None)?;
+impl TapPlace {
+    pub(super) fn new(netns: BorrowedFd<'_>, pins: &Path) -> Result<Self, GateError> {
+        let netns = netns
+            .try_clone_to_owned()
+            .map_err(tap_error("create", NAME))?;
         Ok(Self {
+            netns,
+            pins: pins.into(),
+        })
+    }
+
+    /// Makes a tap, silent, without any address, its ingress handled by the tap's program. Waits for the kernel's
+    /// network lock: with nobody in its way it takes some ten milliseconds.
+    pub fn make(&self) -> Result<Tap, GateError> {
+        let netns = self.netns.as_fd();
+        let (fd, name, ifindex, socket) = netns::enter(netns, create)??;
+        let link = attach(&self.pins, TAP_PROGRAM, netns, &name, None)?;
+        Ok(Tap {
             fd: Arc::new(fd),
             name,
             ifindex,
             link,
-            up: false,
-            last: Vec::new(),
+            socket,
         })
     }
+}
 
-    /// Brings it up, silent, or takes it down. Frames that are in it when it goes down are lost.
-    pub fn set_running(&mut self, netns: BorrowedFd<'_>, up: bool) -> Result<(), GateError> {
-        if self.up != up {
-            netns::enter(netns, || set_running(&self.name, up))??;
-            self.up = up;
-            if !up {
-                self.last = Vec::new();
-            }
-        }
-        Ok(())
-    }
-
+impl Tap {
     /// Whether frames can be held in it.
     pub fn is_up(&self) -> bool {
-        self.up
+        sys::is_up(self.socket.as_fd(), &self.name).unwrap_or(false)
     }
 
     pub fn ifindex(&self) -> u32 {
@@ -80,23 +82,18 @@ impl Tap {
         Arc::clone(&self.fd)
     }
 
-    /// The next frame; `None` if there is none now.
-    pub fn read(&mut self) -> Result<Option<&[u8]>, GateError> {
-        self.last.clear();
-        self.last.reserve_exact(LARGEST_FRAME);
-        match rustix::io::read(&self.fd, spare_capacity(&mut self.last)) {
-            Ok(_) => Ok(Some(&self.last)),
+    /// The next frame, in `room`; `None` if there is none now.
+    pub fn read<'a>(&self, room: &'a mut Vec<u8>) -> Result<Option<&'a [u8]>, GateError> {
+        room.clear();
+        room.reserve_exact(LARGEST_FRAME);
+        match rustix::io::read(&self.fd, spare_capacity(room)) {
+            Ok(_) => Ok(Some(room)),
             Err(Errno::AGAIN) => Ok(None),
             Err(errno) => Err(GateError::Frame {
                 operation: "read",
                 source: errno.into(),
             }),
         }
-    }
-
-    /// Writes the frame last read back.
-    pub fn write_back_last(&self) -> Result<(), GateError> {
-        self.write(&self.last)
     }
 
     /// Gives a frame back to the interface it came from. The kernel has it when this returns.
@@ -128,7 +125,7 @@ impl Tap {
 }
 
 /// Runs in the network namespace.
-fn create() -> Result<(OwnedFd, String, u32), GateError> {
+fn create() -> Result<(OwnedFd, String, u32, OwnedFd), GateError> {
     let tap = OpenOptions::new()
         .read(true)
         .write(true)
@@ -139,17 +136,10 @@ fn create() -> Result<(OwnedFd, String, u32), GateError> {
     let socket = any_socket(&name)?;
     let ifindex =
         sys::set_up(socket.as_fd(), &name, MTU, QUEUE).map_err(tap_error("configure", &name))?;
-    Ok((tap.into(), name, ifindex))
-}
-
-/// Runs in the network namespace.
-fn set_running(name: &str, up: bool) -> Result<(), GateError> {
-    if up {
-        // Before it is up: it would announce itself, and the first held frames would be its own.
-        disable_ipv6(name).map_err(tap_error("disable IPv6 on", name))?;
-    }
-    let operation = if up { "bring up" } else { "take down" };
-    sys::set_running(any_socket(name)?.as_fd(), name, up).map_err(tap_error(operation, name))
+    // Before it is up: it would announce itself, and the first held frames would be its own.
+    disable_ipv6(&name).map_err(tap_error("disable IPv6 on", &name))?;
+    sys::bring_up(socket.as_fd(), &name).map_err(tap_error("bring up", &name))?;
+    Ok((tap.into(), name, ifindex, socket))
 }
 
 fn any_socket(name: &str) -> Result<OwnedFd, GateError> {

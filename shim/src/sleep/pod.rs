@@ -66,6 +66,8 @@ pub struct PodGates {
 /// An open gate.
 pub struct PodGate {
     gate: Mutex<Gate>,
+    /// Of two containers that fall asleep one makes the tap.
+    making_tap: Mutex<()>,
     places: Mutex<HashMap<ContainerKey, Place>>,
     reading: Mutex<Option<Reading>>,
     /// Sees to probes, where the kernel can lead them to it.
@@ -199,6 +201,7 @@ impl PodGates {
                 };
                 let pod = Arc::new(PodGate {
                     gate: Mutex::new(gate),
+                    making_tap: Mutex::default(),
                     places: Mutex::default(),
                     reading: Mutex::default(),
                     responder: Mutex::default(),
@@ -245,6 +248,25 @@ impl PodGate {
         };
         let task = responder::serve(listener, Arc::downgrade(self)).map_err(failed)?;
         *lock(&self.responder) = Some(task);
+        Ok(())
+    }
+
+    /// Has a tap that frames can be held in.
+    fn have_tap(&self) -> Result<(), GateError> {
+        let _one = lock(&self.making_tap);
+        let place = {
+            let gate = lock(&self.gate);
+            if gate.has_tap() {
+                return Ok(());
+            }
+            gate.tap_place()?
+        };
+        // Not with the gate's lock held, and before probes are led elsewhere: it can take seconds.
+        let tap = place.make()?;
+        let before = lock(&self.gate).set_tap(tap);
+        if before.is_some() {
+            warn!("the pod's tap was taken down or removed: the gate has a new one");
+        }
         Ok(())
     }
 
@@ -364,10 +386,9 @@ impl Seat {
 
     /// Holds what comes for the container from now on; probes go to the responder.
     pub fn hold(&self, runtime: &tokio::runtime::Handle) -> Result<(), GateError> {
+        self.pod.have_tap()?;
         let tap = {
             let mut gate = lock(&self.pod.gate);
-            // Before probes are led elsewhere: it can take seconds, and they would wait as long.
-            gate.raise_tap()?;
             // Before the hold: no probe is held.
             self.steer(&mut gate, true)?;
             gate.hold(self.key, &[])?;
@@ -398,21 +419,15 @@ impl Seat {
     }
 
     /// Ends the hold and gives back what was held, in order, in some microseconds.
-    /// [`settle`](Self::settle) has to follow.
     pub fn release(&self) -> Result<Released, GateError> {
         let mut gate = lock(&self.pod.gate);
-        let released = gate.let_through(self.key);
+        let released = gate.release(self.key);
         // Last, for the same reason as it came first.
         let steered = self.steer(&mut gate, false);
         let wanted = gate.take_wanted();
         drop(gate);
         self.pod.wake(wanted);
         released.and_then(|released| steered.map(|()| released))
-    }
-
-    /// Takes the tap down if nobody in the pod is held any more, in some milliseconds.
-    pub fn settle(&self) -> Result<(), GateError> {
-        lock(&self.pod.gate).settle()
     }
 
     /// Looks at the sockets of the pod that are among `held`.

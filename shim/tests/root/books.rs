@@ -99,7 +99,6 @@ pub fn ports_are_replaced_and_kept_apart() {
     client.send_to(b"x", address("10.9.0.1", PORT)).unwrap();
     wait_wanted(&mut gate, B);
     assert_eq!(gate.remove(B).unwrap().frames, 1);
-    assert!(!net.tap_is_up());
     assert_eq!(
         maps()
             .ports
@@ -158,36 +157,51 @@ fn takes_everything_back(method: Option<Method>) {
     drop(tap);
 }
 
-/// Awake the tap is there, and nothing can be seen or done with it.
-pub fn between_two_holds_the_tap_is_down() {
+/// Awake the tap is there, and nothing can be seen of it or done with it. That it stays up spares each sleep and each
+/// wake the kernel's network lock.
+pub fn between_two_holds_the_tap_stays_and_is_told_to_nobody() {
     let net = Net::new();
     let mut gate = net.gate();
     let cookie = net.pod.cookie();
     let told = || maps().netns.get(&cookie).unwrap().unwrap().tap_ifindex;
+    let links = || net.pod.output("ip -o -s link show dev podmotion0");
+    let mut first = String::new();
     for _ in 0..3 {
         gate.hold(A, &[]).unwrap();
         assert!(net.tap_is_up() && told() != 0);
+        if first.is_empty() {
+            first = links();
+        }
         gate.release(A).unwrap();
-        assert!(!net.tap_is_up() && told() == 0);
+        assert!(net.tap_is_up() && told() == 0);
+        // Nothing has been sent through it either.
+        assert_eq!(links(), first);
         assert_eq!(net.pod.output("ip -o addr show dev podmotion0"), "");
     }
     assert_eq!(net.pod.output("ip -o link").lines().count(), 3);
 }
 
-pub fn a_tap_that_the_pod_has_removed_is_made_again() {
-    let net = Net::new();
-    let mut gate = net.gate();
-    let cookie = net.pod.cookie();
-    gate.hold(A, &[]).unwrap();
-    gate.release(A).unwrap();
-    net.pod.output("ip link delete podmotion0");
-    gate.hold(A, &[]).unwrap();
-    let client = net.udp(false, "0.0.0.0:0");
-    client.send_to(b"x", address("10.9.0.1", PORT)).unwrap();
-    wait_wanted(&mut gate, A);
-    assert_eq!(gate.release(A).unwrap().frames, 1);
-    drop(gate);
-    assert_clean(&net, cookie);
+pub fn a_tap_that_the_pod_has_taken_away_is_made_again() {
+    for command in ["ip link delete podmotion0", "ip link set podmotion0 down"] {
+        let net = Net::new();
+        let mut gate = net.gate();
+        let cookie = net.pod.cookie();
+        gate.hold(A, &[]).unwrap();
+        gate.release(A).unwrap();
+        assert!(gate.has_tap());
+        net.pod.output(command);
+        assert!(!gate.has_tap(), "{command}");
+        let tap = gate.tap_place().unwrap().make().unwrap();
+        drop(gate.set_tap(tap));
+        assert!(gate.has_tap());
+        gate.hold(A, &[]).unwrap();
+        let client = net.udp(false, "0.0.0.0:0");
+        client.send_to(b"x", address("10.9.0.1", PORT)).unwrap();
+        wait_wanted(&mut gate, A);
+        assert_eq!(gate.release(A).unwrap().frames, 1);
+        drop(gate);
+        assert_clean(&net, cookie);
+    }
 }
 
 pub fn closing_takes_everything_back() {

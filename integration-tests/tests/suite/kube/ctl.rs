@@ -8,7 +8,7 @@ mod tls;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::Cluster;
+use podmotion_integration_tests::{Cluster, ensure_woken_by};
 use serde_json::{Value, json};
 
 use self::stage::{NAMESPACE, Said, Stage};
@@ -111,7 +111,7 @@ fn a_viewer_sees_and_an_operator_has_it_sleep_and_wake(cluster: &Cluster) -> Res
         .ends_with(0)?;
     ensure!(said.out.contains("running after "), "{}", said.out);
     let seen = status(&pod)?;
-    ensure!(seen.last_wake.cause == "request", "{seen:?}");
+    ensure_woken_by("request", &seen)?;
     goes_on(&pod)
 }
 

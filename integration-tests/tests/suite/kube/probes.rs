@@ -3,7 +3,9 @@
 //! That a kubelet has probed is an event here: the shim counts what it has answered.
 
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{Client, Cluster, KubePod, Sleeper, Status, soak};
+use podmotion_integration_tests::{
+    Client, Cluster, KubePod, Sleeper, Status, ensure_woken_by, soak,
+};
 use serde_json::{Value, json};
 
 use super::Body;
@@ -346,12 +348,12 @@ fn one_that_nobody_knew_ends_no_sleep_by_hand(cluster: &Cluster) -> Result<()> {
     let status = sleeper.wait_until("a wake and a sleep", |status| {
         status.counters.wakes >= 1 && status.state == "asleep"
     })?;
-    ensure!(status.last_wake.cause == "probe", "{status:?}");
+    ensure_woken_by("probe", &status)?;
     sleeps_through(&sleeper, 6)?;
     // A request ends it: the idle time is what the pod says.
     ensure!(count(&pod, 8080)? == 1);
     let status = sleeper.wait_reason("starting")?;
-    ensure!(status.last_wake.cause == "traffic", "{status:?}");
+    ensure_woken_by("traffic", &status)?;
     ensure!(pod.restarts("app")? == 0);
     Ok(())
 }
@@ -368,7 +370,7 @@ fn an_exec_wakes_for_itself(cluster: &Cluster) -> Result<()> {
     let status = sleeper.wait_until("two wakes and a sleep", |status| {
         status.counters.wakes >= 2 && status.state == "asleep"
     })?;
-    ensure!(status.last_wake.cause == "exec", "{status:?}");
+    ensure_woken_by("exec", &status)?;
     ensure!(pod.restarts("app")? == 0);
     Ok(())
 }
@@ -385,7 +387,7 @@ fn grpc_without_annotation_wakes_for_itself(cluster: &Cluster) -> Result<()> {
     let status = sleeper.wait_until("two wakes and a sleep", |status| {
         status.counters.wakes >= 2 && status.state == "asleep"
     })?;
-    ensure!(status.last_wake.cause == "probe", "{status:?}");
+    ensure_woken_by("probe", &status)?;
     ensure!(pod.restarts("app")? == 0 && probes(cluster, &pod, "failed")? == 0);
     Ok(())
 }
@@ -434,7 +436,7 @@ fn a_kubelet_in_a_pod_is_a_client(cluster: &Cluster) -> Result<()> {
     let status = sleeper.wait_until("a wake", |status| {
         status.counters.wakes > before.counters.wakes
     })?;
-    ensure!(status.last_wake.cause == "traffic", "{status:?}");
+    ensure_woken_by("traffic", &status)?;
     Ok(())
 }
 

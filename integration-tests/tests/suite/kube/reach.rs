@@ -1,7 +1,7 @@
 //! Everything that can reach a sleeping container.
 
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{Client, Cluster, Image, refusal};
+use podmotion_integration_tests::{Client, Cluster, Image, ensure_woken_by, refusal};
 use serde_json::{Value, json};
 
 use super::Body;
@@ -181,7 +181,7 @@ fn siblings_wake_one_another(cluster: &Cluster) -> Result<()> {
         ])?;
         ensure!(said.contains("\"count\": 1"), "{said:?}");
         let status = sleeper.status()?;
-        ensure!(status.last_wake.cause == "traffic", "{status:?}");
+        ensure_woken_by("traffic", &status)?;
         let status = pod.container(awake)?.sleeper.status()?;
         ensure!(status.state == "running", "{status:?}");
     }

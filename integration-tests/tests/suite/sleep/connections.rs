@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use podmotion_integration_tests::{
     App, Client, Container, Netns, Network, Node, PATIENCE, Response, Runtime, Status,
+    ensure_woken_by,
 };
 
 use super::{count, counter, visit};
@@ -182,7 +183,7 @@ fn silent_client(node: &Node, _: Runtime) -> Result<()> {
     let address = container.address(8080)?;
     let silent = Client::default().connect(address)?;
     let status = container.wait_state("running")?;
-    ensure!(status.last_wake.cause == "traffic", "{status:?}");
+    ensure_woken_by("traffic", &status)?;
     // It has been accepted, says nothing, and is in nobody's way.
     container.sleep()?;
     ensure!(visit(address)? == 1);
@@ -278,7 +279,7 @@ fn udp(node: &Node, _: Runtime) -> Result<()> {
             ensure!(right, "answer {number} to {port} is {answer:?}");
         }
         let status = container.status()?;
-        ensure!(status.last_wake.cause == "traffic", "{status:?}");
+        ensure_woken_by("traffic", &status)?;
     }
     Ok(())
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{
-    App, Census, Container, Depth, Exec, Member, Network, Node, PATIENCE, Runtime, State, fds,
-    memory_limit, own_processes, rss_anon_kib, wait_gone,
+    App, Census, Container, Depth, Exec, Member, Network, Node, PATIENCE, Runtime, State,
+    ensure_woken_by, fds, memory_limit, own_processes, rss_anon_kib, wait_gone,
 };
 
 use super::{counter, visit, wait_listening};
@@ -77,7 +77,7 @@ fn a_request_wakes_it_where_it_was(node: &Node, _: Runtime) -> Result<()> {
         .wait_until("returned packets", |status| {
             status.state == "running" && status.last_wake.packets > 0
         })?;
-    ensure!(awake.last_wake.cause == "traffic", "{awake:?}");
+    ensure_woken_by("traffic", &awake)?;
     ensure!(awake.last_wake.first_packet_held_us > 0, "{awake:?}");
     ensure!(
         awake.memory_freed_bytes == 0 && awake.image_bytes == 0,
@@ -201,7 +201,7 @@ fn exec_wakes(node: &Node, _: Runtime) -> Result<()> {
     let (exit, output) = container.exec_output(&Exec::sh("echo from exec; exit 3"))?;
     ensure!((exit.status, output.as_str()) == (3, "from exec\n"));
     let status = container.status()?;
-    ensure!(status.last_wake.cause == "exec", "{status:?}");
+    ensure_woken_by("exec", &status)?;
     ensure!(visit(container.address(8080)?)? == 1);
     Ok(())
 }
@@ -274,7 +274,7 @@ fn pause_and_resume_wake(node: &Node, _: Runtime) -> Result<()> {
     container.pause()?;
     ensure!(container.state()? == State::Paused);
     let status = container.sleeper().wait_reason("paused")?;
-    ensure!(status.last_wake.cause == "pause", "{status:?}");
+    ensure_woken_by("pause", &status)?;
     container.resume()?;
     ensure!(container.state()? == State::Running);
     let so_far = container.stdout()?.bytes().len();
@@ -306,7 +306,7 @@ fn update_wakes(node: &Node, _: Runtime) -> Result<()> {
     container.sleep()?;
     container.update_memory(96 << 20)?;
     let status = container.status()?;
-    ensure!(status.last_wake.cause == "update", "{status:?}");
+    ensure_woken_by("update", &status)?;
     let limit = memory_limit(&container.cgroup()?)?;
     ensure!(limit == 96 << 20, "{limit}");
     container.sleep()?;

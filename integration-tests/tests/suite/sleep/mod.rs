@@ -17,6 +17,7 @@ mod footprint;
 mod idle;
 mod keepalive;
 mod longlife;
+mod netlock;
 mod pressure;
 mod quota;
 mod readers;
@@ -70,6 +71,7 @@ const TOPICS: &[Topic] = &[
     faults::TESTS,
     idle::TESTS,
     keepalive::TESTS,
+    netlock::TESTS,
     quota::TESTS,
     software::TESTS,
     stdio::TESTS,
@@ -93,6 +95,7 @@ const LIGHT: &[Topic] = &[
     idle::TESTS,
     keepalive::TESTS,
     longlife::TESTS,
+    netlock::TESTS,
     pressure::TESTS,
     quota::LIGHT,
     quota::TESTS,

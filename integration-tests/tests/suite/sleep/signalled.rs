@@ -1,7 +1,7 @@
 //! Signals that a container in light sleep is sent past containerd.
 
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{App, Container, Depth, Network, Node, Runtime};
+use podmotion_integration_tests::{App, Container, Depth, Network, Node, Runtime, ensure_woken_by};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Body;
@@ -44,7 +44,7 @@ fn term_from_the_node_wakes(node: &Node, _: Runtime) -> Result<()> {
     ensure!(container.wait()?.status == 5);
     container.stdout()?.wait_for("caught")?;
     let status = container.status()?;
-    ensure!(status.last_wake.cause == "signal", "{status:?}");
+    ensure_woken_by("signal", &status)?;
     ensure!(container.delete_task()?.status == 5);
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! Output and input of a container across its sleep: nothing lost, nothing twice.
 
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{App, Client, Member, Network, Node, Runtime, Stdin, Stdout};
+use podmotion_integration_tests::{
+    App, Client, Member, Network, Node, Runtime, Stdin, Stdout, ensure_woken_by,
+};
 
 use super::{counter, wait_listening};
 use crate::Body;
@@ -123,7 +125,7 @@ fn input_wakes(node: &Node, _: Runtime) -> Result<()> {
             .wait_for(&format!("got word {number}\n"))?;
         // The line may be here before the shim says that it runs.
         let status = container.wait_state("running")?;
-        ensure!(status.last_wake.cause == "attach", "{status:?}");
+        ensure_woken_by("attach", &status)?;
     }
     let expected = "ready\n".to_owned()
         + &(0..5)

@@ -7,8 +7,8 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use podmotion_integration_tests::{
-    App, Census, Client, Container, Exec, Network, Node, PATIENCE, Runtime, State, memory_limit,
-    refusal, wait_gone,
+    App, Census, Client, Container, Exec, Network, Node, PATIENCE, Runtime, State, ensure_woken_by,
+    memory_limit, refusal, wait_gone,
 };
 
 use super::visit;
@@ -141,7 +141,7 @@ fn its_handler_is_called_and_an_exec_starts_it(node: &Node, _: Runtime) -> Resul
     container.stdout()?.wait_for_times("up\n", 2)?;
     ensure!(container.stdout()?.text() == "up\ntold\nup\n");
     let awake = container.status()?;
-    ensure!(awake.last_wake.cause == "exec", "{awake:?}");
+    ensure_woken_by("exec", &awake)?;
     Ok(())
 }
 

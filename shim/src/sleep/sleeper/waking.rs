@@ -283,9 +283,6 @@ impl Sleeper {
         };
         self.after_tail(move || {
             drop(notify.send(Notice::Released(seat.release())));
-            if let Err(cause) = seat.settle() {
-                warn!("take the tap down: {}", Chain(&cause));
-            }
         });
     }
 
