@@ -105,6 +105,9 @@ impl Member {
     }
 }
 
+/// Later than any time in a log.
+const NEVER: &str = "9";
+
 impl Cluster {
     /// Starts one on `node`, which nothing else uses, and returns once pods can be made. One a machine.
     pub fn start(node: Node) -> Result<Self> {
@@ -237,13 +240,21 @@ impl Cluster {
         KubePod::known(self, name)
     }
 
-    /// What its programs said last.
+    /// What its programs said last, what says most first: reports are cut.
     pub fn logs(&self) -> String {
+        let shims = self.first.node.log_about("msg=\"container ", NEVER);
+        let events = self
+            .kubectl
+            .run(&["get", "events", "-A", "--sort-by=.lastTimestamp"]);
+        let events = events.unwrap_or_else(|error| format!("{error:#}"));
+        let events: Vec<_> = events.lines().collect();
+        let events = events[events.len().saturating_sub(20)..].join("\n");
         let nodes = [Some(&self.first), self.second.get(), self.bare.get()];
         let nodes = nodes.into_iter().flatten().map(Member::log_tails);
-        let tails: Vec<_> = [self.control.log_tails()]
+        let tails: Vec<_> = [format!("shims:\n{shims}\nevents:\n{events}")]
             .into_iter()
             .chain(nodes)
+            .chain([self.control.log_tails()])
             .collect();
         tails.join("\n")
     }

@@ -3,6 +3,7 @@
 mod client;
 mod images;
 mod settings;
+mod tap;
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
@@ -19,6 +20,10 @@ use crate::{Body, light_trial, trial};
 const TESTS: &[(&str, Body)] = &[
     ("security::nothing_is_open_to_others_asleep", closed),
     ("security::root_in_a_container_reaches_no_socket", no_socket),
+    (
+        "security::a_container_that_writes_into_the_tap_itself_costs_the_node_little",
+        tap::flooded,
+    ),
     (
         "security::links_in_the_directory_of_checkpoints_are_not_followed",
         links,

@@ -138,6 +138,12 @@ impl Gate {
         std::mem::take(&mut self.wanted)
     }
 
+    /// How many of the frames that were read since it was last asked nobody was held for. There are a few at the end of a
+    /// hold; there is no end to them where somebody in the pod writes into the tap himself.
+    pub fn take_strays(&mut self) -> u64 {
+        std::mem::take(&mut self.strays)
+    }
+
     /// Takes what is in the tap into the queue. What comes meanwhile makes it readable once more: a
     /// flood keeps nobody here.
     fn empty_tap(&mut self) -> Result<(), GateError> {
@@ -150,6 +156,7 @@ impl Gate {
                 break;
             };
             let Some(addresses) = Addresses::of(frame) else {
+                self.strays += 1;
                 continue;
             };
             let owner = self
@@ -165,6 +172,7 @@ impl Gate {
                 }
                 // Taken by a program that had just read the entry of a hold that has ended.
                 None => {
+                    self.strays += 1;
                     // Lost as one that the queue has no room for; those behind it are not.
                     if let Err(error) = tap.write(frame) {
                         log::warn!("a frame that nobody is held for: {error}");

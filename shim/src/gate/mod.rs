@@ -133,6 +133,8 @@ pub struct Gate {
     queue: Queue,
     /// They have frames in the queue, and their drivers do not know.
     wanted: BTreeSet<ContainerKey>,
+    /// Frames for nobody.
+    strays: u64,
     registered: bool,
 }
 
@@ -186,6 +188,7 @@ impl Gate {
             tap: None,
             queue: Queue::new(limits),
             wanted: BTreeSet::new(),
+            strays: 0,
             registered: true,
         };
         gate.maps.counters.insert(&cookie, &Counters::default())?;

@@ -37,7 +37,7 @@ impl Signals {
     pub fn have_come(&mut self, processes: &[i32]) -> bool {
         let mut come = false;
         for &pid in processes {
-            // One that has ended needs none.
+            // One that is gone needs none.
             if let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) {
                 come |= self.has_come(pid, &status);
             }
@@ -46,6 +46,11 @@ impl Signals {
     }
 
     fn has_come(&mut self, pid: i32, status: &str) -> bool {
+        // One that has ended still has what it will never take: the first thread of a process that another thread has
+        // ended got a KILL.
+        if line(status, "State:").is_some_and(|state| state.starts_with(['Z', 'X'])) {
+            return false;
+        }
         let set = |name| field(status, name).unwrap_or_default();
         let waiting = (set("SigPnd:") | set("ShdPnd:")) & SENT;
         let before = self
@@ -58,8 +63,12 @@ impl Signals {
 
 /// A set of signals in a process's status.
 fn field(status: &str, name: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-    u64::from_str_radix(line.trim(), 16).ok()
+    u64::from_str_radix(line(status, name)?, 16).ok()
+}
+
+fn line<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(value.trim())
 }
 
 #[cfg(test)]
@@ -88,6 +97,15 @@ mod tests {
         assert!(signals.has_come(1, &status(0, user | term, term | user)));
         // Another process is another matter.
         assert!(signals.has_come(2, &status(0, user, 0)));
+    }
+
+    #[test]
+    fn one_that_has_ended_wakes_nobody() {
+        let kill = status(bit(libc::SIGKILL), 0, 0);
+        let ended = kill.replace("Name:\tx\n", "Name:\tx\nState:\tZ (zombie)\n");
+        assert!(!Signals::default().has_come(1, &ended));
+        let stopped = ended.replace("Z (zombie)", "T (stopped)");
+        assert!(Signals::default().has_come(1, &stopped));
     }
 
     #[test]
