@@ -25,6 +25,10 @@ const TESTS: &[(&str, Body)] = &[
         tap::flooded,
     ),
     (
+        "security::a_pod_that_takes_its_tap_away_sleeps_and_wakes_all_the_same",
+        tap::taken_away,
+    ),
+    (
         "security::links_in_the_directory_of_checkpoints_are_not_followed",
         links,
     ),

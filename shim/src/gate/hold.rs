@@ -140,7 +140,7 @@ impl Gate {
 
     /// How many of the frames that were read since it was last asked nobody was held for. There are a few at the end of a
     /// hold; there is no end to them where somebody in the pod writes into the tap himself.
-    pub fn take_strays(&mut self) -> u64 {
+    pub fn take_strays(&mut self) -> u32 {
         std::mem::take(&mut self.strays)
     }
 

@@ -134,7 +134,7 @@ pub struct Gate {
     /// They have frames in the queue, and their drivers do not know.
     wanted: BTreeSet<ContainerKey>,
     /// Frames for nobody.
-    strays: u64,
+    strays: u32,
     registered: bool,
 }
 

@@ -102,6 +102,16 @@ impl Sockets {
         let listeners = self.listeners.iter();
         listeners.map(|listener| listener.local.port()).collect()
     }
+
+    /// What the kernel has for the application, or for its clients, in words; `None` if nothing.
+    #[must_use]
+    pub fn under_way(&self) -> Option<&'static str> {
+        match (self.pending, self.queued) {
+            (0, 0) => None,
+            (0, _) => Some("a connection has data under way"),
+            _ => Some("a connection is waiting to be accepted"),
+        }
+    }
 }
 
 /// Sockets that some processes have open.

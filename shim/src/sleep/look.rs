@@ -12,7 +12,7 @@ use super::{
 };
 use crate::gate::{
     GateError,
-    sockets::{self, Held, Wanted},
+    sockets::{self, Held, Sockets, Wanted},
 };
 
 /// What a look found.
@@ -34,6 +34,8 @@ pub struct Looked {
     pub disk: Option<Room>,
     /// The probes of its ports.
     pub probes: Vec<PortSeen>,
+    /// What goes on at its sockets at this moment: it would be stopped in the middle of that, and not sleep.
+    pub under_way: Option<&'static str>,
     /// Why no checkpoint could be made of it now, where that can be seen.
     pub obstacle: Option<String>,
     /// Why nothing of this is known.
@@ -106,6 +108,17 @@ pub fn look(
         disk: Some(room::disk(images)?),
         obstacle,
         probes,
+        under_way: under_way(&seen, seat)?,
         failed: None,
     })
+}
+
+/// What goes on at a container's sockets that must not be cut short.
+pub fn under_way(seen: &Sockets, seat: &Seat) -> Result<Option<&'static str>, GateError> {
+    if let Some(what) = seen.under_way() {
+        return Ok(Some(what));
+    }
+    // HTTP/2 says something before it answers, so its sockets may not show it.
+    let probed = seat.has_probe(&seen.flows)?;
+    Ok(probed.then_some("a probe is under way"))
 }

@@ -21,7 +21,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use log::{debug, warn};
@@ -291,9 +291,9 @@ impl Drop for PodGate {
     }
 }
 
-/// Frames that nobody is held for get this part of a processor, as one over it. A few come at the end of a hold; a
+/// The task's rest for each frame that nobody is held for: ten times what one takes it. A few come at the end of a hold; a
 /// container that may open packet sockets can write as many into the tap as it likes.
-const SHARE_OF_STRAYS: u32 = 10;
+const REST_PER_STRAY: Duration = Duration::from_micros(40);
 
 /// Reads held packets for as long as there is the tap.
 async fn read_tap(pod: Weak<PodGate>, tap: Arc<OwnedFd>) {
@@ -308,7 +308,6 @@ async fn read_tap(pod: Weak<PodGate>, tap: Arc<OwnedFd>) {
         };
         let Some(pod) = pod.upgrade() else { return };
         ready.clear_ready();
-        let begun = Instant::now();
         let (wanted, strays) = {
             let mut gate = lock(&pod.gate);
             (gate.read_held(), gate.take_strays())
@@ -325,7 +324,7 @@ async fn read_tap(pod: Weak<PodGate>, tap: Arc<OwnedFd>) {
         // The gate can be closed meanwhile.
         drop(pod);
         if strays > 0 {
-            tokio::time::sleep(begun.elapsed() * (SHARE_OF_STRAYS - 1)).await;
+            tokio::time::sleep(REST_PER_STRAY * strays).await;
         }
     }
 }

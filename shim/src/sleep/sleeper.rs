@@ -67,6 +67,10 @@ use crate::responder::Verdict;
 /// After a wake or an exec, the time until the container is looked at again.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// After a probe was in the way of sleep, the time until the container is looked at again. Probes come every second or
+/// every few: in step with them the next one would be in the way too, and wait for its answer as long as that takes.
+const AGAIN: Duration = Duration::from_millis(700);
+
 /// A container for which sleep is to be looked after.
 pub struct New {
     /// Who it is.
@@ -348,6 +352,13 @@ impl Sleeper {
     fn check_settled(&mut self) {
         if self.is_whole() {
             self.check_at = Some(Instant::now() + SETTLE);
+        }
+    }
+
+    /// The same after something was under way that is none of use.
+    fn check_again(&mut self) {
+        if self.is_whole() {
+            self.check_at = Some(Instant::now() + AGAIN);
         }
     }
 

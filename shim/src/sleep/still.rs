@@ -10,14 +10,17 @@
 //! unacknowledged data): such a container is not idle. What arrives after it waits in the gate.
 //! Between the two nothing is lost.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use podmotion_criu_driver::Freezer;
 use podmotion_model::chain::Chain;
 
 use super::{
     facts::Facts,
-    look::{self, LookError},
+    look::{self, LookError, under_way},
     pod::Seat,
     trouble::Trouble,
 };
@@ -59,14 +62,16 @@ impl Target<'_> {
     ) -> Result<T, Trouble> {
         self.seat.hold(&self.runtime)?;
         let freezer = self.freezer()?;
+        let begun = Instant::now();
         freezer.freeze(FREEZE)?;
         let outcome = self
             .hold_connections(ends)
             .and_then(|ports| sleep(&freezer, ports));
-        if outcome.is_err()
-            && let Err(error) = freezer.thaw()
-        {
-            log::warn!("thaw {}: {}", self.facts.id, Chain(&error));
+        if outcome.is_err() {
+            if let Err(error) = freezer.thaw() {
+                log::warn!("thaw {}: {}", self.facts.id, Chain(&error));
+            }
+            log::debug!("{} stood still for {:?}", self.facts.id, begun.elapsed());
         }
         outcome
     }
@@ -83,24 +88,20 @@ impl Target<'_> {
             Ends::Alive => (Wanted::Own, Wanted::Own),
         };
         let first = self.seat.sockets(&held, all).map_err(LookError::from)?;
+        if let Some(what) = first.under_way() {
+            return Err(Trouble::Traffic(what));
+        }
         let ports = self.fixed_ports.cloned().unwrap_or_else(|| first.ports());
         self.seat.set_ports(&ports, first.tcp_ports())?;
         self.seat.add_flows(&first.flows, ends)?;
         // What came in before the connections were held is in their queues now.
         let second = self.seat.sockets(&held, tcp).map_err(LookError::from)?;
-        if second.pending > 0 {
-            return Err(Trouble::Traffic("a connection is waiting to be accepted"));
-        }
-        if second.queued > 0 {
-            return Err(Trouble::Traffic("a connection has data under way"));
+        if let Some(what) = under_way(&second, self.seat)? {
+            return Err(Trouble::Traffic(what));
         }
         let waits = |(_, age): &(_, Duration)| self.answer_wait.is_some_and(|limit| *age < limit);
         if second.unanswered.iter().any(waits) {
             return Err(Trouble::Traffic("a request has no answer yet"));
-        }
-        // HTTP/2 says something before it answers, so nothing of the above may show it.
-        if self.seat.has_probe(&second.flows)? {
-            return Err(Trouble::Traffic("a probe is under way"));
         }
         if second.flows.len() != first.flows.len() {
             return Err(Trouble::Traffic("a connection came or went"));

@@ -39,13 +39,19 @@ pub fn bring_all(cache: &Cache, items: &[&dyn Item]) -> Result<()> {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
         };
-        // Of two errors the first one is the cause: the other is that it was waited for in vain.
-        match (fetching, compiling) {
-            (Err(error), Err(other)) if error.is::<InVain>() => Err(other),
-            (fetching, compiling) => fetching.and(compiling),
-        }
+        causes(fetching, compiling)
     })?;
     go::clean(cache)
+}
+
+/// What came of two lanes. That one has waited for the other in vain is no cause.
+fn causes(fetching: Result<()>, compiling: Result<()>) -> Result<()> {
+    match (fetching, compiling) {
+        (Err(error), Err(other)) if error.is::<InVain>() => Err(other),
+        (Err(error), Err(other)) if other.is::<InVain>() => Err(error),
+        (Err(error), Err(other)) => bail!("{error:#}; {other:#}"),
+        (fetching, compiling) => fetching.and(compiling),
+    }
 }
 
 /// What an item needs was not made.
@@ -208,5 +214,24 @@ mod tests {
         let error = bring_all(&cache, &[&broken, &image]).expect_err("one is broken");
         assert_eq!(format!("{error:#}"), "setup of program: broken");
         assert!(!cache.path("image").exists());
+    }
+
+    #[test]
+    fn of_two_causes_both_are_told() {
+        let broken =
+            |name: &str| Err(anyhow::anyhow!("broken").context(format!("setup of {name}")));
+        let vain = || Err(InVain("image".to_owned()).into());
+        let told = |fetching, compiling| {
+            let error = causes(fetching, compiling).expect_err("one is broken");
+            format!("{error:#}")
+        };
+        assert_eq!(
+            told(broken("tools"), broken("program")),
+            "setup of tools: broken; setup of program: broken"
+        );
+        assert_eq!(told(vain(), broken("program")), "setup of program: broken");
+        assert_eq!(told(broken("tools"), vain()), "setup of tools: broken");
+        assert_eq!(told(Ok(()), broken("program")), "setup of program: broken");
+        assert!(causes(Ok(()), Ok(())).is_ok());
     }
 }

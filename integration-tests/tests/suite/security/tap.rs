@@ -1,6 +1,7 @@
 //! The tap is in the pod's network namespace, and stays there once a container of the pod has slept.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -24,6 +25,26 @@ while time.monotonic() < begun + 4:
             pass
 print(time.monotonic() - begun)
 "#;
+
+/// A pod with the right to it is the master of its network: it finds the next sleep's tap as new.
+pub(super) fn taken_away(node: &Node, _: Runtime) -> Result<()> {
+    let container = counter(node)?;
+    let address = container.address(8080)?;
+    let netns = container.netns().context("no network namespace")?;
+    for (round, change) in (1..).zip(["link delete podmotion0", "link set podmotion0 down"]) {
+        container.sleep()?;
+        container.wake()?;
+        let mut ip = Command::new("ip");
+        let ip = ip.args(["-n", netns.name()]).args(change.split(' '));
+        let status = ip.status().context("run ip")?;
+        ensure!(status.success(), "ip {change}: {status}");
+        container.sleep()?;
+        ensure!(visit(address)? == round);
+        let status = container.sleeper().wait_whole()?;
+        ensure!(status.counters.wakes == 2 * round, "{status:?}");
+    }
+    Ok(())
+}
 
 /// What a process has had of processors.
 fn cpu_time(pid: i32) -> Result<Duration> {

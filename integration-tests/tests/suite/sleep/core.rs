@@ -170,7 +170,7 @@ pub(super) fn cycles<const FIRST: u64, const MORE: u64>(node: &Node, _: Runtime)
     Ok(())
 }
 
-/// Waits until nothing is under way for it: the tap goes after the wake.
+/// Waits until nothing is under way for it.
 fn settle(container: &Container) -> Result<()> {
     container.sleeper().wait_until("rest", |status| {
         status.state == "running" && status.awake_reason.is_some() && status.last_wake.packets > 0

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{
-    App, Client, Container, Exec, Network, Node, Runtime, Status, refusal,
+    App, Client, Container, Exec, Network, Node, PATIENCE, Runtime, Status, refusal,
 };
 
 use super::visit;
@@ -31,6 +31,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         asked_while_it_is_looked_at,
     ),
     ("sleep::idle::no_port_no_sleep", no_port_no_sleep),
+    (
+        "sleep::idle::in_the_middle_of_a_request_it_is_not_stopped",
+        in_the_middle_of_a_request_it_is_not_stopped,
+    ),
 ];
 
 const IDLE: Duration = Duration::from_secs(1);
@@ -256,5 +260,35 @@ fn asked_while_it_is_looked_at(node: &Node, _: Runtime) -> Result<()> {
     container.sleeper().try_sleep()?;
     ensure!(container.status()?.ports == [8080]);
     ensure!(visit(container.address(8080)?)? == 1);
+    Ok(())
+}
+
+/// It would be stopped only to go on, and whoever waits for the answer would wait longer.
+fn in_the_middle_of_a_request_it_is_not_stopped(node: &Node, _: Runtime) -> Result<()> {
+    let script = "import socket, time\ns = socket.create_server(('', 8080))\n\
+                  print('ready', flush=True)\nconnection, _ = s.accept()\n\
+                  print('accepted', flush=True)\ntime.sleep(1000)";
+    let app = App::new(["python3", "-c", script]).network(Network::Own);
+    let app = app
+        .annotation("scaledown-duration", "1s")
+        .annotation("answer-wait", "0");
+    let container = node.run(app)?;
+    container.stdout()?.wait_for("ready")?;
+    let mut client = Client::default().connect(container.address(8080)?)?;
+    client.write_all(b"a request").context("ask")?;
+    container.stdout()?.wait_for("accepted")?;
+    // Nothing of its state tells that it would have slept.
+    let said = "does not fall asleep: a connection has data under way";
+    let looked = || {
+        let log = node.log_about(container.id(), "9");
+        log.lines().filter(|line| line.contains(said)).count() >= 2
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !looked() {
+        ensure!(Instant::now() < deadline, "it has not wanted to sleep");
+        thread::sleep(IDLE / 10);
+    }
+    let status = container.status()?;
+    ensure!(tries(&status) == 0, "{status:?}");
     Ok(())
 }

@@ -342,7 +342,7 @@ impl Sleeper {
             }
             (None, Tasks::Running | Tasks::Lost) => {
                 match unused {
-                    true => self.check_settled(),
+                    true => self.check_again(),
                     false => self.check_soon(),
                 }
                 self.answer_wakers(&Ok(()));

@@ -232,6 +232,21 @@ impl Sleeper {
             }
         );
         match decision {
+            Decision::Sleep(_)
+                if let Some(what) = looked.under_way.filter(|_| self.asked.is_empty()) =>
+            {
+                info!(
+                    "container {} does not fall asleep: {what}",
+                    self.new.identity.id
+                );
+                match self.probes.are_coming() {
+                    true => self.check_again(),
+                    false => {
+                        self.used();
+                        self.check_soon();
+                    }
+                }
+            }
             Decision::Sleep(depth) => {
                 self.probes.fall_asleep(idle_since);
                 // The attempt reports back; nothing follows for the driver yet.
