@@ -22,7 +22,8 @@ use podmotion_pager::{
 };
 
 use super::{
-    quota,
+    look, quota,
+    signals::Signals,
     still::{FREEZE, Target},
     trouble::Trouble,
 };
@@ -48,6 +49,8 @@ pub struct Fallen {
     pub total: Duration,
     /// Of it, the time in which it stood still.
     pub frozen: Duration,
+    /// What its processes had waiting when they were stopped.
+    pub signals: Signals,
 }
 
 /// A container that did not fall asleep.
@@ -95,6 +98,7 @@ impl Attempt<'_> {
             if self.control.aborted() {
                 return Err(Trouble::Aborted);
             }
+            let signals = Signals::at_standstill(&look::processes(self.target.facts)?);
             let ready = match pager.take() {
                 Some(pager) => pager,
                 None => create(self.directory)?,
@@ -105,6 +109,7 @@ impl Attempt<'_> {
                     ports,
                     total: started.elapsed(),
                     frozen: stopped.elapsed(),
+                    signals,
                 }),
                 Err(failed) => {
                     pager = failed.pager;

@@ -24,16 +24,27 @@ const fn bit(signal: libc::c_int) -> u64 {
     1 << (signal - 1)
 }
 
+/// What processes tell each other with. One that is on its way when they are stopped is taken when they run again, as
+/// whatever else they were in the middle of.
+const AMONG_THEMSELVES: u64 = bit(libc::SIGUSR1) | bit(libc::SIGUSR2);
+
 /// What processes have waiting.
 #[derive(Debug, Default)]
 pub struct Signals {
-    /// By process: what it had blocked and waiting when it was first looked at. It takes that when it wants to.
+    /// By process: what it had waiting when it was first looked at, and does not take at once, or has from another one.
     before: HashMap<i32, u64>,
 }
 
 impl Signals {
-    /// Whether one of these processes, which stand still, has been sent a signal since it was first looked at, or has one
-    /// that it would take at once.
+    /// What these processes have waiting, which stand still from now on.
+    pub fn at_standstill(processes: &[i32]) -> Self {
+        let mut signals = Self::default();
+        signals.have_come(processes);
+        signals
+    }
+
+    /// Whether one of these processes, which stand still, has been sent a signal since, or had one that it would have
+    /// taken at once.
     pub fn have_come(&mut self, processes: &[i32]) -> bool {
         let mut come = false;
         for &pid in processes {
@@ -46,17 +57,17 @@ impl Signals {
     }
 
     fn has_come(&mut self, pid: i32, status: &str) -> bool {
-        // One that has ended still has what it will never take: the first thread of a process that another thread has
-        // ended got a KILL.
-        if line(status, "State:").is_some_and(|state| state.starts_with(['Z', 'X'])) {
-            return false;
-        }
         let set = |name| field(status, name).unwrap_or_default();
+        let later = match line(status, "State:").and_then(|state| state.chars().next()) {
+            // One that has ended still has what it will never take: the first thread of a process that another thread
+            // has ended got a KILL.
+            Some('Z' | 'X') => return false,
+            // It takes nothing else until somebody has it go on.
+            Some('T') => !bit(libc::SIGKILL),
+            _ => set("SigBlk:") | AMONG_THEMSELVES,
+        };
         let waiting = (set("SigPnd:") | set("ShdPnd:")) & SENT;
-        let before = self
-            .before
-            .entry(pid)
-            .or_insert_with(|| waiting & set("SigBlk:"));
+        let before = self.before.entry(pid).or_insert(waiting & later);
         waiting & !*before != 0
     }
 }
@@ -89,8 +100,19 @@ mod tests {
     }
 
     #[test]
+    fn what_they_tell_each_other_counts_when_it_comes_later() {
+        for signal in [libc::SIGUSR1, libc::SIGUSR2] {
+            let mut signals = Signals::default();
+            assert!(!signals.has_come(1, &status(bit(signal), 0, 0)));
+            assert!(!signals.has_come(1, &status(bit(signal), 0, 0)));
+            assert!(!signals.has_come(2, &status(0, 0, 0)));
+            assert!(signals.has_come(2, &status(0, bit(signal), 0)));
+        }
+    }
+
+    #[test]
     fn what_it_has_blocked_counts_when_it_is_new() {
-        let (term, user) = (bit(libc::SIGTERM), bit(libc::SIGUSR1));
+        let (term, user) = (bit(libc::SIGTERM), bit(libc::SIGHUP));
         let mut signals = Signals::default();
         assert!(!signals.has_come(1, &status(0, user, term | user)));
         assert!(!signals.has_come(1, &status(0, user, term | user)));
@@ -104,8 +126,16 @@ mod tests {
         let kill = status(bit(libc::SIGKILL), 0, 0);
         let ended = kill.replace("Name:\tx\n", "Name:\tx\nState:\tZ (zombie)\n");
         assert!(!Signals::default().has_come(1, &ended));
-        let stopped = ended.replace("Z (zombie)", "T (stopped)");
-        assert!(Signals::default().has_come(1, &stopped));
+    }
+
+    #[test]
+    fn one_that_was_stopped_takes_a_kill_at_once_and_nothing_else() {
+        let stopped = |signal| {
+            let status = status(bit(signal), 0, 0);
+            status.replace("Name:\tx\n", "Name:\tx\nState:\tT (stopped)\n")
+        };
+        assert!(Signals::default().has_come(1, &stopped(libc::SIGKILL)));
+        assert!(!Signals::default().has_come(1, &stopped(libc::SIGTERM)));
     }
 
     #[test]

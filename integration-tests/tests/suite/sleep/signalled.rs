@@ -19,6 +19,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
         "sleep::signalled::kill_from_the_node_ends_it",
         kill_from_the_node_ends_it,
     ),
+    (
+        "sleep::signalled::what_its_processes_send_each_other_does_not_wake",
+        what_its_processes_send_each_other_does_not_wake,
+    ),
 ];
 
 /// Asleep, with no port to wake it by.
@@ -74,5 +78,33 @@ fn kill_from_the_node_ends_it(node: &Node, _: Runtime) -> Result<()> {
     send(&container, Signal::KILL)?;
     ensure!(container.wait()?.status == 128 + 9);
     ensure!(container.delete_task()?.status == 128 + 9);
+    Ok(())
+}
+
+/// They are stopped in the middle of that, one with a signal that it has not taken.
+fn what_its_processes_send_each_other_does_not_wake(node: &Node, _: Runtime) -> Result<()> {
+    let program = "
+import os, signal
+signal.signal(signal.SIGUSR1, lambda *_: None)
+first = os.getpid()
+if os.fork() == 0:
+    print('ready', flush=True)
+    while True:
+        os.kill(first, signal.SIGUSR1)
+while True:
+    pass
+";
+    let container = asleep(node, App::new(["python3", "-c", program]))?;
+    for wakes in 1..=20 {
+        container.wake()?;
+        container.sleeper().wait_whole()?;
+        container.sleep()?;
+        // It has been looked at once by now.
+        let status = container.status()?;
+        ensure!(
+            status.state == "asleep" && status.counters.wakes == wakes,
+            "{status:?}"
+        );
+    }
     Ok(())
 }

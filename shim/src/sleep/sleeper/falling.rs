@@ -171,6 +171,7 @@ impl Sleeper {
             ports,
             total,
             frozen,
+            signals,
         } = match result {
             Ok(fallen) => fallen,
             Err(failed) => {
@@ -205,7 +206,7 @@ impl Sleeper {
         }
         self.sleeps_light_from(monotonic());
         self.compress_later();
-        self.watch_for_signals();
+        self.watch_for_signals(signals);
         outcome
     }
 

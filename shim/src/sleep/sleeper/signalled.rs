@@ -4,9 +4,9 @@ use super::*;
 use crate::sleep::{look, signals};
 
 impl Sleeper {
-    /// It stands still from now on.
-    pub(super) fn watch_for_signals(&mut self) {
-        self.signals = Signals::default();
+    /// It stands still, since its processes had `signals` waiting.
+    pub(super) fn watch_for_signals(&mut self, signals: Signals) {
+        self.signals = signals;
         self.signals_at = Some(Instant::now());
     }
 
