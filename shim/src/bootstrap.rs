@@ -28,7 +28,6 @@ use log::{info, warn};
 use podmotion_criu_driver::spec::Spec;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
-use tokio::time::timeout;
 
 use crate::api::Api;
 use crate::cgroup::Cgroup;
@@ -53,9 +52,9 @@ const GROUPING: [&str; 2] = [
 const ADDRESS_FILE: &str = "address";
 /// Exit status of containers whose shim is gone: ended by SIGKILL.
 const KILLED: u32 = 137;
-/// containerd creates a container at once after the shim's start. A server that waits for longer has been
-/// forgotten: whoever wanted the container went while the shim started, and containerd has not got to know of it.
-const FIRST: Duration = Duration::from_secs(30);
+/// containerd creates a container at once after the shim's start, and asks for the shim's end after the last one's deletion.
+/// A server that waits for longer has been forgotten: whoever wanted that went in between.
+const FORGOTTEN: Duration = Duration::from_secs(30);
 /// Scores above it are not allowed.
 const OOM_SCORE_ADJ_MAX: i32 = 1000;
 
@@ -321,9 +320,9 @@ async fn serve_tasks(flags: &Flags, listener: UnixListener, node: Arc<Node>) -> 
     };
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
-    let (first, shutdown) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let shutdown = Arc::new(Notify::new());
     let containers = Containers::new(Arc::clone(&shutdown));
-    let service = TaskService::new(shared, containers, Arc::clone(&first));
+    let service = TaskService::new(shared, containers.clone());
     let listener = Listener::try_from(listener).context("serve the socket")?;
     let mut server = Server::new()
         .add_listener(listener)
@@ -332,7 +331,9 @@ async fn serve_tasks(flags: &Flags, listener: UnixListener, node: Arc<Node>) -> 
     footprint::tidy_soon();
     tokio::select! {
         () = shutdown.notified() => info!("shutting down"),
-        () = forgotten(&first) => warn!("nobody has created a container in {FIRST:?}: shutting down"),
+        () = containers.left_alone(FORGOTTEN) => {
+            warn!("no container for {FORGOTTEN:?}: shutting down");
+        }
         _ = terminate.recv() => info!("shutting down on SIGTERM"),
         _ = interrupt.recv() => info!("shutting down on SIGINT"),
     }
@@ -341,13 +342,6 @@ async fn serve_tasks(flags: &Flags, listener: UnixListener, node: Arc<Node>) -> 
     }
     events.flush().await;
     server.shutdown().await.context("stop the server")
-}
-
-/// Returns if there is no first container in time.
-async fn forgotten(first: &Notify) {
-    if timeout(FIRST, first.notified()).await.is_ok() {
-        std::future::pending().await
-    }
 }
 
 /// Writes an answer to standard output, where containerd reads it.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  create ──> Seat ──take──> there ──remove──┐
-//!              └──drop─────────────────────> gone ──> none is left, and the end was asked for: the shim ends
+//!              └──drop─────────────────────> gone ──> none is left, and the end was asked for, or nothing for a while:
+//!                                                     the shim ends
 //! ```
 //!
 //! containerd does not wait for a creation that its own client has given up: it deletes the container at once, and asks
@@ -11,8 +12,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 use crate::container::{Container, ContainerError};
 
@@ -21,6 +24,8 @@ use crate::container::{Container, ContainerError};
 pub struct Containers {
     inner: Arc<Mutex<Inner>>,
     shutdown: Arc<Notify>,
+    /// There are none, nor any that are being created.
+    none: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -45,6 +50,23 @@ impl Containers {
         Self {
             inner: Arc::default(),
             shutdown,
+            none: watch::Sender::new(true),
+        }
+    }
+
+    /// Returns once there has been no container for `patience`, nor one that was being created: containerd asks for the
+    /// shim's end after the last one's deletion, or creates one after the shim's start, unless its own client has given
+    /// that up in between.
+    pub async fn left_alone(&self, patience: Duration) {
+        let mut none = self.none.subscribe();
+        // This has the other end.
+        while none.wait_for(|none| *none).await.is_ok() {
+            if timeout(patience, none.wait_for(|none| !*none))
+                .await
+                .is_err()
+            {
+                return;
+            }
         }
     }
 
@@ -65,6 +87,7 @@ impl Containers {
         let (container, slot) = watch::channel(None);
         inner.slots.insert(id.to_owned(), slot);
         inner.end = false;
+        self.none.send_replace(false);
         Ok(Seat {
             containers: self.clone(),
             id: id.to_owned(),
@@ -97,6 +120,7 @@ impl Containers {
     pub fn remove(&self, id: &str) {
         let mut inner = self.lock();
         inner.slots.remove(id);
+        self.none.send_replace(inner.slots.is_empty());
         if inner.end && inner.slots.is_empty() {
             self.shutdown.notify_one();
         }
@@ -127,5 +151,22 @@ impl Drop for Seat {
         if self.container.borrow().is_none() {
             self.containers.remove(&self.id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_shim_is_left_alone_while_it_has_no_container_and_none_is_created() {
+        const PATIENCE: Duration = Duration::from_millis(10);
+        let containers = Containers::new(Arc::default());
+        containers.left_alone(PATIENCE).await;
+        let seat = containers.seat("a").expect("nobody has it");
+        let waited = timeout(10 * PATIENCE, containers.left_alone(PATIENCE)).await;
+        assert!(waited.is_err());
+        drop(seat);
+        containers.left_alone(PATIENCE).await;
     }
 }

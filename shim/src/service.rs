@@ -19,7 +19,6 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::{Task, create_task};
 use containerd_shim_protos::ttrpc::r#async::{Service, TtrpcContext};
 use containerd_shim_protos::ttrpc::{self, Code};
-use tokio::sync::Notify;
 
 use crate::cgroup::CgroupError;
 use crate::container::command::{Command, ExecId, ListedProcess, NewExec, Reply};
@@ -34,18 +33,13 @@ use crate::timestamp;
 pub struct TaskService {
     shared: Shared,
     containers: Containers,
-    first: Arc<Notify>,
 }
 
 impl TaskService {
-    /// A service for `containers`. `first` is notified when one is to be created.
+    /// A service for `containers`.
     #[must_use]
-    pub fn new(shared: Shared, containers: Containers, first: Arc<Notify>) -> Self {
-        Self {
-            shared,
-            containers,
-            first,
-        }
+    pub fn new(shared: Shared, containers: Containers) -> Self {
+        Self { shared, containers }
     }
 
     /// The service's methods, for the server.
@@ -106,7 +100,6 @@ impl Task for TaskService {
         _: &TtrpcContext,
         request: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
-        self.first.notify_one();
         if !request.checkpoint.is_empty() {
             return Err(unimplemented("create from a checkpoint"));
         }
