@@ -213,11 +213,11 @@ impl Containerd {
         self.last_lines(60, |_| true)
     }
 
-    /// The last lines of the log that are about something, up to a time as RFC 3339 has it.
-    pub(crate) fn log_about(&self, what: &str, until: &str) -> String {
+    /// The last lines of the log that are about something, where given up to a time as RFC 3339 has it.
+    pub(crate) fn log_about(&self, what: &str, until: Option<&str>) -> String {
         self.last_lines(20, |line| {
             let time = line.strip_prefix("time=\"");
-            line.contains(what) && time.is_some_and(|time| time <= until)
+            line.contains(what) && until.is_none_or(|until| time.is_some_and(|time| time <= until))
         })
     }
 

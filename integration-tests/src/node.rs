@@ -300,8 +300,9 @@ impl Node {
             .with_context(|| format!("no shim of {container}"))
     }
 
-    /// The last lines of the daemon's and its shims' log that are about something, up to a time as RFC 3339 has it.
-    pub fn log_about(&self, what: &str, until: &str) -> String {
+    /// The last lines of the daemon's and its shims' log that are about something, where given up to a time as RFC 3339
+    /// has it.
+    pub fn log_about(&self, what: &str, until: Option<&str>) -> String {
         lock(&self.0.daemon).log_about(what, until)
     }
 

@@ -105,9 +105,6 @@ impl Member {
     }
 }
 
-/// Later than any time in a log.
-const NEVER: &str = "9";
-
 impl Cluster {
     /// Starts one on `node`, which nothing else uses, and returns once pods can be made. One a machine.
     pub fn start(node: Node) -> Result<Self> {
@@ -242,7 +239,7 @@ impl Cluster {
 
     /// What its programs said last, what says most first: reports are cut.
     pub fn logs(&self) -> String {
-        let shims = self.first.node.log_about("msg=\"container ", NEVER);
+        let shims = self.first.node.log_about("msg=\"container ", None);
         let events = self
             .kubectl
             .run(&["get", "events", "-A", "--sort-by=.lastTimestamp"]);

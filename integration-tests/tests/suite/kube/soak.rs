@@ -370,7 +370,8 @@ impl<'a> Crowd<'a> {
                 let reason = &event["reason"];
                 let members = self.members();
                 let member = members.get(about);
-                let before = member.map(|it| self.cluster.node().log_about(&it.container, at));
+                let before =
+                    member.map(|it| self.cluster.node().log_about(&it.container, Some(at)));
                 let before = before.unwrap_or_default();
                 bail!("{about} at {at}: {reason}: {message}\nBefore that:\n{before}");
             }

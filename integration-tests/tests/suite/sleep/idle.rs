@@ -280,7 +280,7 @@ fn in_the_middle_of_a_request_it_is_not_stopped(node: &Node, _: Runtime) -> Resu
     // Nothing of its state tells that it would have slept.
     let said = "does not fall asleep: a connection has data under way";
     let looked = || {
-        let log = node.log_about(container.id(), "9");
+        let log = node.log_about(container.id(), None);
         log.lines().filter(|line| line.contains(said)).count() >= 2
     };
     let deadline = Instant::now() + PATIENCE;
