@@ -68,6 +68,7 @@
 //!   old content back (the kernel reports no event).
 
 mod absent;
+mod changes;
 mod compress;
 mod copy;
 mod descriptor;

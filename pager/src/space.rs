@@ -8,11 +8,12 @@
 //! A fault on a page that is not `missing` is on one that never had content, or lost it since: it
 //! is filled with zeros. That holds also for addresses that were never heard of, since a mapping
 //! grows without an event (a stack, `mremap` in place). It is never guessed too early: while an
-//! event is on its way the kernel refuses to fill anything (`EAGAIN`), so what is done with the
-//! knowledge of before the event does not happen.
+//! event is on its way the kernel refuses to fill anything (`EAGAIN`), and what has been read is taken in before
+//! the next fault is answered, in the order in which it took effect (`changes.rs`).
 
 use std::ops::Range;
 
+use crate::changes::Change;
 use crate::runs::{Run, RunMap};
 
 /// One address space.
@@ -52,33 +53,33 @@ impl Space {
         self.known = known;
     }
 
-    /// This program has taken the pages of `range` away itself: those that are known are missing.
-    pub(crate) fn withdraw(&mut self, range: Range<u64>) {
-        let gone: Vec<Run> = self.known.within(range).collect();
-        for run in gone {
-            self.missing.insert(run);
-        }
-    }
-
     /// The pages of `range` are in memory.
     pub(crate) fn filled(&mut self, range: Range<u64>) {
         self.missing.remove(range);
     }
 
-    /// The program has given up the content of `range`, or the range itself.
-    pub(crate) fn forget(&mut self, range: &Range<u64>) {
-        self.known.remove(range.clone());
-        self.missing.remove(range.clone());
-    }
-
-    /// The program has moved pages.
-    pub(crate) fn relocate(&mut self, from: u64, to: u64, len: u64) {
-        self.known.relocate(from, to, len);
-        self.missing.relocate(from, to, len);
+    /// Something was done to it.
+    pub(crate) fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Withdraw(range) => {
+                // Of these the image has the content.
+                let gone: Vec<Run> = self.known.within(range.clone()).collect();
+                gone.into_iter().for_each(|run| self.missing.insert(run));
+            }
+            Change::Remove(range) | Change::Unmap(range) => {
+                self.known.remove(range.clone());
+                self.missing.remove(range.clone());
+            }
+            Change::Remap { from, to, len } => {
+                self.known.relocate(*from, *to, *len);
+                self.missing.relocate(*from, *to, *len);
+            }
+            Change::Fork { .. } => {}
+        }
     }
 
     /// The program forked. What its child misses is what it misses itself: the kernel has kept
-    /// everybody from filling pages between the copy and the event.
+    /// everybody from filling pages between the copy and the report.
     pub(crate) fn fork(&self) -> Self {
         Self {
             pid: None,
@@ -111,37 +112,45 @@ mod tests {
         first * PAGE..end * PAGE
     }
 
+    fn remap(from: u64, to: u64, pages: u64) -> Change {
+        Change::Remap {
+            from: from * PAGE,
+            to: to * PAGE,
+            len: pages * PAGE,
+        }
+    }
+
     #[test]
     fn a_page_that_was_taken_away_again_comes_from_the_image_again() {
         let mut space = space();
-        space.withdraw(pages(0, 16));
+        space.apply(&Change::Withdraw(pages(0, 16)));
         space.filled(pages(3, 4));
         assert_eq!(space.missing().get(3 * PAGE), None);
-        space.withdraw(pages(0, 16));
+        space.apply(&Change::Withdraw(pages(0, 16)));
         assert_eq!(space.missing().get(3 * PAGE), Some(103));
     }
 
     #[test]
     fn removed_pages_stay_zero_and_moved_ones_keep_their_content() {
         let mut space = space();
-        space.withdraw(pages(0, 32));
-        space.forget(&pages(4, 6));
-        space.relocate(0, 64 * PAGE, 8 * PAGE);
+        space.apply(&Change::Withdraw(pages(0, 32)));
+        space.apply(&Change::Remove(pages(4, 6)));
+        space.apply(&remap(0, 64, 8));
         assert_eq!(space.missing().get(0), None);
         assert_eq!(space.missing().get(64 * PAGE), Some(100));
         assert_eq!(space.missing().get(68 * PAGE), None);
         assert_eq!(space.missing().get(71 * PAGE), Some(107));
-        space.withdraw(pages(64, 72));
+        space.apply(&Change::Withdraw(pages(64, 72)));
         assert_eq!(space.missing().get(68 * PAGE), None);
     }
 
     #[test]
     fn a_child_goes_its_own_way() {
         let mut parent = space();
-        parent.withdraw(pages(0, 32));
+        parent.apply(&Change::Withdraw(pages(0, 32)));
         let mut child = parent.fork();
         parent.filled(pages(0, 32));
-        child.forget(&pages(1, 2));
+        child.apply(&Change::Unmap(pages(1, 2)));
         assert_eq!(child.missing().get(0), Some(100));
         assert_eq!(child.missing().get(PAGE), None);
         assert_eq!(child.pid, None);
@@ -155,11 +164,11 @@ mod tests {
             for (step, at, len, to) in steps {
                 let range = pages(at, at + len);
                 match step {
-                    0 => space.withdraw(range),
+                    0 => space.apply(&Change::Withdraw(range)),
                     1 => space.filled(range),
-                    2 => space.forget(&range),
+                    2 => space.apply(&Change::Unmap(range)),
                     3 if to + len <= at || at + len <= to => {
-                        space.relocate(at * PAGE, to * PAGE, len * PAGE);
+                        space.apply(&remap(at, to, len));
                     }
                     _ => space = space.fork(),
                 }

@@ -236,7 +236,6 @@ impl Worker {
     pub(super) fn fault(&mut self, fault: Fault) -> Result<(), ServerError> {
         let page = self.page;
         let descriptor = fault.descriptor;
-        let unsettled = self.is_unsettled(descriptor);
         let Some(held) = self
             .held
             .iter_mut()
@@ -244,11 +243,11 @@ impl Worker {
         else {
             return Ok(());
         };
-        let slot = held.space.missing().get(fault.address);
-        if slot.is_none() && unsettled {
+        if !held.reported.is_empty() {
             self.waiting.push(fault);
             return Ok(());
         }
+        let slot = held.space.missing().get(fault.address);
         let progress = match slot {
             Some(slot) => {
                 self.reader.read_into(slot, &mut self.single)?;

@@ -1,101 +1,90 @@
-//! Forks whose report overtook another one.
+//! Children of a fork: what of their parent's other changes they have.
 //!
 //! ```text
 //!   thread 1:  moves A to B ................... reports the move
 //!   thread 2:                forks, reports it
 //! ```
 //!
-//! Events are reported after what they report, without a lock over both. When a move or an unmapping
-//! is read after a fork, the child may have it already, and cannot have been told. Whether it has is
-//! asked of the child's address space: where the pages were, nothing can be filled if it has.
-//!
-//! Until the parent's address space is settled (the kernel says so: nothing can be filled in one that
-//! is changing), faults of the child on pages that are not known to be missing are not answered.
+//! The child begins as the parent was before all changes among which the fork was reported. Whether it has one of them
+//! is asked of its own address space: what is registered there.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::thread;
 
 use super::ServerError;
 use super::worker::{Held, Worker};
-use crate::sys::uffd::{Copied, Event};
+use crate::changes::Change;
 
 impl Worker {
-    /// An event of `parent` was read: does it in children that have it already.
-    pub(super) fn repeat_in_children(
+    /// Makes the change `changes[at]` in a child that was forked among them, if the child has it.
+    pub(super) fn repeat_in_child(
         &mut self,
-        parent: RawFd,
-        event: &Event,
+        child: RawFd,
+        changes: &[Change],
+        at: usize,
     ) -> Result<(), ServerError> {
-        let children = self.forks.iter().filter(|fork| fork.parent == parent);
-        let children: Vec<RawFd> = children.map(|fork| fork.child).collect();
-        for child in children {
-            if !self.has_happened(child, event)? {
-                continue;
+        let change = &changes[at];
+        let happened = match change {
+            // What is given up at the same time as somebody forks is there in the child, or not.
+            Change::Remove(_) | Change::Withdraw(_) => {
+                changes[at..].contains(&Change::Fork { child })
             }
-            let Some(held) = self.child(child) else {
-                continue;
-            };
-            match event {
-                Event::Remap { from, to, len } => held.space.relocate(*from, *to, *len),
-                Event::Unmap(range) => held.space.forget(range),
-                _ => {}
-            }
+            Change::Remap { .. } | Change::Unmap(_) => self.has_happened(child, changes, at)?,
+            Change::Fork { .. } => false,
+        };
+        if happened && let Some(held) = self.child(child) {
+            held.space.apply(change);
         }
         Ok(())
     }
 
-    /// Whether the pages that an event moved or unmapped are gone from where they were. False where
-    /// none of them is missing: then it makes no difference.
-    fn has_happened(&mut self, child: RawFd, event: &Event) -> Result<bool, ServerError> {
-        let range = match event {
-            Event::Remap { from, len, .. } => *from..from.saturating_add(*len),
-            Event::Unmap(range) => range.clone(),
+    /// Whether a child has a move or an unmapping. False where it does not matter, since nothing is missing there.
+    fn has_happened(
+        &mut self,
+        child: RawFd,
+        changes: &[Change],
+        at: usize,
+    ) -> Result<bool, ServerError> {
+        let (range, target) = match &changes[at] {
+            Change::Remap { from, to, len } => (*from..from.saturating_add(*len), Some(*to)),
+            Change::Unmap(range) => (range.clone(), None),
             _ => return Ok(false),
         };
+        let missing = |held: &mut Held| held.space.missing().within(range.clone()).next();
+        let Some(page) = self.child(child).and_then(missing).map(|run| run.start) else {
+            return Ok(false);
+        };
+        let Some(target) = target.map(|to| page - range.start + to) else {
+            return Ok(!self.was_registered(child, page)?);
+        };
+        if !self.was_registered(child, target)? {
+            return Ok(false);
+        }
+        // Something else was there before.
+        let replaced = changes[..at].iter().any(|change| change.unmaps(target));
+        let followed = || changes[at..].iter().any(|change| change.arrives_at(page));
+        Ok(!replaced || !self.was_registered(child, page)? || followed())
+    }
+
+    /// Whether a page of a child was registered when it was forked.
+    fn was_registered(&mut self, child: RawFd, page: u64) -> Result<bool, ServerError> {
         loop {
             let Some(index) = self.position(child) else {
                 return Ok(false);
             };
+            // It goes its own way already, with one thread.
             let held = &self.held[index];
-            let Some(run) = held.space.missing().within(range.clone()).next() else {
-                return Ok(false);
-            };
-            self.reader.read_into(run.slot, &mut self.single)?;
-            let held = &mut self.held[index];
-            match held.uffd.copy(run.start, &self.single) {
-                Ok(Copied::NoRange) => return Ok(true),
-                Ok(Copied::Gone) => {
-                    held.gone = true;
-                    return Ok(false);
-                }
-                Ok(Copied::Bytes(0)) => {
-                    // The child is changing too. Whoever the kernel waits for must run, which has
-                    // no event.
-                    self.events_of(index)?;
-                    thread::yield_now();
-                }
-                Ok(Copied::Bytes(_) | Copied::Present(_)) => {
-                    held.space.filled(run.start..run.start + self.page);
-                    return Ok(false);
-                }
-                Err(e) => return Err(ServerError::system("fill memory of", held.space.pid)(e)),
+            let own = held.reported.iter().find_map(|change| {
+                let was = change.unmaps(page) || change.leaves(page);
+                (was || change.arrives_at(page)).then_some(was)
+            });
+            if let Some(found) = own.or_else(|| held.uffd.is_registered(page, &self.nowhere)) {
+                return Ok(found);
             }
+            self.read_events(index)?;
+            // Whoever the kernel waits for must run, which has no event.
+            thread::yield_now();
         }
-    }
-
-    /// Children whose parents are settled are known to be as they are taken to be.
-    pub(super) fn forget_settled_forks(&mut self) {
-        let held = &self.held;
-        self.forks.retain(|fork| {
-            held.iter()
-                .find(|held| held.uffd.as_fd().as_raw_fd() == fork.parent)
-                .is_some_and(|held| held.uffd.is_changing())
-        });
-    }
-
-    /// Whether more may have happened to an address space than is known.
-    pub(super) fn is_unsettled(&self, descriptor: RawFd) -> bool {
-        self.forks.iter().any(|fork| fork.child == descriptor)
     }
 
     fn position(&self, descriptor: RawFd) -> Option<usize> {

@@ -15,6 +15,8 @@ use super::{Call, Complete, Outcome, ServerError};
 /// Small mappings take less, and waking up would take longer than they do; in the time of a large one the
 /// processor has better things to do.
 const NEXT_REPORT: Duration = Duration::from_micros(50);
+/// How soon is looked again whether what was reported is all, when nobody waits for it. There is no event.
+const NEXT_LOOK: Duration = Duration::from_micros(100);
 /// How often address spaces are looked at whose end has no event, while there is nothing else to do.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -68,20 +70,24 @@ impl Worker {
     }
 
     fn turn(&mut self, calls: &mpsc::Receiver<Call>, wake: &OwnedFd) -> Turn {
-        let alone = loop {
-            match calls.try_recv() {
-                Ok(call) => call(self),
-                Err(e) => break e == mpsc::TryRecvError::Disconnected,
-            }
-        };
         if let Err(error) = self.events() {
             self.fail(error);
+        }
+        let mut alone = false;
+        // Whoever asks for something asks what is so now.
+        while self.is_settled() && !alone {
+            match calls.try_recv() {
+                Ok(call) => call(self),
+                Err(mpsc::TryRecvError::Empty) => break,
+                Err(mpsc::TryRecvError::Disconnected) => alone = true,
+            }
         }
         if self.failure.is_some() {
             return Turn::Go;
         }
+        let settled = self.is_settled();
         match &self.mode {
-            Mode::Filling(_) => {
+            Mode::Filling(_) if settled => {
                 self.held.retain(|held| !held.gone);
                 self.over = self.held.iter().all(|held| held.space.missing().is_empty());
             }
@@ -102,6 +108,7 @@ impl Worker {
                 thread::yield_now();
                 Some(Duration::ZERO)
             }
+            _ if !settled => Some(NEXT_LOOK),
             Mode::Filling(background) => {
                 let due = background.due(self.page);
                 if due <= now && !background.gives_way(now, self.stats.faults) {
@@ -165,7 +172,8 @@ impl Worker {
             if exited {
                 held.process = None;
             }
-            held.uffd.is_alive()
+            // What was reported before is taken in first: there may be children.
+            held.uffd.is_alive() || !held.reported.is_empty()
         });
     }
 }

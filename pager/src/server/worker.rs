@@ -10,11 +10,12 @@ use super::ServerError;
 use super::compress::Pass;
 use super::fill::Background;
 use crate::FillStats;
+use crate::changes::Change;
 use crate::image::{Places, Reader};
 use crate::runs::RunMap;
 use crate::space::Space;
 use crate::sys::keep::{self, Keeper};
-use crate::sys::memory::PageBuffer;
+use crate::sys::memory::{Nowhere, PageBuffer};
 use crate::sys::uffd::Uffd;
 use crate::working_set::PageOf;
 
@@ -37,6 +38,8 @@ pub(super) struct Held {
     pub(super) uffd: Uffd,
     /// Readable when its process ends.
     pub(super) process: Option<OwnedFd>,
+    /// What was done to it, as it was read. Its space knows nothing of that yet, since more may be on its way.
+    pub(super) reported: Vec<Change>,
     pub(super) gone: bool,
 }
 
@@ -50,14 +53,7 @@ pub(super) enum Mode {
     Failed,
 }
 
-/// A fork, by the descriptors of both address spaces.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Fork {
-    pub(super) parent: RawFd,
-    pub(super) child: RawFd,
-}
-
-/// A fault that cannot be answered before an event has been read.
+/// A fault that is not answered yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fault {
     pub(super) descriptor: RawFd,
@@ -72,8 +68,6 @@ pub(crate) struct Worker {
     pub(super) directory: PathBuf,
     pub(super) page: u64,
     pub(super) reader: Reader,
-    /// Forks that may have been reported before something that came before them.
-    pub(super) forks: Vec<Fork>,
     pub(super) keeper: Option<Keeper>,
     pub(super) held: Vec<Held>,
     pub(super) mode: Mode,
@@ -83,6 +77,7 @@ pub(crate) struct Worker {
     /// One page: for faults.
     pub(super) single: PageBuffer,
     pub(super) zeros: PageBuffer,
+    pub(super) nowhere: Nowhere,
     /// Many pages: while filling in the background.
     pub(super) chunk: Option<PageBuffer>,
     pub(super) stats: FillStats,
@@ -116,7 +111,6 @@ impl Worker {
             reader: Reader::open(&directory, page, image, sums, places)?,
             directory,
             page,
-            forks: Vec::new(),
             keeper: Some(keeper),
             held: Vec::new(),
             mode: Mode::Guard,
@@ -124,6 +118,7 @@ impl Worker {
             waiting: Vec::new(),
             single: PageBuffer::new(bytes).map_err(failed("get memory", None))?,
             zeros: PageBuffer::new(bytes).map_err(failed("get memory", None))?,
+            nowhere: Nowhere::new().map_err(failed("get memory", None))?,
             chunk: None,
             stats: FillStats::default(),
             faults: Vec::new(),
@@ -155,6 +150,7 @@ impl Worker {
             space,
             uffd,
             process,
+            reported: Vec::new(),
             gone: false,
         });
     }

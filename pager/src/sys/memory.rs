@@ -18,23 +18,50 @@ unsafe impl Send for PageBuffer {}
 impl PageBuffer {
     /// `len` bytes, not zero.
     pub(crate) fn new(len: usize) -> io::Result<Self> {
-        // SAFETY: a new private anonymous mapping at an address of the kernel's choice.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        NonNull::new(start.cast())
-            .map(|start| Self { start, len })
-            .ok_or_else(io::Error::last_os_error)
+        let start = map(len, libc::PROT_READ | libc::PROT_WRITE)?;
+        Ok(Self { start, len })
+    }
+}
+
+fn map(len: usize, protection: libc::c_int) -> io::Result<NonNull<u8>> {
+    // SAFETY: a new private anonymous mapping at an address of the kernel's choice.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            len,
+            protection,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(start.cast()).ok_or_else(io::Error::last_os_error)
+}
+
+/// A page that nobody can read.
+#[derive(Debug)]
+pub(crate) struct Nowhere(NonNull<u8>);
+
+// SAFETY: nothing is ever read from it or written to it.
+unsafe impl Send for Nowhere {}
+
+impl Nowhere {
+    pub(crate) fn new() -> io::Result<Self> {
+        map(super::page_size() as usize, libc::PROT_NONE).map(Self)
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        self.0.as_ptr() as u64
+    }
+}
+
+impl Drop for Nowhere {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made in `new`, and its address means nothing to anybody.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), super::page_size() as usize) };
     }
 }
 

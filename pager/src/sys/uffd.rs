@@ -5,6 +5,8 @@ use std::mem::{offset_of, size_of};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use super::memory::Nowhere;
+
 /// `UFFD_API`.
 const API: u64 = 0xAA;
 const FEATURE_EVENT_FORK: u64 = 1 << 1;
@@ -268,6 +270,25 @@ impl Uffd {
     /// nothing can be filled.
     pub(crate) fn is_changing(&self) -> bool {
         probe(self.0.as_raw_fd()) == Some(libc::EAGAIN)
+    }
+
+    /// Whether the page at `address` is mapped and registered. None while an event is on its way, as in
+    /// [`is_changing`](Self::is_changing). Fills nothing: the kernel looks at where a copy goes before it looks at where
+    /// it comes from, and `nowhere` cannot be read.
+    pub(crate) fn is_registered(&self, address: u64, nowhere: &Nowhere) -> Option<bool> {
+        let mut arg = CopyArg {
+            dst: address,
+            src: nowhere.address(),
+            len: super::page_size(),
+            mode: 0,
+            copy: 0,
+        };
+        let error = self.ioctl(UFFDIO_COPY, &mut arg).err();
+        match error.and_then(|error| error.raw_os_error()) {
+            Some(libc::EAGAIN | libc::ENOMEM) => None,
+            Some(libc::EFAULT) => Some(true),
+            _ => Some(false),
+        }
     }
 
     /// Whether the address space is still there. There is no event for its end: a process leaves

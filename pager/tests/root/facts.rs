@@ -54,7 +54,7 @@ pub const CASES: &[Case] = &[
 const MEGABYTE: u64 = 1 << 20;
 
 /// Nothing comes back that nobody asks for, so that it shows what is asked for.
-const ONLY_ASKED_FOR: FillPolicy = FillPolicy {
+pub const ONLY_ASKED_FOR: FillPolicy = FillPolicy {
     rate: 1,
     quiet: Duration::from_secs(100),
     patience: Duration::from_secs(100),

@@ -7,6 +7,7 @@ mod corrupt;
 mod facts;
 mod holder;
 mod kill;
+mod overtaken;
 mod refused;
 mod torture;
 mod victim;
@@ -35,6 +36,7 @@ fn main() {
         refused::CASES,
         compress::CASES,
         watch::CASES,
+        overtaken::CASES,
         corrupt::CASES,
         torture::CASES,
         kill::CASES,
