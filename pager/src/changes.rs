@@ -16,12 +16,18 @@
 //! kernel is asked what has become of it all: whether an address that two of them are about is registered in the end.
 //! No fault is answered and nothing is filled before the changes have been put in order.
 //!
-//! Of several orders that are possible, that which differs least from the order of the reports is taken. There are such
-//! only where a thread is held up while another one makes two changes of the same addresses.
+//! Of several orders that are possible, one that differs little from the order of the reports is taken. There are such
+//! only where a thread is held up while others make two changes of the same addresses.
+
+mod inherited;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::RawFd;
+
+use crate::runs::{Run, RunMap};
+use crate::sys::page_size;
+pub(crate) use inherited::inherited;
 
 /// Something that was done to an address space.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,10 +104,9 @@ fn take(
         while let Some(at) = overtaken(&target, rest, is_registered)? {
             let unmapping = rest.remove(at)?;
             // It can be the second report of a move.
-            let moved = rest
-                .iter()
-                .take(at)
-                .position(|other| matches!(&unmapping, Change::Unmap(range) if other.source().as_ref() == Some(range)));
+            let is_first =
+                |other: &Change| other.source().map(Change::Unmap).as_ref() == Some(&unmapping);
+            let moved = rest.iter().take(at).position(is_first);
             if let Some(moved) = moved.and_then(|at| rest.remove(at)) {
                 take(moved, rest, ordered, is_registered)?;
             }
@@ -130,20 +135,59 @@ fn overtaken(
     let Some((at, page)) = unmappings.find_map(|(at, change)| Some((at, common(change)?))) else {
         return Some(None);
     };
-    // After the move.
-    let (mut there, mut possible) = (true, true);
+    let registered = is_registered(page)?;
+    let (mut arrivals, mut unmappings) = (0, 0);
     for change in rest {
-        if change.leaves(page) {
-            possible &= there;
-        } else if change.arrives_at(page) {
-            possible &= !there;
-            there = true;
-        } else if change.unmaps(page) {
-            there = false;
+        arrivals += usize::from(change.arrives_at(page));
+        unmappings += usize::from(change.unmaps(page));
+    }
+    // Somebody unmaps it, somebody moves there, and so on, in whatever order that was reported.
+    let by_turns = unmappings == arrivals + usize::from(!registered);
+    let fits = by_turns
+        || follow(target, rest).is_some_and(|there| there.get(page).is_some() == registered);
+    Some((!fits).then_some(at))
+}
+
+/// What of `target` is there after a move to it and the rest, in the order in which it was reported. None when it cannot
+/// have been that.
+fn follow(target: &Range<u64>, rest: &VecDeque<Change>) -> Option<RunMap> {
+    let mut there = RunMap::new(page_size());
+    let arrive = |there: &mut RunMap, range: &Range<u64>| {
+        let (start, end) = (range.start.max(target.start), range.end.min(target.end));
+        there.insert(Run {
+            start,
+            end,
+            slot: 0,
+        });
+    };
+    let touches = |range: &Range<u64>| range.start < target.end && target.start < range.end;
+    let is_there =
+        |there: &RunMap, range: &Range<u64>| there.within(range.clone()).next().is_some();
+    arrive(&mut there, target);
+    for change in rest {
+        if let Some(source) = change.source().filter(touches)
+            && !is_there(&there, &source)
+        {
+            return None;
+        }
+        if let Some(range) = change.target().filter(touches) {
+            if is_there(&there, &range) {
+                return None;
+            }
+            arrive(&mut there, &range);
+        }
+        if let Change::Unmap(range) = change
+            && touches(range)
+        {
+            // Of what is not there nothing is reported, but of a range with something else in it.
+            let elsewhere = range.start < target.start || range.end > target.end;
+            if !elsewhere && !is_there(&there, range) {
+                return None;
+            }
+            there.remove(range.clone());
         }
     }
-    let fits = possible && there == is_registered(page)?;
-    Some((!fits).then_some(at))
+    Some(there)
 }
 
 #[cfg(test)]

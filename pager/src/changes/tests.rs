@@ -3,6 +3,7 @@ use std::collections::{HashMap, HashSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::runs::{Run, RunMap};
 
 const A: u64 = 0x1000;
 const B: u64 = 0x2000;
@@ -88,6 +89,16 @@ struct Model {
 }
 
 impl Model {
+    /// Four pages of six.
+    fn new() -> Self {
+        let pages = (0..4).map(|page| page << 12);
+        Self {
+            content: pages.clone().map(|page| (page, page + 1)).collect(),
+            registered: pages.collect(),
+        }
+    }
+
+    /// What is known of the content after a change.
     fn apply(&mut self, change: &Change) {
         match change {
             Change::Remap { from, to, .. } => {
@@ -101,65 +112,138 @@ impl Model {
             Change::Fork { .. } => {}
         }
     }
+
+    /// A call of the program, and what is reported of it. None for one that a program does not make.
+    fn call(&mut self, kind: u8, from: u64, to: u64) -> Option<Vec<Change>> {
+        let there = self.registered.contains(&to);
+        let reports = match kind {
+            0 => vec![unmap(from)],
+            1 if !there => moves(from, to).to_vec(),
+            2 if there && from != to => [&[unmap(to)], &moves(from, to)[..]].concat(),
+            _ => return None,
+        };
+        if !self.registered.remove(&from) {
+            return None;
+        }
+        if kind > 0 {
+            self.registered.insert(to);
+        }
+        reports.iter().for_each(|change| self.apply(change));
+        Some(reports)
+    }
 }
 
+/// Pages that a call is about.
+fn touched(reports: &[Change]) -> HashSet<u64> {
+    let by = |change: &Change, page| {
+        change.unmaps(page) || change.leaves(page) || change.arrives_at(page)
+    };
+    let pages = (0..6).map(|page| page << 12);
+    pages
+        .filter(|page| reports.iter().any(|change| by(change, *page)))
+        .collect()
+}
+
+/// Calls, with the states before each and at the end.
+fn calls(steps: &[(u8, u64, u64)]) -> (Vec<Vec<Change>>, Vec<Model>) {
+    let mut now = Model::new();
+    let (mut calls, mut states) = (Vec::new(), vec![now.clone()]);
+    for (kind, from, to) in steps {
+        if let Some(reports) = now.call(*kind, from << 12, to << 12) {
+            calls.push(reports);
+            states.push(now.clone());
+        }
+    }
+    (calls, states)
+}
+
+/// Reports in the order in which they are read: of call `late` they come after those of call `until`, all of them or
+/// the last. None for what is not to be known: of what is overtaken by two changes of the same pages there is more than
+/// one order that is possible.
+fn late(
+    calls: &[Vec<Change>],
+    late: usize,
+    until: usize,
+    all: bool,
+) -> Option<Vec<(usize, Change)>> {
+    let own = touched(calls.get(late)?);
+    let meanwhile = calls.get(late + 1..=until)?;
+    let common = meanwhile
+        .iter()
+        .filter(|reports| !touched(reports).is_disjoint(&own));
+    // And what a call that has not come back has moved nobody else has.
+    let arrived = |page: &u64| calls[late].iter().any(|change| change.arrives_at(*page));
+    if common.count() > 1
+        || meanwhile
+            .iter()
+            .any(|reports| touched(reports).iter().any(arrived))
+    {
+        return None;
+    }
+    let mut read: Vec<(usize, Change)> = Vec::new();
+    let mut held_up = Vec::new();
+    for (number, reports) in calls.iter().enumerate() {
+        let at_once = if number != late {
+            reports.len()
+        } else if all {
+            0
+        } else {
+            reports.len() - 1
+        };
+        let (now, later) = reports.split_at(at_once);
+        read.extend(now.iter().map(|change| (number, change.clone())));
+        held_up.extend(later.iter().map(|change| (number, change.clone())));
+        if number == until {
+            read.append(&mut held_up);
+        }
+    }
+    Some(read)
+}
+
+const CHILD: Change = Change::Fork { child: 7 };
+
 proptest! {
-    /// One thread is held up between what it does and its report, while others make one change each time.
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// One thread is held up between what it does and its report, or one of them.
     #[test]
     fn one_report_that_is_late_changes_nothing(
-        steps in proptest::collection::vec((0..2, 0..6u64, 0..6u64), 1..8),
-        late in 0..8usize,
-        until in 0..8usize,
+        steps in proptest::collection::vec((0..3u8, 0..6u64, 0..6u64), 4..10),
+        which in 0..10usize,
+        until in 0..10usize,
+        all in any::<bool>(),
+        forked in (0..10usize, 0..10usize),
     ) {
-        let mut truth = Model::default();
-        for page in 0..4 {
-            truth.content.insert(page << 12, 100 + page);
-            truth.registered.insert(page << 12);
-        }
-        let before = truth.clone();
-        let mut reports: Vec<Vec<Change>> = Vec::new();
-        for (kind, from, to) in steps {
-            let (from, to) = (from << 12, to << 12);
-            if !truth.registered.contains(&from) {
-                continue;
-            }
-            // A program moves nothing to where it has something.
-            let changes = if kind == 0 {
-                vec![unmap(from)]
-            } else if !truth.registered.contains(&to) {
-                truth.registered.insert(to);
-                moves(from, to).to_vec()
-            } else {
-                continue;
-            };
-            truth.registered.remove(&from);
-            changes.iter().for_each(|change| truth.apply(change));
-            reports.push(changes);
-        }
-        prop_assume!(!reports.is_empty());
-        let late = late % reports.len();
-        let held_up = reports.remove(late);
-        // Of what is overtaken by two changes of the same pages there is more than one possible order.
-        let touches = |changes: &[Change]| -> HashSet<u64> {
-            let pages = (0..6u64).map(|page| page << 12);
-            pages
-                .filter(|page| changes.iter().any(|change| change.unmaps(*page) || change.leaves(*page) || change.arrives_at(*page)))
-                .collect()
+        let (calls, states) = calls(&steps);
+        let which = which % calls.len().max(1);
+        let until = (which + until % 4).min(calls.len().saturating_sub(1));
+        let Some(mut read) = late(&calls, which, until, all) else {
+            return Ok(());
         };
-        let until = (late + until).min(reports.len());
-        let meanwhile = &reports[late..until];
-        let common = |changes: &[Change]| !touches(changes).is_disjoint(&touches(&held_up));
-        prop_assume!(meanwhile.iter().filter(|changes| common(changes)).count() <= 1);
-        // Nobody else has what a move that has not come back has moved.
-        let own = |page: &u64| held_up.iter().any(|change| change.arrives_at(*page));
-        prop_assume!(!meanwhile.iter().any(|changes| touches(changes).iter().any(own)));
-        reports.insert(until, held_up);
+        // Before that call, and told of before one that comes as soon or later.
+        let fork = forked.0 % (calls.len() + 1);
+        let told = fork + forked.1 % 2;
+        let at = read.iter().position(|(number, _)| *number >= told).unwrap_or(read.len());
+        read.insert(at, (told, CHILD));
 
-        let mut found = before;
-        let registered = &truth.registered;
-        let read: Vec<Change> = reports.concat();
-        let order = in_order(&read, &mut |page| Some(registered.contains(&page))).unwrap();
+        let truth = &states[calls.len()];
+        let read: Vec<Change> = read.into_iter().map(|(_, change)| change).collect();
+        let order = in_order(&read, &mut |page| Some(truth.registered.contains(&page))).unwrap();
+        let mut found = Model::new();
         order.iter().for_each(|change| found.apply(change));
         prop_assert_eq!(&found.content, &truth.content, "{:?}", read);
+
+        let born = &states[fork];
+        let mut child = Model::new();
+        let mut missing = RunMap::new(0x1000);
+        for page in child.content.keys() {
+            missing.insert(Run { start: *page, end: page + 0x1000, slot: *page });
+        }
+        let mut was_registered = |page| Ok::<_, ()>(born.registered.contains(&page));
+        let has = inherited(7, &order, &missing, &mut was_registered).unwrap();
+        order.iter().zip(has).filter(|(_, has)| *has).for_each(|(change, _)| child.apply(change));
+        // What is known of addresses that are not there does no harm.
+        child.content.retain(|page, _| born.registered.contains(page));
+        prop_assert_eq!(&child.content, &born.content, "{:?}", read);
     }
 }

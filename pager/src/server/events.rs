@@ -79,18 +79,14 @@ impl Worker {
             return Ok(());
         };
         held.reported.clear();
-        let mut children = Vec::new();
         for change in &changes {
             if let Change::Fork { child } = change {
                 let space = self.held[index].space.fork();
                 self.hold(space, keep::adopt(*child).into(), None);
-                children.push(*child);
+                self.inherit(*child, &changes)?;
             }
         }
-        for (at, change) in changes.iter().enumerate() {
-            for child in &children {
-                self.repeat_in_child(*child, &changes, at)?;
-            }
+        for change in &changes {
             self.held[index].space.apply(change);
         }
         Ok(())

@@ -5,65 +5,30 @@
 //!   thread 2:                forks, reports it
 //! ```
 //!
-//! The child begins as the parent was before all changes among which the fork was reported. Whether it has one of them
-//! is asked of its own address space: what is registered there.
+//! The child begins as the parent was before all changes among which the fork was reported. Which of them it has is asked
+//! of its own address space ([`inherited`]).
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::thread;
 
 use super::ServerError;
 use super::worker::{Held, Worker};
-use crate::changes::Change;
+use crate::changes::{Change, inherited};
 
 impl Worker {
-    /// Makes the change `changes[at]` in a child that was forked among them, if the child has it.
-    pub(super) fn repeat_in_child(
-        &mut self,
-        child: RawFd,
-        changes: &[Change],
-        at: usize,
-    ) -> Result<(), ServerError> {
-        let change = &changes[at];
-        let happened = match change {
-            // What is given up at the same time as somebody forks is there in the child, or not.
-            Change::Remove(_) | Change::Withdraw(_) => {
-                changes[at..].contains(&Change::Fork { child })
-            }
-            Change::Remap { .. } | Change::Unmap(_) => self.has_happened(child, changes, at)?,
-            Change::Fork { .. } => false,
+    /// Makes those changes of its parent in a child that it has.
+    pub(super) fn inherit(&mut self, child: RawFd, changes: &[Change]) -> Result<(), ServerError> {
+        let Some(held) = self.child(child) else {
+            return Ok(());
         };
-        if happened && let Some(held) = self.child(child) {
-            held.space.apply(change);
+        let missing = held.space.missing().clone();
+        let mut was_registered = |page| self.was_registered(child, page);
+        let has = inherited(child, changes, &missing, &mut was_registered)?;
+        if let Some(held) = self.child(child) {
+            let has = changes.iter().zip(has).filter(|(_, has)| *has);
+            has.for_each(|(change, _)| held.space.apply(change));
         }
         Ok(())
-    }
-
-    /// Whether a child has a move or an unmapping. False where it does not matter, since nothing is missing there.
-    fn has_happened(
-        &mut self,
-        child: RawFd,
-        changes: &[Change],
-        at: usize,
-    ) -> Result<bool, ServerError> {
-        let (range, target) = match &changes[at] {
-            Change::Remap { from, to, len } => (*from..from.saturating_add(*len), Some(*to)),
-            Change::Unmap(range) => (range.clone(), None),
-            _ => return Ok(false),
-        };
-        let missing = |held: &mut Held| held.space.missing().within(range.clone()).next();
-        let Some(page) = self.child(child).and_then(missing).map(|run| run.start) else {
-            return Ok(false);
-        };
-        let Some(target) = target.map(|to| page - range.start + to) else {
-            return Ok(!self.was_registered(child, page)?);
-        };
-        if !self.was_registered(child, target)? {
-            return Ok(false);
-        }
-        // Something else was there before.
-        let replaced = changes[..at].iter().any(|change| change.unmaps(target));
-        let followed = || changes[at..].iter().any(|change| change.arrives_at(page));
-        Ok(!replaced || !self.was_registered(child, page)? || followed())
     }
 
     /// Whether a page of a child was registered when it was forked.
