@@ -6,8 +6,14 @@
 //! time, copies of all of them are taken here and kept until the daemon is known to have finished:
 //! should the daemon die, whoever touches a missing page blocks, and can be killed.
 //!
-//! One gap is left: a process that forks during the fill gets a userfaultfd that only the daemon
-//! holds. It is zero-filled if the daemon is killed then, for the moment until the container is.
+//! Two gaps are left:
+//!
+//! - A process that forks during the fill gets a userfaultfd that only the daemon holds. It is
+//!   zero-filled if the daemon is killed then, for the moment until the container is.
+//! - The daemon takes what a process does to its mappings in the order in which it reads of it, and
+//!   the kernel can report what two threads did in another order than that in which it took effect:
+//!   an unmapping that is reported late takes away what has been moved to the same addresses since
+//!   (`handle_remove` in CRIU's `uffd.c`). The pager puts these in order (`pager/src/changes.rs`).
 
 use std::ffi::OsString;
 use std::fs;
