@@ -28,9 +28,9 @@ void mappings(struct piece *all, int count, uint64_t *random)
 		fill(at, it->bytes, it->seed + 5);
 		char *to = mremap(it->at, it->bytes, it->bytes, MREMAP_MAYMOVE | MREMAP_FIXED, at);
 		if (to == MAP_FAILED && errno == EFAULT) {
-			/* More than one mapping: from Linux 6.17 on the first can have moved. */
+			/* More than one mapping: from Linux 6.17 on the first can have moved, and another thread have mapped
+			 * something where it was. So the rest stays, and nobody looks at it any more. */
 			munmap(at, it->bytes);
-			munmap(it->at, it->bytes);
 			it->at = 0;
 			break;
 		}
