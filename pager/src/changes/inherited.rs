@@ -96,10 +96,8 @@ impl Page {
     /// Tells what follows from it for changes of which nothing is known yet. Whether there are such.
     fn tell(&self, has: &mut [Option<bool>]) -> bool {
         let fits = |count: &&usize| {
-            let expected = self.touching.iter().enumerate();
-            expected
-                .into_iter()
-                .all(|(number, at)| has[*at].is_none_or(|has| has == (number < **count)))
+            let mut expected = self.touching.iter().enumerate();
+            expected.all(|(number, at)| has[*at].is_none_or(|has| has == (number < **count)))
         };
         let counts: Vec<usize> = self.possible.iter().filter(fits).copied().collect();
         let (Some(least), Some(most)) = (counts.iter().min(), counts.iter().max()) else {

@@ -83,7 +83,7 @@ impl Worker {
             if let Change::Fork { child } = change {
                 let space = self.held[index].space.fork();
                 self.hold(space, keep::adopt(*child).into(), None);
-                self.inherit(*child, &changes)?;
+                self.inherit(self.held.len() - 1, *child, &changes)?;
             }
         }
         for change in &changes {

@@ -8,35 +8,33 @@
 //! The child begins as the parent was before all changes among which the fork was reported. Which of them it has is asked
 //! of its own address space ([`inherited`]).
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::thread;
 
 use super::ServerError;
-use super::worker::{Held, Worker};
+use super::worker::Worker;
 use crate::changes::{Change, inherited};
 
 impl Worker {
-    /// Makes those changes of its parent in a child that it has.
-    pub(super) fn inherit(&mut self, child: RawFd, changes: &[Change]) -> Result<(), ServerError> {
-        let Some(held) = self.child(child) else {
-            return Ok(());
-        };
-        let missing = held.space.missing().clone();
-        let mut was_registered = |page| self.was_registered(child, page);
+    /// Makes those changes of its parent in a child that it has. The child is the one at `index`, `child` its descriptor.
+    pub(super) fn inherit(
+        &mut self,
+        index: usize,
+        child: RawFd,
+        changes: &[Change],
+    ) -> Result<(), ServerError> {
+        let missing = self.held[index].space.missing().clone();
+        let mut was_registered = |page| self.was_registered(index, page);
         let has = inherited(child, changes, &missing, &mut was_registered)?;
-        if let Some(held) = self.child(child) {
-            let has = changes.iter().zip(has).filter(|(_, has)| *has);
-            has.for_each(|(change, _)| held.space.apply(change));
-        }
+        let space = &mut self.held[index].space;
+        let has = changes.iter().zip(has).filter(|(_, has)| *has);
+        has.for_each(|(change, _)| space.apply(change));
         Ok(())
     }
 
     /// Whether a page of a child was registered when it was forked.
-    fn was_registered(&mut self, child: RawFd, page: u64) -> Result<bool, ServerError> {
+    fn was_registered(&mut self, index: usize, page: u64) -> Result<bool, ServerError> {
         loop {
-            let Some(index) = self.position(child) else {
-                return Ok(false);
-            };
             // It goes its own way already, with one thread.
             let held = &self.held[index];
             let own = held.reported.iter().find_map(|change| {
@@ -50,15 +48,5 @@ impl Worker {
             // Whoever the kernel waits for must run, which has no event.
             thread::yield_now();
         }
-    }
-
-    fn position(&self, descriptor: RawFd) -> Option<usize> {
-        let mut held = self.held.iter();
-        held.position(|held| held.uffd.as_fd().as_raw_fd() == descriptor)
-    }
-
-    fn child(&mut self, descriptor: RawFd) -> Option<&mut Held> {
-        let index = self.position(descriptor)?;
-        self.held.get_mut(index)
     }
 }

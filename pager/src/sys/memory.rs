@@ -41,27 +41,19 @@ fn map(len: usize, protection: libc::c_int) -> io::Result<NonNull<u8>> {
     NonNull::new(start.cast()).ok_or_else(io::Error::last_os_error)
 }
 
-/// A page that nobody can read.
+/// A page that nobody can read. What is in it, and therefore the buffer's content, is never asked for: only its address.
 #[derive(Debug)]
-pub(crate) struct Nowhere(NonNull<u8>);
-
-// SAFETY: nothing is ever read from it or written to it.
-unsafe impl Send for Nowhere {}
+pub(crate) struct Nowhere(PageBuffer);
 
 impl Nowhere {
     pub(crate) fn new() -> io::Result<Self> {
-        map(super::page_size() as usize, libc::PROT_NONE).map(Self)
+        let len = super::page_size() as usize;
+        let start = map(len, libc::PROT_NONE)?;
+        Ok(Self(PageBuffer { start, len }))
     }
 
     pub(crate) fn address(&self) -> u64 {
-        self.0.as_ptr() as u64
-    }
-}
-
-impl Drop for Nowhere {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made in `new`, and its address means nothing to anybody.
-        unsafe { libc::munmap(self.0.as_ptr().cast(), super::page_size() as usize) };
+        self.0.start.as_ptr() as u64
     }
 }
 
