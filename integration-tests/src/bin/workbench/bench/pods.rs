@@ -95,6 +95,11 @@ fn deployment(count: usize) -> Value {
         probe[kind] = what;
         probe
     };
+    let starting = || {
+        let mut probe = probe("tcpSocket", json!({"port": PORT}));
+        probe["failureThreshold"] = json!(600);
+        probe
+    };
     json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -117,6 +122,8 @@ fn deployment(count: usize) -> Value {
                         "imagePullPolicy": "Never",
                         "command": ["python3", "/apps/counter.py"],
                         "env": [{"name": "PORT", "value": PORT.to_string()}],
+                        // All at once they are slow to start, on any machine.
+                        "startupProbe": starting(),
                         "readinessProbe": probe("httpGet", json!({"path": "/mem", "port": PORT})),
                         "livenessProbe": probe("tcpSocket", json!({"port": PORT})),
                     }],
