@@ -79,27 +79,38 @@ const SOAK: &[Part] = &[part("kube::soak")];
 /// What else is run then: it has time too, and waits most of it. Not at leisure: who gives way keeps the kernel's locks
 /// meanwhile, and once no network device was made or removed for 82 seconds, by nobody. One after the
 /// other, for the same lock.
-const BESIDE_SOAK: &[Part] = &[part("install::"), part("cli::"), part("plain::")];
+const BESIDE_SOAK: &[Part] = &[
+    part("install::"),
+    part("cli::"),
+    part("plain::"),
+    part("self_test::"),
+    part("images::"),
+    without("manager::", &["kube::"]),
+];
 
-/// All others, with what each needs for itself. The long ones first, so that both ends come at nearly the same time; after the
-/// first, which has a processor for long, what needs nothing of setup.
-const OTHERS: &[(Part, &[Scarce])] = &[
+/// A part, and what it needs for itself.
+type Exclusive = (Part, &'static [Scarce]);
+
+/// Of all others what takes minutes, before the tests of single crates that want root. Those that there can be one of at a time
+/// come first: together they are half of it all, and one of two is always at them.
+const LONG: &[Exclusive] = &[
     (part("vm::core"), &[Scarce::Machine]),
+    (
+        without("kube::", &["kube::failures", "kube::probes", "kube::soak"]),
+        &[Scarce::Cluster],
+    ),
     (part("kube::probes"), &[Scarce::Cluster]),
     (
         without("vm::", &["vm::core"]),
         &[Scarce::Machine, Scarce::Cluster],
     ),
-    (part("sleep::"), &[]),
     (part("kube::failures"), &[Scarce::Cluster]),
-    (
-        without("kube::", &["kube::failures", "kube::probes", "kube::soak"]),
-        &[Scarce::Cluster],
-    ),
+    (part("sleep::"), &[]),
+];
+
+/// The rest, so that both ends come at nearly the same time.
+const SHORT: &[Exclusive] = &[
     (part("security::"), &[]),
-    (part("self_test::"), &[]),
-    (part("images::"), &[]),
-    (without("manager::", &["kube::"]), &[]),
     (part("cluster::"), &[Scarce::Cluster]),
 ];
 
@@ -162,17 +173,17 @@ pub fn all(programs: &Programs, surroundings: &Surroundings) -> Result<Vec<Phase
     let suite = suite.context("the suite was not built")?;
     check(&suite.tests()?)?;
     let parts = |parts: &[Part]| lane(parts.iter().map(|part| tests_of(suite, part, surroundings)));
-    let shared = |(part, alone_with): &(Part, &'static [Scarce])| Shared {
+    let shared = |(part, alone_with): &Exclusive| Shared {
         job: tests_of(suite, part, surroundings),
         alone_with,
     };
-    let mut others: Vec<_> = OTHERS.iter().map(shared).collect();
     let root = whole(&|program| program.target == "root");
     let root = root.into_iter().map(|job| Shared {
         job,
         alone_with: &[],
     });
-    others.splice(1..1, root);
+    let long = LONG.iter().map(shared);
+    let others = long.chain(root).chain(SHORT.iter().map(shared)).collect();
     quick.push(compiles(Arch::foreign()?)?);
     Ok(vec![
         Phase {
@@ -191,7 +202,7 @@ fn check(tests: &[String]) -> Result<()> {
     let parts: Vec<_> = SOAK
         .iter()
         .chain(BESIDE_SOAK)
-        .chain(OTHERS.iter().map(|(part, _)| part))
+        .chain(LONG.iter().chain(SHORT).map(|(part, _)| part))
         .collect();
     for test in tests {
         let times = parts.iter().filter(|part| part.has(test)).count();
