@@ -25,7 +25,7 @@
 //!
 //! 1. The gate is shut by [`Effect::BeginMoveOut`], [`Effect::BeginDump`] or [`Effect::BeginStop`]
 //!    and opened by exactly one [`Effect::OpenGate`] per sleep, whichever way the sleep ends; a container that runs has
-//!    an open gate.
+//!    an open gate. What is held may be let in from [`Effect::BeginMoveIn`] on: the sockets are there.
 //! 2. [`Effect::BeginRestore`] only ever follows a dump that succeeded, with its images there:
 //!    [`Effect::DiscardImages`] comes when nothing can need them any more. [`Effect::BeginMoveIn`]
 //!    only ever follows a move out that succeeded.
@@ -42,7 +42,7 @@
 //! What the driver must see to:
 //!
 //! - A dump or a stop that succeeds ends the processes, so their exit is no [`Event::Exited`]. An
-//!   exit seen while one or a restore is under way waits until its result is known: after
+//!   exit seen while one or a wake is under way waits until its result is known: after
 //!   `FellAsleep` it is dropped; after any other result it is real. In light sleep the processes
 //!   are there, and their exit is real; so is that of a program that is being started anew.
 //! - The result of an aborted sleep is reported like any other: `FellAsleep` when the abort

@@ -90,7 +90,7 @@ pub use absent::{Absent, AbsentError};
 pub use compress::Compressing;
 pub use image::{COMPRESSED, CompressError, ImageError, PAGES, discard};
 pub use out::{GivenUp, OutError};
-pub use pager::{FillFailed, Filling, Moved, NotMoved, Pager, Resumed};
+pub use pager::{FillFailed, Filling, Moved, NotMoved, Pager, Resumed, Waking, Woken};
 pub use server::ServerError;
 pub use stats::{CompressPolicy, CompressStats, FillPolicy, FillStats, OutStats, StayPolicy};
 pub use watch::{Watch, Watching};

@@ -1,16 +1,21 @@
 //! The states of the memory of one container's processes, as types.
 //!
 //! ```text
-//!            move_out            serve             wait
-//!   Pager ------------> Moved ----------> Filling ------> Pager
-//!     ^                                    |   |
-//!     +------------------------------------+   +--> FillFailed: the processes must be killed
-//!                     pause
+//!            move_out         begin_wake          wait             wait
+//!   Pager ------------> Moved ----------> Waking ------> Filling ------> Pager
+//!     ^                   |                 |            ^ |   |
+//!     |                   +-----------------|------------+ |   +--> FillFailed: the processes must be killed
+//!     |                         serve       |              |
+//!     +-------------------------------------|--------------+
+//!                    pause                  +--> FillFailed
 //! ```
 //!
 //! Each step takes the state before it, so that nobody goes on with a fill that failed.
 
+mod waking;
+
 use std::collections::HashMap;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +28,8 @@ use crate::stats::{FillPolicy, FillStats, OutStats, StayPolicy};
 use crate::sys::page_size;
 use crate::watch::Watch;
 use crate::working_set::{PageOf, WorkingSet};
+
+pub use waking::{Waking, Woken};
 
 /// Memory that is filled before a wake at most, in bytes.
 const WORKING_SET_BUDGET: u64 = 64 << 20;
@@ -55,6 +62,8 @@ pub struct Moved {
     pager: Pager,
     server: Server,
     stats: OutStats,
+    /// What a wake fills first. Made when there is time for it.
+    plan: Vec<(i32, Range<u64>)>,
 }
 
 /// Memory is being filled. Readable ([`AsFd`]) once that has ended one way or the other.
@@ -255,6 +264,7 @@ impl Pager {
 impl Moved {
     pub(crate) fn new(pager: Pager, server: Server, stats: OutStats) -> Self {
         Self {
+            plan: pager.working_set.plan(),
             pager,
             server,
             stats,
@@ -283,26 +293,14 @@ impl Moved {
         self.server.keeper()
     }
 
-    /// Bytes that [`prefetch_working_set`](Self::prefetch_working_set) fills at most: what the last
-    /// wakes have needed.
+    /// Bytes that [`begin_wake`](Self::begin_wake) fills at most before the processes run: what the last wakes
+    /// have needed.
     pub fn working_set_bytes(&self) -> u64 {
-        let plan = self.pager.working_set.plan();
-        plan.iter().map(|(_, range)| range.end - range.start).sum()
+        let plan = self.plan.iter();
+        plan.map(|(_, range)| range.end - range.start).sum()
     }
 
-    /// Fills what the last wakes needed. To be called before the processes run.
-    ///
-    /// # Errors
-    /// When the image cannot be used. The processes must be killed.
-    pub fn prefetch_working_set(self) -> Result<Self, FillFailed> {
-        let plan = self.pager.working_set.plan();
-        match self.server.call(move |worker| worker.prefetch(&plan)) {
-            Ok(Ok(())) => Ok(self),
-            Ok(Err(error)) | Err(error) => Err(FillFailed::new(error, self.server)),
-        }
-    }
-
-    /// Begins to fill the rest. The processes may run from here on.
+    /// Begins to fill. The processes may run from here on.
     ///
     /// # Errors
     /// When the thread that fills is gone. The processes must be killed.

@@ -212,6 +212,15 @@ impl Server {
         &self,
         work: impl FnOnce(&mut Worker) -> T + Send + 'static,
     ) -> Result<T, ServerError> {
+        let answered = self.begin(work)?;
+        answered.recv().map_err(|_| ServerError::Ended)
+    }
+
+    /// The same without waiting for the answer.
+    pub(crate) fn begin<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Worker) -> T + Send + 'static,
+    ) -> Result<mpsc::Receiver<T>, ServerError> {
         let (answer, answered) = mpsc::channel();
         let call: Call = Box::new(move |worker| {
             let _ = answer.send(work(worker));
@@ -219,7 +228,7 @@ impl Server {
         let calls = self.calls.as_ref().ok_or(ServerError::Ended)?;
         calls.send(call).map_err(|_| ServerError::Ended)?;
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-        answered.recv().map_err(|_| ServerError::Ended)
+        Ok(answered)
     }
 
     /// Begins to fill in the background.

@@ -9,7 +9,7 @@ use super::ServerError;
 use super::ahead::Piece;
 use super::busy::is_busy;
 use super::worker::{Fault, Held, Mode, Worker};
-use crate::FillPolicy;
+use crate::{FillPolicy, Woken};
 use crate::runs::Run;
 use crate::sys::memory::PageBuffer;
 use crate::sys::uffd::Copied;
@@ -66,6 +66,28 @@ impl Background {
 }
 
 impl Worker {
+    /// Fills those pages of `plan` that are missing, begins to fill the rest, and has the processes run. None when they
+    /// must not: there is an outcome then.
+    pub(crate) fn wake<T>(
+        &mut self,
+        plan: &[(i32, Range<u64>)],
+        policy: FillPolicy,
+        run: impl FnOnce() -> T,
+    ) -> Option<Woken<T>> {
+        let started = Instant::now();
+        if let Err(error) = self.prefetch(plan) {
+            self.fail(error);
+        }
+        self.fill(policy);
+        if matches!(self.mode, Mode::Failed) {
+            return None;
+        }
+        Some(Woken {
+            prefetch: started.elapsed(),
+            ran: run(),
+        })
+    }
+
     /// Begins to fill in the background.
     pub(crate) fn fill(&mut self, policy: FillPolicy) {
         if matches!(self.mode, Mode::Failed) {
@@ -89,20 +111,14 @@ impl Worker {
         }
     }
 
-    /// Fills those pages of `plan` that are missing.
-    pub(crate) fn prefetch(&mut self, plan: &[(i32, Range<u64>)]) -> Result<(), ServerError> {
+    fn prefetch(&mut self, plan: &[(i32, Range<u64>)]) -> Result<(), ServerError> {
         self.stop_compressing();
         let started = Instant::now();
         let before = self.reader.decompressed_bytes();
         let result = self.prefetch_all(plan);
         self.stats.prefetch_time += started.elapsed();
         self.stats.prefetch_decompressed_bytes += self.reader.decompressed_bytes() - before;
-        if let Err(error) = result {
-            // The caller gets this one; the ranges stay registered.
-            self.mode = Mode::Failed;
-            return Err(error);
-        }
-        Ok(())
+        result
     }
 
     fn prefetch_all(&mut self, plan: &[(i32, Range<u64>)]) -> Result<(), ServerError> {

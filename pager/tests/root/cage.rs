@@ -9,6 +9,14 @@ use std::time::{Duration, Instant};
 use podmotion_inject::{Seized, on_own_thread};
 use podmotion_pager::{FillFailed, FillPolicy, Filling, Moved, NotMoved, Pager};
 
+fn thaw(directory: &Path, version1: bool) {
+    let (file, value) = match version1 {
+        true => ("freezer.state", "THAWED"),
+        false => ("cgroup.freeze", "0"),
+    };
+    fs::write(directory.join(file), value).unwrap();
+}
+
 /// A cgroup of its own, removed when dropped with what is in it.
 pub struct Cage {
     pub directory: PathBuf,
@@ -56,14 +64,11 @@ impl Cage {
     pub fn freeze(&self) {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            let frozen = if self.version1 {
-                self.set("freezer.state", "FROZEN");
-                self.get("freezer.state").trim() == "FROZEN"
-            } else {
-                self.set("cgroup.freeze", "1");
-                self.get("cgroup.events").contains("frozen 1")
-            };
-            if frozen {
+            match self.version1 {
+                true => self.set("freezer.state", "FROZEN"),
+                false => self.set("cgroup.freeze", "1"),
+            }
+            if self.is_frozen() {
                 return;
             }
             assert!(Instant::now() < deadline, "does not freeze");
@@ -71,12 +76,15 @@ impl Cage {
         }
     }
 
-    pub fn thaw(&self) {
-        if self.version1 {
-            self.set("freezer.state", "THAWED");
-        } else {
-            self.set("cgroup.freeze", "0");
+    pub fn is_frozen(&self) -> bool {
+        match self.version1 {
+            true => self.get("freezer.state").trim() == "FROZEN",
+            false => self.get("cgroup.events").contains("frozen 1"),
         }
+    }
+
+    pub fn thaw(&self) {
+        thaw(&self.directory, self.version1);
     }
 
     fn set(&self, file: &str, value: &str) {
@@ -116,8 +124,14 @@ impl Cage {
 
     /// Lets all processes run and begins to fill.
     pub fn wake(&self, moved: Moved) -> Result<Filling, FillFailed> {
-        let filling = moved.prefetch_working_set()?.serve(FillPolicy::default())?;
-        self.thaw();
+        self.wake_with(moved, FillPolicy::default())
+    }
+
+    /// The same, filling in this way.
+    pub fn wake_with(&self, moved: Moved, policy: FillPolicy) -> Result<Filling, FillFailed> {
+        let (directory, version1) = (self.directory.clone(), self.version1);
+        let waking = moved.begin_wake(policy, move || thaw(&directory, version1))?;
+        let (filling, _) = waking.wait()?;
         Ok(filling)
     }
 

@@ -222,9 +222,13 @@ fn corrupted_working_set() {
     assert!(stats.faults >= 200, "{stats:?}");
     let moved = moved(cage.sleep(pager));
     corrupt(directory.path());
-    let failed = moved.prefetch_working_set().unwrap_err();
+    let failed = cage.wake(moved).map(drop).unwrap_err();
     assert!(failed.to_string().contains("cannot be filled"));
+    let corrupt = matches!(failed.error(), ServerError::Image(ImageError::Corrupt { .. }));
+    assert!(corrupt, "{failed:?}");
     holder.order("check");
+    // It was not, and must not be.
+    assert!(cage.is_frozen());
     cage.thaw();
     sleep(Duration::from_millis(300));
     assert!(holder.is_registered());

@@ -229,9 +229,7 @@ fn working_set_first() {
             patience: Duration::from_secs(10),
             ..FillPolicy::default()
         };
-        let out = moved(cage.sleep(pager)).prefetch_working_set().unwrap();
-        let filling = out.serve(policy).unwrap();
-        cage.thaw();
+        let filling = cage.wake_with(moved(cage.sleep(pager)), policy).unwrap();
         assert_eq!(holder.ask("look 500"), "good");
         let stats;
         (pager, stats) = filling.wait().unwrap();
@@ -264,9 +262,7 @@ fn left_in_place() {
         let bytes = out.stats().left_bytes;
         left.push(bytes);
         assert!(asleep >= bytes && asleep < bytes + MEGABYTE, "{asleep}");
-        let filling = out.prefetch_working_set().unwrap();
-        let filling = filling.serve(ONLY_ASKED_FOR).unwrap();
-        cage.thaw();
+        let filling = cage.wake_with(out, ONLY_ASKED_FOR).unwrap();
         // Changed in place: what the image has of it is old then.
         let order = if round % 2 == 0 { "look" } else { "touch" };
         let pages = if round < 4 { 500 } else { 1 };

@@ -192,7 +192,10 @@ impl Gate {
     /// The hold has ended and what could be written is written even then.
     pub fn release(&mut self, container: ContainerKey) -> Result<Released, GateError> {
         if !self.containers.get(&container).is_some_and(|c| c.held) {
-            return Ok(Released::default());
+            return Ok(Released {
+                packets: self.counters()?,
+                ..Released::default()
+            });
         }
         let mut result = Ok(());
         for flow in std::mem::take(&mut self.books(container).flows) {

@@ -14,11 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podmotion_criu_driver::{DumpControl, Freezer, images};
+use podmotion_criu_driver::{DumpControl, Freezer, freezer::FreezerError, images};
 use podmotion_inject::{Seized, on_own_thread};
 use podmotion_model::value::Share;
 use podmotion_pager::{
-    FillFailed, FillPolicy, Filling, Moved, NotMoved, OutError, OutStats, Pager, Watch, Watching,
+    FillFailed, FillPolicy, Filling, Moved, NotMoved, OutError, OutStats, Pager, Waking, Watch,
+    Watching,
 };
 
 use super::{
@@ -240,6 +241,8 @@ pub struct Risen {
     pub prefetch: Duration,
     /// Of it, the time for thawing.
     pub thaw: Duration,
+    /// When they ran.
+    pub at: Instant,
 }
 
 /// Memory of a container that has woken from light sleep.
@@ -261,7 +264,27 @@ pub enum RiseTrouble {
     Lost(#[from] FillFailed),
     /// Its cgroup cannot be thawed.
     #[error(transparent)]
-    Freezer(#[from] podmotion_criu_driver::freezer::FreezerError),
+    Freezer(#[from] FreezerError),
+}
+
+/// A container that is being woken.
+pub struct Rising {
+    since: Instant,
+    memory: Coming,
+}
+
+enum Coming {
+    /// The pager's thread lets the container run when what it needs first is there.
+    First(Waking<Thawed>),
+    /// It has been let run.
+    Done(Rest, Thawed),
+}
+
+/// A cgroup was thawed, or not.
+struct Thawed {
+    result: Result<(), FreezerError>,
+    took: Duration,
+    at: Instant,
 }
 
 /// For a node that is short of memory: what nobody asks for comes in at 32 MiB a second, so that
@@ -274,27 +297,52 @@ pub const GENTLY: FillPolicy = FillPolicy {
     give_way: Duration::from_secs(1),
 };
 
-/// Wakes a container: what the last wakes have needed goes in, then it runs, then the rest follows.
-pub fn rise(freezer: &Path, memory: Memory, policy: FillPolicy) -> Result<Risen, RiseTrouble> {
-    let started = Instant::now();
+/// Begins to wake a container, without waiting for it: what the last wakes have needed goes in, then it runs, then the rest follows.
+pub fn begin_rise(
+    freezer: &Path,
+    memory: Memory,
+    policy: FillPolicy,
+) -> Result<Rising, RiseTrouble> {
+    let since = Instant::now();
     let freezer = Freezer::new(freezer)?;
-    let (memory, prefetch) = match memory {
-        Memory::Out(moved) => {
-            let moved = moved.prefetch_working_set()?;
-            let prefetch = started.elapsed();
-            (Rest::Filling(moved.serve(policy)?), prefetch)
-        }
-        Memory::ComingIn(filling) => (Rest::Filling(filling), Duration::ZERO),
-        Memory::In(pager) => (Rest::Complete(pager), Duration::ZERO),
+    let memory = match memory {
+        Memory::Out(moved) => Coming::First(moved.begin_wake(policy, move || thaw(&freezer))?),
+        Memory::ComingIn(filling) => Coming::Done(Rest::Filling(filling), thaw(&freezer)),
+        Memory::In(pager) => Coming::Done(Rest::Complete(pager), thaw(&freezer)),
     };
-    let thawing = Instant::now();
-    freezer.thaw()?;
-    Ok(Risen {
-        memory,
-        total: started.elapsed(),
-        prefetch,
-        thaw: thawing.elapsed(),
-    })
+    Ok(Rising { since, memory })
+}
+
+fn thaw(freezer: &Freezer) -> Thawed {
+    let started = Instant::now();
+    let result = freezer.thaw();
+    let at = Instant::now();
+    Thawed {
+        result,
+        took: at - started,
+        at,
+    }
+}
+
+impl Rising {
+    /// Blocks until the container runs or is known not to.
+    pub fn wait(self) -> Result<Risen, RiseTrouble> {
+        let (memory, prefetch, thawed) = match self.memory {
+            Coming::First(waking) => {
+                let (filling, woken) = waking.wait()?;
+                (Rest::Filling(filling), woken.prefetch, woken.ran)
+            }
+            Coming::Done(memory, thawed) => (memory, Duration::ZERO, thawed),
+        };
+        thawed.result?;
+        Ok(Risen {
+            memory,
+            total: thawed.at - self.since,
+            prefetch,
+            thaw: thawed.took,
+            at: thawed.at,
+        })
+    }
 }
 
 /// Bytes of memory that are out.

@@ -53,7 +53,7 @@ use podmotion_pager::{CompressError, CompressStats, FillFailed, FillStats, Pager
 use tokio::sync::oneshot;
 
 use crate::reaper::{Exit, Expectation};
-use crate::responder;
+use crate::{gate, responder};
 
 pub use node::Node;
 pub use sleeper::{Fixed, New, Sleeper, memory_images};
@@ -103,7 +103,7 @@ pub enum Notice {
     /// The dump of a container in light sleep has ended.
     Deepened(Box<Result<fall::Fallen, Box<deepen::Stays>>>),
     /// It runs again after light sleep, or must not.
-    RoseLight(Box<Result<light::Risen, light::RiseTrouble>>),
+    RoseLight(Box<Result<sleeper::RoseLight, light::RiseTrouble>>),
     /// The restore has ended. Exits are kept until the new process is watched.
     Rose {
         /// How.
@@ -112,7 +112,7 @@ pub enum Notice {
         expectation: Expectation,
     },
     /// The gate has been opened again.
-    Released(Result<crate::gate::Released, crate::gate::GateError>),
+    Released(Result<gate::Released, gate::GateError>),
     /// A lazy restore has, or will never have, all memory.
     Filled(Result<Duration, FillFailure>),
     /// The same after light sleep.

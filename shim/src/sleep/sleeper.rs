@@ -18,6 +18,7 @@ mod rehearsal;
 mod signalled;
 mod state;
 mod waking;
+mod waking_light;
 mod watching;
 
 use std::{
@@ -46,6 +47,7 @@ use tokio::{
 
 use self::by_hand::ByHand;
 use self::probes::Probes;
+pub use self::waking_light::RoseLight;
 use super::{
     Node, Notice, Outcome, Refusal,
     facts::{Facts, FactsError, Known},
@@ -61,6 +63,7 @@ use super::{
 };
 use crate::container::guest::Lease;
 use crate::footprint;
+use crate::gate::{GateError, Released};
 use crate::reaper::{Exit, Reaper};
 use crate::responder::Verdict;
 
@@ -195,6 +198,8 @@ pub struct Sleeper {
     waits: Option<admission::Waits>,
     /// How long the wake that is under way has waited for memory.
     waited: Duration,
+    /// What the gate gave back when a wake opened it.
+    opened: Option<Result<Released, GateError>>,
     work: Option<WorkDirectory>,
     guard: Option<FillGuard>,
     tail: Option<JoinHandle<()>>,
@@ -260,6 +265,7 @@ impl Sleeper {
             placeholder: None,
             waits: None,
             waited: Duration::ZERO,
+            opened: None,
             work: None,
             guard: None,
             tail: None,

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{
-    App, Container, Depth, Exec, Network, Node, PATIENCE, Runtime, State, Status, rss_anon_kib,
+    App, Client, Container, Depth, Exec, Network, Node, PATIENCE, Runtime, State, Status, rss_anon_kib,
     wait_gone,
 };
 
 use super::faults::{Fake, Mode, wait_no_images};
+use super::halted::Halted;
 use super::visit;
 use crate::Body;
 
@@ -36,6 +37,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
     (
         "sleep::depth::a_client_does_not_wait_for_memory_to_be_copied",
         a_client_does_not_wait_for_memory_to_be_copied,
+    ),
+    (
+        "sleep::depth::a_client_is_connected_before_the_memory_is_there",
+        a_client_is_connected_before_the_memory_is_there,
     ),
     (
         "sleep::depth::what_others_read_of_a_sleeper_is_there",
@@ -243,7 +248,7 @@ fn every_page_comes_back(node: &Node, _: Runtime) -> Result<()> {
     for _ in 0..5 {
         container.sleep()?;
         // All of it is read while most of it is still out.
-        let answer = podmotion_integration_tests::Client::default().get(address, "/mem")?;
+        let answer = Client::default().get(address, "/mem")?;
         ensure!(answer.body.contains("\"mem_ok\": true"), "{answer:?}");
         container.sleeper().wait_whole()?;
     }
@@ -289,6 +294,32 @@ fn a_client_does_not_wait_for_memory_to_be_copied(node: &Node, _: Runtime) -> Re
     );
     container.sleep()?;
     ensure!(visit(address)? == 2);
+    Ok(())
+}
+
+/// Its packets are given back when the wake has begun, beside what the wake does: the kernel answers for the frozen process.
+fn a_client_is_connected_before_the_memory_is_there(node: &Node, _: Runtime) -> Result<()> {
+    let container = counter(node, "never", 5)?;
+    container.sleep()?;
+    let address = container.address(8080)?;
+    let halted = Halted::pager(node, &container)?;
+    let connection = Client::default().connect(address)?;
+    let status = container.status()?;
+    ensure!(
+        status.state == "waking" && status.counters.wakes == 0,
+        "{status:?}"
+    );
+    drop(halted);
+    drop(connection);
+    let status = container.sleeper().wait_whole()?;
+    let held = Duration::from_micros(status.last_wake.first_packet_held_us);
+    let took = Duration::from_micros(status.last_wake.took_us);
+    ensure!(
+        held >= took,
+        "held for {held:?}, which took {took:?}: {status:?}"
+    );
+    ensure!(status.last_wake.packets == 1, "{status:?}");
+    ensure!(visit(address)? == 1);
     Ok(())
 }
 

@@ -14,6 +14,7 @@ mod dryrun;
 mod ends;
 mod faults;
 mod footprint;
+mod halted;
 mod idle;
 mod keepalive;
 mod longlife;

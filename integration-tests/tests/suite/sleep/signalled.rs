@@ -1,9 +1,12 @@
 //! Signals that a container in light sleep is sent past containerd.
 
+use std::thread;
+
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{App, Container, Depth, Network, Node, Runtime, ensure_woken_by};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::halted::Halted;
 use crate::Body;
 
 pub(super) const TESTS: &[(&str, Body)] = &[
@@ -18,6 +21,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
     (
         "sleep::signalled::kill_from_the_node_ends_it",
         kill_from_the_node_ends_it,
+    ),
+    (
+        "sleep::signalled::killed_while_it_wakes_it_was_woken",
+        killed_while_it_wakes_it_was_woken,
     ),
     (
         "sleep::signalled::what_its_processes_send_each_other_does_not_wake",
@@ -77,6 +84,30 @@ fn kill_from_the_node_ends_it(node: &Node, _: Runtime) -> Result<()> {
     let container = asleep(node, App::sh("echo ready; sleep 1000"))?;
     send(&container, Signal::KILL)?;
     ensure!(container.wait()?.status == 128 + 9);
+    ensure!(container.delete_task()?.status == 128 + 9);
+    Ok(())
+}
+
+/// The freezer of version 2 has it end at once, that of version 1 as soon as it runs: before it is known that it does.
+fn killed_while_it_wakes_it_was_woken(node: &Node, _: Runtime) -> Result<()> {
+    let container = asleep(node, App::sh("echo ready; sleep 1000"))?;
+    let halted = Halted::pager(node, &container)?;
+    let sleeper = container.sleeper();
+    thread::scope(|scope| -> Result<()> {
+        let waking = scope.spawn(|| sleeper.wake());
+        sleeper.wait_until("a wake", |status| status.state == "waking")?;
+        send(&container, Signal::KILL)?;
+        drop(halted);
+        // Whoever asked hears of the wake, or of the end.
+        drop(waking.join());
+        Ok(())
+    })?;
+    ensure!(container.wait()?.status == 128 + 9);
+    let status = container.status()?;
+    ensure!(
+        status.state == "stopped" && status.counters.wakes == 1,
+        "{status:?}"
+    );
     ensure!(container.delete_task()?.status == 128 + 9);
     Ok(())
 }

@@ -143,15 +143,22 @@ impl Seat {
         lock(&self.pod.gate).answer_keepalives(self.key, connections)
     }
 
-    /// Ends the hold and gives back what was held, in order, in some microseconds.
-    pub fn release(&self) -> Result<Released, GateError> {
+    /// Ends the hold and gives back what was held, in order, in some microseconds. Probes go to the responder until
+    /// the [release](Self::release).
+    pub fn let_in(&self) -> Result<Released, GateError> {
         let mut gate = lock(&self.pod.gate);
         let released = gate.release(self.key);
-        // Last, for the same reason as it came first.
-        let steered = self.steer(&mut gate, false);
         let wanted = gate.take_wanted();
         drop(gate);
         self.pod.wake(wanted);
+        released
+    }
+
+    /// The same, and leads probes to the application again.
+    pub fn release(&self) -> Result<Released, GateError> {
+        let released = self.let_in();
+        // Last, for the same reason as it came first.
+        let steered = self.steer(&mut lock(&self.pod.gate), false);
         released.and_then(|released| steered.map(|()| released))
     }
 

@@ -65,12 +65,19 @@ impl Sleeper {
 
     /// The init process `exit.pid` has ended. Returns the exit if it is the container's; the end of
     /// a process that a dump removed, or that was told to end, is not.
-    pub fn init_exited(&mut self, mut exit: Exit) -> Option<Exit> {
+    pub fn init_exited(&mut self, exit: Exit) -> Option<Exit> {
         if self.was_stopped() {
             return None;
         }
         match self.lifecycle.state() {
             State::FallingAsleep { .. } | State::Deepening { .. } => {
+                self.early_exit = Some(exit);
+                None
+            }
+            // What is told of the wake comes before the end.
+            State::Waking {
+                from: Depth::Light, ..
+            } if self.waits.is_none() => {
                 self.early_exit = Some(exit);
                 None
             }
@@ -85,17 +92,20 @@ impl Sleeper {
             | State::Asleep { .. }
             | State::Waking { .. }
             | State::RestoreFailed
-            | State::Stopped => {
-                self.guard = None;
-                if let Some(lost) = self.lost.take() {
-                    // Nobody is left to miss it.
-                    lost.abandon();
-                }
-                exit.status = self.ended_as.take().unwrap_or(exit.status);
-                self.thaw_the_dead();
-                self.event(Event::Exited);
-                Some(exit)
-            }
+            | State::Stopped => Some(self.ends_with(exit)),
         }
+    }
+
+    /// The container has ended. Returns how, to whoever asks.
+    pub(super) fn ends_with(&mut self, mut exit: Exit) -> Exit {
+        self.guard = None;
+        if let Some(lost) = self.lost.take() {
+            // Nobody is left to miss it.
+            lost.abandon();
+        }
+        exit.status = self.ended_as.take().unwrap_or(exit.status);
+        self.thaw_the_dead();
+        self.event(Event::Exited);
+        exit
     }
 }

@@ -198,10 +198,8 @@ impl Sleeper {
         self.memory = Some(Memory::Out(moved));
         self.fell_asleep(last, &ports);
         let outcome = self.event(Event::FellAsleep { lazy: true });
-        if let Some(exit) = early_exit {
-            // Of a process that was killed while it stood still.
-            self.thaw_the_dead();
-            self.event(Event::Exited);
+        // Of a process that was killed while it stood still.
+        if let Some(exit) = early_exit.and_then(|exit| self.init_exited(exit)) {
             return Outcome::Ended(exit);
         }
         self.sleeps_light_from(monotonic());

@@ -3,14 +3,10 @@
 use podmotion_criu_driver::FillFailure;
 use podmotion_model::config::TrafficConfig;
 use podmotion_model::value::OnRestoreFailure;
-use podmotion_pager::{FillPolicy, FillStats};
 
-use super::ending::end_all;
 use super::*;
-use crate::gate::{GateError, Released};
 use crate::reaper::Expectation;
 use crate::sleep::{
-    light::{self, Rest, RiseTrouble},
     node::work_folder,
     rise::{self, Risen},
     status::LastWake,
@@ -173,111 +169,10 @@ impl Sleeper {
         cause.is_use() && !(cause == WakeCause::Traffic && ignores)
     }
 
-    fn begin_move_in(&mut self, gently: bool) {
-        let (Some(facts), Some(memory)) = (self.facts.clone(), self.memory.take()) else {
-            let result = Box::new(Err(RiseTrouble::Nothing));
-            return drop(self.notify.send(Notice::RoseLight(result)));
-        };
-        let policy = match gently {
-            true => light::GENTLY,
-            false => FillPolicy::default(),
-        };
-        self.in_thread(move || {
-            Notice::RoseLight(Box::new(light::rise(&facts.freezer, memory, policy)))
-        });
-    }
-
-    pub(super) fn rose_light(&mut self, result: Result<light::Risen, RiseTrouble>) -> Outcome {
-        if self.lifecycle.state() == State::Stopped {
-            return Outcome::Nothing;
-        }
-        let light::Risen {
-            memory,
-            total,
-            prefetch,
-            thaw,
-        } = match result {
-            Ok(risen) => risen,
-            Err(trouble) => {
-                self.failed("wake", &trouble);
-                self.update(|status| {
-                    status.counters.wakes_failed += 1;
-                    status.tallies.wake(Depth::Light).failed(true);
-                });
-                let why = self.status.borrow().last_error.clone().unwrap_or_default();
-                self.answer_wakers(&Err(Refusal::Wake(why)));
-                if let RiseTrouble::Lost(lost) = trouble {
-                    self.lost = Some(lost);
-                }
-                self.end_processes();
-                return self.event(Event::WakeFailed);
-            }
-        };
-        let lazy = matches!(memory, Rest::Filling(_));
-        let outcome = self.runs_again(Depth::Light, total, lazy);
-        self.update(|status| {
-            if let Some(wake) = &mut status.last_wake {
-                wake.prefetch = prefetch;
-                wake.thaw = thaw;
-            }
-        });
-        let freezer = self.facts.as_ref().map(|facts| facts.freezer.clone());
-        let freezer = freezer.unwrap_or_default();
-        match memory {
-            Rest::Filling(filling) => {
-                let id = self.new.identity.id.clone();
-                let notify = self.notify.clone();
-                tokio::task::spawn_blocking(move || {
-                    let result = filling.wait();
-                    let failed = result.is_err();
-                    // Why, before the exit that follows.
-                    drop(notify.send(Notice::FilledLight(Box::new(result))));
-                    if failed {
-                        // Here, as the driver may be waiting for a pipe of theirs that one of them
-                        // holds while it waits for a page.
-                        end_all(&freezer, &id);
-                    }
-                });
-            }
-            Rest::Complete(pager) => {
-                self.pager = Some(pager);
-                self.event(Event::FillFinished);
-            }
-        }
-        self.answer_wakers(&Ok(()));
-        match outcome {
-            // It ended meanwhile.
-            Outcome::Kill => Outcome::Kill,
-            _ => Outcome::Awake,
-        }
-    }
-
-    pub(super) fn filled_light(
-        &mut self,
-        result: Result<(Pager, FillStats), FillFailed>,
-    ) -> Outcome {
-        let outcome = match result {
-            Ok(_) if self.lifecycle.state() == State::Stopped => return Outcome::Nothing,
-            Ok((pager, stats)) => {
-                self.pager = Some(pager);
-                self.update(|status| {
-                    if let Some(wake) = &mut status.last_wake {
-                        wake.fill = Some(Arc::new(stats));
-                    }
-                });
-                self.event(Event::FillFinished)
-            }
-            Err(lost) => {
-                self.failed("bring memory back", &lost);
-                self.lost = Some(lost);
-                self.event(Event::FillFailed)
-            }
-        };
-        self.check_soon();
-        outcome
-    }
-
     pub(super) fn open_gate(&mut self) {
+        if let Some(released) = self.opened.take() {
+            return drop(self.notify.send(Notice::Released(released)));
+        }
         let (Some(seat), notify) = (self.seat.clone(), self.notify.clone()) else {
             return;
         };
@@ -294,11 +189,12 @@ impl Sleeper {
                 }
                 self.update(|status| {
                     status.packets = released.packets;
-                    if let Some(held) = released.held_for {
-                        status.tallies.first_packet_held.add(held);
-                    }
+                    let Some(held) = released.held_for else {
+                        return;
+                    };
+                    status.tallies.first_packet_held.add(held);
                     if let Some(wake) = &mut status.last_wake {
-                        wake.first_packet_held = released.held_for;
+                        wake.first_packet_held = Some(held);
                         wake.packets = released.frames as u64;
                     }
                 });
