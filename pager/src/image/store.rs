@@ -22,6 +22,8 @@ const MAGIC: u64 = u64::from_le_bytes(*b"PODMPGS\n");
 const VERSION: u64 = 1;
 /// The header has the first slot to itself.
 const FIRST_SLOT: u64 = 1;
+/// Bytes of free slots that may stay at the end of the file.
+const SLACK: u64 = 2 << 20;
 /// Size of a block of `stat`, whatever the file system has.
 pub(super) const BLOCK: u64 = 512;
 
@@ -160,7 +162,7 @@ impl Pages {
         taken
     }
 
-    /// Makes every slot free that none of `maps` names, and the file as short as that allows. To
+    /// Makes every slot free that none of `maps` names, and the file nearly as short as that allows. To
     /// be called when `maps` is all that is needed.
     pub(crate) fn keep<'a>(
         &mut self,
@@ -179,9 +181,13 @@ impl Pages {
         places.forget(next..u64::MAX);
         drop(places);
         // Readers may have these too: a copy is made only where there is something to cut off.
-        let cut = next < self.sums.len() as u64;
+        let all = self.sums.len() as u64;
+        // What is written next takes the room of what was needed last, which is cheap where the file has it already.
+        let cut = all.saturating_sub(next) > SLACK / self.page;
         if cut {
             Arc::make_mut(&mut self.sums).truncate(next as usize);
+        } else if next < all {
+            self.free.insert(next, all);
         }
         // They grew by doubling, and are kept for as long as there is a sleeper.
         if let Some(sums) = Arc::get_mut(&mut self.sums) {

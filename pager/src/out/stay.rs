@@ -1,7 +1,7 @@
 //! What stays in memory although it could leave: of a large container a small part of what its last wakes have needed.
 //!
-//! It need not come back then, and coming back is what a wake of a large container takes longest for. Only long runs
-//! stay: each makes one more piece of what is taken away, and coming back they cost no more than short ones.
+//! It need not come back then, and coming back is what a wake of a large container takes longest for. Each run that stays makes
+//! one more piece of what is taken away, so there is a limit to them.
 
 use std::ops::Range;
 
@@ -9,10 +9,8 @@ use super::find::{Leaving, intersect, subtract};
 use crate::stats::StayPolicy;
 use crate::sys::page_size;
 
-/// Pages of the shortest run that stays.
-const SHORTEST: u64 = 8;
-/// Runs that stay at most.
-const MOST_RUNS: usize = 64;
+/// Runs that stay at most. Where the kernel takes pieces one by one (before Linux 6.13), so many take some ten milliseconds.
+const MOST_RUNS: usize = 512;
 
 /// Leaves some of what is `needed` where it is, as much as the policy allows. Returns how many bytes that are. What is
 /// needed is asked for only where something may stay.
@@ -31,7 +29,7 @@ pub(super) fn leave_some(
         return 0;
     }
     let mut left = 0;
-    for (pid, range) in long_runs(needed()) {
+    for (pid, range) in longest_first(needed()) {
         let Some(process) = leaving.iter_mut().find(|process| process.pid == pid) else {
             continue;
         };
@@ -45,11 +43,9 @@ pub(super) fn leave_some(
     left
 }
 
-/// The longest first: of these the fewest are needed.
-fn long_runs(mut runs: Vec<(i32, Range<u64>)>) -> Vec<(i32, Range<u64>)> {
-    let length = |range: &Range<u64>| range.end - range.start;
-    runs.retain(|(_, range)| length(range) >= SHORTEST * page_size());
-    runs.sort_by_key(|(_, range)| std::cmp::Reverse(length(range)));
+/// Of the longest the fewest are needed.
+fn longest_first(mut runs: Vec<(i32, Range<u64>)>) -> Vec<(i32, Range<u64>)> {
+    runs.sort_by_key(|(_, range)| std::cmp::Reverse(range.end - range.start));
     runs.truncate(MOST_RUNS);
     runs
 }
@@ -58,12 +54,17 @@ impl Leaving {
     /// Leaves in place what of `range` has content. Returns how many bytes that are.
     fn leave(&mut self, range: &Range<u64>) -> u64 {
         let mut bytes = 0;
-        for region in &mut self.regions {
-            let stays = intersect(&region.populated, std::slice::from_ref(range));
-            if stays.is_empty() {
-                continue;
-            }
-            region.populated = subtract(&region.populated, &stays);
+        let from = self
+            .regions
+            .partition_point(|region| region.range.end <= range.start);
+        let regions = self.regions[from..].iter_mut();
+        for region in regions.take_while(|region| region.range.start < range.end) {
+            let runs = &mut region.populated;
+            let touched = runs.partition_point(|run| run.end <= range.start)
+                ..runs.partition_point(|run| run.start < range.end);
+            let stays = intersect(&runs[touched.clone()], std::slice::from_ref(range));
+            let leaves = subtract(&runs[touched.clone()], &stays);
+            runs.splice(touched, leaves);
             bytes += stays.iter().map(|run| run.end - run.start).sum::<u64>();
             region.staying.extend(stays.iter().cloned());
             region.staying.sort_unstable_by_key(|run| run.start);
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn long_runs_stay_until_it_is_enough() {
+    fn the_longest_runs_stay_until_it_is_enough() {
         let mut leaving = [process(&[pages(0, 100), pages(200, 400)])];
         let needed = [
             (1, pages(10, 20)),
@@ -114,24 +115,38 @@ mod tests {
         ];
         // Of 300 pages 30: first the longest, of whose 30 first ones 10 have content, and then the next.
         let left = leave_some(&mut leaving, || needed.to_vec(), policy(10));
-        assert_eq!(left, 20 * page_size());
+        assert_eq!(left, 22 * page_size());
         let [process] = leaving;
-        assert_eq!(process.left, [pages(90, 100), pages(10, 20)]);
+        assert_eq!(
+            process.left,
+            [pages(90, 100), pages(10, 20), pages(300, 302)]
+        );
         let region = &process.regions[0];
-        let leaves = [pages(0, 10), pages(20, 90), pages(200, 400)];
+        let leaves = [
+            pages(0, 10),
+            pages(20, 90),
+            pages(200, 300),
+            pages(302, 400),
+        ];
         assert_eq!(region.populated, leaves);
-        let stays = [pages(10, 20), pages(90, 100), pages(500, 501)];
+        let stays = [
+            pages(10, 20),
+            pages(90, 100),
+            pages(300, 302),
+            pages(500, 501),
+        ];
         assert_eq!(region.staying, stays);
     }
 
     #[test]
-    fn short_runs_other_processes_and_small_ones_do_not() {
+    fn what_other_processes_and_small_ones_need_does_not_stay() {
         let all = [pages(0, 300)];
         let stays = |needed: &[(i32, Range<u64>)], policy| {
             leave_some(&mut [process(&all)], || needed.to_vec(), policy) / page_size()
         };
-        assert_eq!(stays(&[(1, pages(0, 7))], policy(10)), 0);
-        assert_eq!(stays(&[(1, pages(0, 8))], policy(10)), 8);
+        assert_eq!(stays(&[(1, pages(0, 1))], policy(10)), 1);
+        let many: Vec<_> = (0..300).map(|page| (1, pages(page, page + 1))).collect();
+        assert_eq!(stays(&many, policy(1)), 300);
         assert_eq!(stays(&[(2, pages(0, 8))], policy(10)), 0);
         assert_eq!(stays(&[(1, pages(0, 300))], policy(10)), 30);
         let from = |pages: u64| StayPolicy {

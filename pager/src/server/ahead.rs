@@ -36,17 +36,15 @@ struct Shared<'a> {
 }
 
 impl Worker {
-    /// Fills most of `pieces`, if they are many. Returns how many bytes that were.
-    pub(super) fn fill_ahead(&mut self, pieces: &[Piece]) -> Result<u64, ServerError> {
+    /// Fills most of `pieces`. Returns which; that is not in the books yet, for which nobody should have to wait.
+    pub(super) fn fill_ahead(&mut self, pieces: &[Piece]) -> Result<Vec<Piece>, ServerError> {
         let pieces: Vec<Piece> = pieces
             .iter()
             .flat_map(|piece| split(*piece, self.page))
             .collect();
         let bytes: u64 = pieces.iter().map(|piece| piece.bytes).sum();
         // Of many containers that wake at once, each would take a processor from another one.
-        if bytes < ALONE || is_busy() {
-            return Ok(0);
-        }
+        let alone = bytes < ALONE || is_busy();
         let shared = Shared {
             reader: &self.reader,
             held: &self.held,
@@ -54,11 +52,14 @@ impl Worker {
             next: AtomicUsize::new(0),
         };
         let works = thread::scope(|scope| {
-            let helper = thread::Builder::new()
-                .name("pager-ahead".to_owned())
-                .stack_size(256 << 10);
-            // Where the pod may have no more threads, this one does it alone.
-            let helper = helper.spawn_scoped(scope, || shared.work()).ok();
+            let helper = || {
+                let helper = thread::Builder::new()
+                    .name("pager-ahead".to_owned())
+                    .stack_size(256 << 10);
+                // Where the pod may have no more threads, this one does it alone.
+                helper.spawn_scoped(scope, || shared.work()).ok()
+            };
+            let helper = if alone { None } else { helper() };
             let own = shared.work();
             let other = helper.map(|helper| match helper.join() {
                 Ok(other) => other,
@@ -66,17 +67,20 @@ impl Worker {
             });
             [Some(own), other]
         });
-        let (mut filled, mut result) = (0, Ok(()));
+        let (mut filled, mut result) = (Vec::new(), Ok(()));
         for work in works.into_iter().flatten() {
-            // What is there is there, also where a thread has failed.
-            for piece in work.done {
-                let range = piece.start..piece.start + piece.bytes;
-                self.held[piece.index].space.filled(range);
-                filled += piece.bytes;
-            }
+            filled.extend(work.done);
             result = result.and(work.result);
         }
         result.map(|()| filled)
+    }
+
+    /// Takes it into the books that these were filled.
+    pub(super) fn note_filled(&mut self, pieces: &[Piece]) {
+        for piece in pieces {
+            let range = piece.start..piece.start + piece.bytes;
+            self.held[piece.index].space.filled(range);
+        }
     }
 }
 

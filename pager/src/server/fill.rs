@@ -75,17 +75,19 @@ impl Worker {
         run: impl FnOnce() -> T,
     ) -> Option<Woken<T>> {
         let started = Instant::now();
-        if let Err(error) = self.prefetch(plan) {
+        let filled = self.prefetch(plan).unwrap_or_else(|error| {
             self.fail(error);
-        }
+            Vec::new()
+        });
         self.fill(policy);
         if matches!(self.mode, Mode::Failed) {
             return None;
         }
-        Some(Woken {
-            prefetch: started.elapsed(),
-            ran: run(),
-        })
+        let prefetch = started.elapsed();
+        let ran = run();
+        // What they do from now on is heard of afterwards.
+        self.note_filled(&filled);
+        Some(Woken { prefetch, ran })
     }
 
     /// Begins to fill in the background.
@@ -111,7 +113,8 @@ impl Worker {
         }
     }
 
-    fn prefetch(&mut self, plan: &[(i32, Range<u64>)]) -> Result<(), ServerError> {
+    /// Fills those pages of `plan` that are missing. Returns what is not in the books yet.
+    fn prefetch(&mut self, plan: &[(i32, Range<u64>)]) -> Result<Vec<Piece>, ServerError> {
         self.stop_compressing();
         let started = Instant::now();
         let before = self.reader.decompressed_bytes();
@@ -121,9 +124,15 @@ impl Worker {
         result
     }
 
-    fn prefetch_all(&mut self, plan: &[(i32, Range<u64>)]) -> Result<(), ServerError> {
+    fn prefetch_all(&mut self, plan: &[(i32, Range<u64>)]) -> Result<Vec<Piece>, ServerError> {
+        let bytes = |pieces: &[Piece]| pieces.iter().map(|piece| piece.bytes).sum::<u64>();
         let pieces = self.missing_of(plan);
-        self.stats.prefetch_bytes += self.fill_ahead(&pieces)?;
+        let filled = self.fill_ahead(&pieces)?;
+        self.stats.prefetch_bytes += bytes(&filled);
+        if bytes(&filled) == bytes(&pieces) {
+            return Ok(filled);
+        }
+        self.note_filled(&filled);
         let mut buffer = PageBuffer::new(CHUNK).map_err(ServerError::system("get memory", None))?;
         for piece in self.missing_of(plan) {
             let mut at = 0;
@@ -136,7 +145,7 @@ impl Worker {
                 at += bytes as u64;
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     /// What of `plan` is missing.

@@ -128,8 +128,6 @@ impl Sleeper {
         let took = took + memory_wait;
         // Held packets go back first, everything else can wait.
         let outcome = self.event(Event::Woke);
-        let (id, depth_name) = (&self.new.identity.id, depth.as_str());
-        info!("container {id} woke from {depth_name} sleep in {took:?} for {cause}");
         let last = LastWake {
             at: SystemTime::now(),
             depth,
@@ -148,6 +146,9 @@ impl Sleeper {
             status.counters.wakes += 1;
             status.tallies.wake(depth).succeeded(took, lazy);
         });
+        if depth != Depth::Light {
+            self.say_woke();
+        }
         if self.begins_use(cause) {
             self.awake_since = monotonic();
             self.last_use = None;
@@ -156,6 +157,18 @@ impl Sleeper {
         // Not at once: the processor is the container's now, to answer whoever woke it.
         self.check_at = Some(Instant::now() + SETTLE);
         outcome
+    }
+
+    /// For the log. containerd reads it in that moment, so after light sleep that is when all memory is back.
+    pub(super) fn say_woke(&self) {
+        let (id, status) = (&self.new.identity.id, self.status.borrow());
+        if let Some(LastWake {
+            depth, took, cause, ..
+        }) = &status.last_wake
+        {
+            let depth = depth.as_str();
+            info!("container {id} woke from {depth} sleep in {took:?} for {cause}");
+        }
     }
 
     /// Whether idle time begins anew with a wake. Where some traffic is ignored, what was held may have

@@ -78,6 +78,8 @@ impl Sleeper {
         } = rose;
         self.opened = Some(released);
         self.runs_again(Depth::Light, total, whole.is_none());
+        // It says nothing of any other sleep.
+        self.opened = None;
         self.update(|status| {
             if let Some(wake) = &mut status.last_wake {
                 wake.prefetch = prefetch;
@@ -85,6 +87,7 @@ impl Sleeper {
             }
         });
         if whole.is_some() {
+            self.say_woke();
             self.pager = whole;
             self.event(Event::FillFinished);
         }
@@ -111,6 +114,7 @@ impl Sleeper {
         &mut self,
         result: Result<(Pager, FillStats), FillFailed>,
     ) -> Outcome {
+        self.say_woke();
         let outcome = match result {
             Ok(_) if self.lifecycle.state() == State::Stopped => return Outcome::Nothing,
             Ok((pager, stats)) => {
