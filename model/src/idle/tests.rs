@@ -364,11 +364,25 @@ fn a_back_off_of_any_length_does_not_overflow() {
 }
 
 #[test]
+fn an_application_that_has_just_answered_two_probes_is_not_busy() {
+    let mut meter = CpuMeter::default();
+    let ms = Duration::from_millis;
+    meter.note(ms(1000), ms(0));
+    assert_eq!(meter.note(ms(2000), ms(10)), Some(0.01));
+    assert_eq!(meter.note(ms(2010), ms(19)), Some(0.01));
+    // What it used meanwhile is counted.
+    assert_eq!(meter.note(ms(3000), ms(30)), Some(0.02));
+    let mut meter = CpuMeter::default();
+    assert_eq!(meter.note(ms(1000), ms(0)), None);
+    assert_eq!(meter.note(ms(1010), ms(9)), None, "too early to say");
+}
+
+#[test]
 fn cpu_is_measured_between_two_looks() {
     let mut meter = CpuMeter::default();
     assert_eq!(meter.note(10 * SECOND, 3 * SECOND), None);
     assert_eq!(meter.note(20 * SECOND, 8 * SECOND), Some(0.5));
-    assert_eq!(meter.note(20 * SECOND, 9 * SECOND), None);
+    assert_eq!(meter.note(20 * SECOND, 9 * SECOND), Some(0.5));
     assert_eq!(meter.note(30 * SECOND, SECOND), None, "counter went back");
     assert_eq!(meter.note(31 * SECOND, 3 * SECOND), Some(2.0));
 }
