@@ -9,10 +9,10 @@ use super::ServerError;
 use super::ahead::Piece;
 use super::busy::is_busy;
 use super::worker::{Fault, Held, Mode, Worker};
-use crate::{FillPolicy, Woken};
 use crate::runs::Run;
 use crate::sys::memory::PageBuffer;
 use crate::sys::uffd::Copied;
+use crate::{FillPolicy, Woken};
 
 /// Bytes that are read, checked and copied in one go. What is checked is still in the cache when it
 /// is copied, and a fault waits for no more than one of them.

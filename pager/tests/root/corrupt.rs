@@ -224,7 +224,10 @@ fn corrupted_working_set() {
     corrupt(directory.path());
     let failed = cage.wake(moved).map(drop).unwrap_err();
     assert!(failed.to_string().contains("cannot be filled"));
-    let corrupt = matches!(failed.error(), ServerError::Image(ImageError::Corrupt { .. }));
+    let corrupt = matches!(
+        failed.error(),
+        ServerError::Image(ImageError::Corrupt { .. })
+    );
     assert!(corrupt, "{failed:?}");
     holder.order("check");
     // It was not, and must not be.

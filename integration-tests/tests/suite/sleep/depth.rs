@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use podmotion_integration_tests::{
-    App, Client, Container, Depth, Exec, Network, Node, PATIENCE, Runtime, State, Status, rss_anon_kib,
-    wait_gone,
+    App, Client, Container, Depth, Exec, Network, Node, PATIENCE, Runtime, State, Status,
+    rss_anon_kib, wait_gone,
 };
 
 use super::faults::{Fake, Mode, wait_no_images};
