@@ -158,7 +158,7 @@ impl Seat {
     pub fn release(&self) -> Result<Released, GateError> {
         let released = self.let_in();
         // Last, for the same reason as it came first.
-        let steered = self.steer(&mut lock(&self.pod.gate), false);
+        let steered = self.learn(false);
         released.and_then(|released| steered.map(|()| released))
     }
 

@@ -152,8 +152,8 @@ fn wait(
         thaw,
         at,
     } = rising?.wait()?;
-    let opened = seat.release();
-    let released = let_in.and_then(|let_in| opened.map(|_| let_in));
+    let steered = seat.learn(false);
+    let released = let_in.and_then(|let_in| steered.map(|()| let_in));
     // Whoever sent the first packet has waited until somebody could read it.
     let longer = at.saturating_duration_since(before);
     let released = released.map(|released| Released {
