@@ -7,8 +7,11 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-/// How much of it an error repeats, in lines.
+/// How much of it an error repeats, in lines: of its end, and from where the kernel says that something is wrong with it.
 const TAIL: usize = 40;
+
+/// How the kernel says that. What follows is where it happened.
+const TROUBLE: [&str; 5] = ["BUG:", "Oops", "WARNING:", "rcu: INFO", "Kernel panic"];
 
 /// All lines so far, kept up to date by a thread that ends with the writer.
 #[derive(Debug)]
@@ -74,10 +77,16 @@ impl Console {
         }
     }
 
-    /// The last lines.
+    /// The last lines, after the first ones of what the kernel has said of trouble, if it has.
     pub(super) fn tail(&self) -> String {
         let said = self.0.lock();
-        said.lines[said.lines.len().saturating_sub(TAIL)..].join("\n")
+        let (before, end) = said.lines.split_at(said.lines.len().saturating_sub(TAIL));
+        let is_trouble = |line: &String| TROUBLE.iter().any(|word| line.contains(word));
+        let Some(at) = before.iter().position(is_trouble) else {
+            return end.join("\n");
+        };
+        let trouble: Vec<_> = before[at..].iter().take(TAIL).cloned().collect();
+        [&trouble, end].concat().join("\n")
     }
 }
 
@@ -86,7 +95,7 @@ mod tests {
     use std::io::Write;
     use std::time::{Duration, Instant};
 
-    use super::Console;
+    use super::{Console, TAIL};
 
     #[test]
     fn a_line_is_waited_for_until_the_end() {
@@ -99,5 +108,27 @@ mod tests {
         let error = console.wait_for(["never", "said"], deadline).unwrap_err();
         assert!(error.to_string().contains("it ended"), "{error}");
         assert!(error.to_string().contains("first\n"), "{error}");
+    }
+
+    #[test]
+    fn what_the_kernel_has_said_of_trouble_is_repeated() {
+        let (output, mut says) = std::io::pipe().unwrap();
+        let console = Console::read(output);
+        says.write_all(b"one\nBUG: unable to handle page fault\nRIP: here\n")
+            .unwrap();
+        for number in 0..2 * TAIL {
+            writeln!(says, "line {number}").unwrap();
+        }
+        drop(says);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        console.wait_for(["line", "79"], deadline).unwrap();
+        let tail = console.tail();
+        assert!(
+            tail.starts_with("BUG: unable to handle page fault\nRIP: here\nline 0\n"),
+            "{tail}"
+        );
+        assert!(tail.contains("\nline 37\nline 40\n"), "{tail}");
+        assert!(tail.ends_with("line 79"), "{tail}");
+        assert_eq!(tail.lines().count(), 2 * TAIL);
     }
 }

@@ -28,8 +28,8 @@ const BOOT: Duration = Duration::from_secs(600);
 const PORT: &str = "2222";
 
 /// The kernel's command line. Protection from other users of the processor, of which there are none, is
-/// costly to emulate.
-const KERNEL: &str = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off \
+/// costly to emulate. A kernel that is broken ends qemu, which does not reboot: it may do nothing any more otherwise.
+const KERNEL: &str = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off oops=panic panic=-1 \
     systemd.show_status=1 systemd.mount-extra=/dev/vdb:/podmotion:ext4:ro";
 
 /// Without AVX: programs that find it use it, and emulated each of its instructions is a call. With all that can be

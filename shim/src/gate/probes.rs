@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use podmotion_bpf::{
-    Mode, PortFlags, PortKey, PortValue, ProbeKey, Protocol, Responders, SteerLink, attach_steer,
-    note_own_probe,
+    Mode, PortFlags, PortKey, PortValue, ProbeKey, ProbeValue, Protocol, Responders, SteerLink,
+    attach_steer, note_own_probe,
 };
 
 use super::sockets::Sockets;
@@ -157,11 +157,12 @@ impl Gate {
         Ok(entry.and_then(|entry| monotonic(entry.other_probe)))
     }
 
-    /// How long ago the youngest request has arrived that waits for its answer and is no probe.
+    /// How long ago the youngest request has arrived that waits for its answer and is no probe's.
     pub fn youngest_request(&self, sockets: &Sockets) -> Result<Option<Duration>, GateError> {
         let mut youngest = None;
         for (flow, age) in &sockets.unanswered {
-            if !self.has_probe(&[*flow])? {
+            // One that has ended too: it may have had its answer after the sockets were looked at.
+            if self.probe(*flow)?.is_none() {
                 youngest = Some(youngest.map_or(*age, |least: Duration| least.min(*age)));
             }
         }
@@ -172,18 +173,26 @@ impl Gate {
     /// ended.
     pub fn has_probe(&self, flows: &[Flow]) -> Result<bool, GateError> {
         for flow in flows {
-            let keys = [
-                ProbeKey::from_outside(flow.local, flow.remote),
-                ProbeKey::over_loopback(self.cookie, flow.local, flow.remote),
-            ];
-            for key in keys {
-                let probe = self.maps.probes.get(&key)?;
-                if probe.is_some_and(|probe| probe.time != 0 && probe.steered_to == 0) {
-                    return Ok(true);
-                }
+            if self.probe(*flow)?.is_some_and(|probe| probe.time != 0) {
+                return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// What is noted of this connection, if it is that of a probe which reaches the application.
+    fn probe(&self, flow: Flow) -> Result<Option<ProbeValue>, GateError> {
+        let keys = [
+            ProbeKey::from_outside(flow.local, flow.remote),
+            ProbeKey::over_loopback(self.cookie, flow.local, flow.remote),
+        ];
+        for key in keys {
+            let probe = self.maps.probes.get(&key)?;
+            if let Some(probe) = probe.filter(|probe| probe.steered_to == 0) {
+                return Ok(Some(probe));
+            }
+        }
+        Ok(None)
     }
 
     /// Has the connection that this process is about to open within the pod, from `client`, which is

@@ -99,8 +99,8 @@ impl Target<'_> {
         if let Some(what) = under_way(&second, self.seat)? {
             return Err(Trouble::Traffic(what));
         }
-        let waits = |(_, age): &(_, Duration)| self.answer_wait.is_some_and(|limit| *age < limit);
-        if second.unanswered.iter().any(waits) {
+        let request = self.seat.youngest_request(&second)?;
+        if request.is_some_and(|age| self.answer_wait.is_some_and(|limit| age < limit)) {
             return Err(Trouble::Traffic("a request has no answer yet"));
         }
         if second.flows.len() != first.flows.len() {

@@ -70,6 +70,7 @@ fn main() {
         probes::a_node_that_does_not_tell_probes_still_ignores,
         probes::probes_are_not_use,
         probes::a_probe_that_waits_for_its_answer_is_no_request,
+        probes::a_probe_that_is_answered_while_one_looks_is_no_request,
         probes::pauses_between_probes_are_told,
         probes::probes_of_a_sleeping_container_go_to_the_responder,
         probes::probes_of_an_awake_container_go_to_the_responder_if_told,

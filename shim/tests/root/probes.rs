@@ -158,6 +158,26 @@ pub fn a_probe_that_waits_for_its_answer_is_no_request() {
     assert!(gate.youngest_request(&seen).unwrap().is_some());
 }
 
+pub fn a_probe_that_is_answered_while_one_looks_is_no_request() {
+    let net = Net::new();
+    let mut gate = Gate::open(net.pod.fd(), pins(), LIMITS).unwrap();
+    gate.set_ports(A, &BTreeSet::from([PORT])).unwrap();
+    admit(pins());
+    let server = address("10.9.0.1", PORT);
+    let listener = listen(&net, server);
+    let mut kubelet = Connection::open(&net.client, server);
+    let (mut probe, _) = listener.accept().unwrap();
+    kubelet.write(b"healthy?");
+    probe.read_exact(&mut [0; 8]).unwrap();
+    let seen = gate.sockets(&held(), Wanted::Own).unwrap();
+    assert_eq!(seen.unanswered.len(), 1, "{seen:?}");
+    probe.write_all(b"yes").unwrap();
+    kubelet.read(&mut [0; 3]);
+    kubelet.close();
+    assert_eq!(probe.read(&mut [0]).unwrap(), 0);
+    assert_eq!(gate.youngest_request(&seen).unwrap(), None);
+}
+
 pub fn pauses_between_probes_are_told() {
     let net = Net::new();
     let mut gate = net.gate();
