@@ -24,7 +24,7 @@ use std::time::Instant;
 use podmotion_inject::{Process, Seized};
 
 use find::{Leaving, address_spaces, regions};
-use stay::leave_some;
+use stay::{leave_some, without_left};
 use take::withdraw;
 
 use crate::copy::{CHUNK, Done, Job, copy};
@@ -133,7 +133,10 @@ impl Pager {
         let mut stats = OutStats::default();
         match self.prepare(seized, given_up, &mut stats) {
             Ok((server, leaving)) => match withdraw(&server, seized, &leaving, &mut stats) {
-                Ok(()) => Ok(Moved::new(self, server, stats)),
+                Ok(()) => {
+                    let plan = without_left(self.working_set.plan(), &leaving);
+                    Ok(Moved::new(self, server, stats, plan))
+                }
                 Err(error) => self.bring_back(server, error),
             },
             Err(error) => {
@@ -189,6 +192,7 @@ impl Pager {
                 left: Vec::new(),
             });
         }
+        self.working_set.leave_out();
         stats.left_bytes = leave_some(&mut leaving, || self.working_set.plan(), self.stay);
         stats.scan_time = started.elapsed();
 

@@ -62,7 +62,6 @@ pub struct Moved {
     pager: Pager,
     server: Server,
     stats: OutStats,
-    /// What a wake fills first. Made when there is time for it.
     plan: Vec<(i32, Range<u64>)>,
 }
 
@@ -262,12 +261,18 @@ impl Pager {
 }
 
 impl Moved {
-    pub(crate) fn new(pager: Pager, server: Server, stats: OutStats) -> Self {
+    /// `plan`: what a wake is to fill first.
+    pub(crate) fn new(
+        pager: Pager,
+        server: Server,
+        stats: OutStats,
+        plan: Vec<(i32, Range<u64>)>,
+    ) -> Self {
         Self {
-            plan: pager.working_set.plan(),
             pager,
             server,
             stats,
+            plan,
         }
     }
 
@@ -294,7 +299,7 @@ impl Moved {
     }
 
     /// Bytes that [`begin_wake`](Self::begin_wake) fills at most before the processes run: what the last wakes
-    /// have needed.
+    /// have needed and is not in place.
     pub fn working_set_bytes(&self) -> u64 {
         let plan = self.plan.iter();
         plan.map(|(_, range)| range.end - range.start).sum()

@@ -10,8 +10,8 @@
 //!
 //! What every wake needs costs one fault in thirty wakes or more, what was needed once is gone after a
 //! few, unless it was much. A wake is never made slow for it: of the pages whose lease has ended, a small part is left
-//! out at a time and the others wait for their turn. A page that was written since the wake was
-//! needed: that shows at the next sleep and renews its lease.
+//! out at a time and the others wait for their turn, of those that were needed again and again a few at most. A page that
+//! was written since the wake was needed: that shows at the next sleep and renews its lease.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -31,6 +31,8 @@ const STRONGEST: u32 = 5;
 /// Of so many pages one is left out at a time, but always a few.
 const LEFT_OUT_OF: usize = 128;
 const LEFT_OUT: usize = 8;
+/// Of the strongest leases so many: they are most likely needed again, and each of them costs a fault then.
+const STRONGEST_LEFT_OUT: usize = 4;
 
 /// A page of a process, by pid and address.
 pub(crate) type PageOf = (i32, u64);
@@ -49,6 +51,8 @@ struct Lease {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WorkingSet {
     leases: BTreeMap<PageOf, Lease>,
+    /// The pages that the next wake has to ask for.
+    left_out: BTreeSet<PageOf>,
     page: u64,
     budget: usize,
 }
@@ -58,6 +62,7 @@ impl WorkingSet {
     pub(crate) fn new(page: u64, budget: usize) -> Self {
         Self {
             leases: BTreeMap::new(),
+            left_out: BTreeSet::new(),
             page,
             budget,
         }
@@ -66,8 +71,8 @@ impl WorkingSet {
     /// What to fill first in a wake, in the order of addresses.
     pub(crate) fn plan(&self) -> Vec<(i32, Range<u64>)> {
         let mut plan: Vec<(i32, Range<u64>)> = Vec::new();
-        let left_out = self.left_out();
-        for &(pid, address) in self.leases.keys().filter(|page| !left_out.contains(page)) {
+        let filled = |page: &&PageOf| !self.left_out.contains(page);
+        for &(pid, address) in self.leases.keys().filter(filled) {
             match plan.last_mut() {
                 Some((last, range)) if *last == pid && range.end == address => {
                     range.end += self.page;
@@ -89,13 +94,27 @@ impl WorkingSet {
         pages.map(|((_, address), _)| *address).collect()
     }
 
+    /// Chooses the pages that the next wake has to ask for: weak leases first. What is in memory by then must not be among
+    /// them, since nobody would see that it is needed.
+    pub(crate) fn leave_out(&mut self) {
+        let ended = self.leases.iter().filter(|(_, lease)| lease.left == 0);
+        let mut ended: Vec<_> = ended
+            .map(|(page, lease)| (lease.strength, lease.order, *page))
+            .collect();
+        ended.sort_unstable();
+        let weak = ended.partition_point(|(strength, ..)| *strength < STRONGEST);
+        let most = LEFT_OUT.max(self.leases.len() / LEFT_OUT_OF);
+        ended.truncate(most.min(weak + STRONGEST_LEFT_OUT));
+        self.left_out = ended.into_iter().map(|(_, _, page)| page).collect();
+    }
+
     /// A wake is over in which these pages faulted, in this order.
     pub(crate) fn learn(&mut self, faults: &[PageOf]) {
         let mut faulted: BTreeMap<PageOf, u32> = BTreeMap::new();
         for (order, page) in (0..).zip(faults) {
             faulted.entry(*page).or_insert(order);
         }
-        let left_out = self.left_out();
+        let left_out = std::mem::take(&mut self.left_out);
         self.leases.retain(|page, lease| {
             lease.left = lease.left.saturating_sub(1);
             faulted.contains_key(page) || !left_out.contains(page)
@@ -123,19 +142,9 @@ impl WorkingSet {
         for page in written {
             if let Some(lease) = self.leases.get_mut(&page) {
                 lease.left = lease.left.max(1 << lease.strength);
+                self.left_out.remove(&page);
             }
         }
-    }
-
-    /// The pages that the next wake has to ask for: weak leases first.
-    fn left_out(&self) -> BTreeSet<PageOf> {
-        let ended = self.leases.iter().filter(|(_, lease)| lease.left == 0);
-        let mut ended: Vec<_> = ended
-            .map(|(page, lease)| (lease.strength, lease.order, *page))
-            .collect();
-        ended.sort_unstable();
-        ended.truncate(LEFT_OUT.max(self.leases.len() / LEFT_OUT_OF));
-        ended.into_iter().map(|(_, _, page)| page).collect()
     }
 
     /// Drops what is over the budget: weak leases first, of those the late faults.
@@ -235,6 +244,7 @@ mod tests {
 
     /// Faults of a wake that needs `pages`: those that were not filled first.
     fn wake(set: &mut WorkingSet, pages: &[u64]) -> usize {
+        set.leave_out();
         let faults: Vec<PageOf> = pages
             .iter()
             .filter(|page| !planned(set, **page))
@@ -256,7 +266,7 @@ mod tests {
         let later: Vec<usize> = (0..100).map(|_| wake(&mut set, &pages)).collect();
         let sum: usize = later.iter().sum();
         assert!(sum < 100 * 4, "{sum} faults in 100 wakes of 100 pages");
-        assert!(later.iter().all(|faults| *faults <= LEFT_OUT));
+        assert!(later.iter().all(|faults| *faults <= STRONGEST_LEFT_OUT));
     }
 
     #[test]
@@ -281,6 +291,32 @@ mod tests {
             set.confirm([(1, 7 * PAGE)].into_iter());
             assert!(planned(&set, 7));
         }
+    }
+
+    #[test]
+    fn what_was_in_memory_all_the_time_is_not_forgotten() {
+        let mut set = WorkingSet::new(PAGE, 1000);
+        let pages: Vec<u64> = (0..100).collect();
+        wake(&mut set, &pages);
+        for _ in 0..50 {
+            set.leave_out();
+            let filled = set.plan();
+            // Written between the choice and the wake: it is filled too, and no other page is left out instead.
+            let written: Vec<_> = set.left_out.iter().copied().take(4).collect();
+            set.confirm(written.iter().copied());
+            assert!(
+                written
+                    .iter()
+                    .all(|(_, address)| planned(&set, address / PAGE))
+            );
+            assert!(filled.iter().all(|(_, range)| {
+                let mut pages = range.clone().step_by(PAGE as usize);
+                pages.all(|page| planned(&set, page / PAGE))
+            }));
+            let asked: Vec<_> = set.left_out.iter().copied().collect();
+            set.learn(&asked);
+        }
+        assert_eq!(set.leases.len(), 100);
     }
 
     #[test]

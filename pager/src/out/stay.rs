@@ -43,6 +43,27 @@ pub(super) fn leave_some(
     left
 }
 
+/// What of `plan`, which has all that was left in place, is missing.
+pub(super) fn without_left(
+    plan: Vec<(i32, Range<u64>)>,
+    leaving: &[Leaving],
+) -> Vec<(i32, Range<u64>)> {
+    if leaving.iter().all(|process| process.left.is_empty()) {
+        return plan;
+    }
+    let (mut missing, mut rest) = (Vec::new(), plan);
+    for process in leaving {
+        let own = rest.extract_if(.., |(pid, _)| *pid == process.pid);
+        let own: Vec<_> = own.map(|(_, range)| range).collect();
+        let mut left = process.left.clone();
+        left.sort_unstable_by_key(|range| range.start);
+        let own = subtract(&own, &left).into_iter();
+        missing.extend(own.map(|range| (process.pid, range)));
+    }
+    missing.append(&mut rest);
+    missing
+}
+
 /// Of the longest the fewest are needed.
 fn longest_first(mut runs: Vec<(i32, Range<u64>)>) -> Vec<(i32, Range<u64>)> {
     runs.sort_by_key(|(_, range)| std::cmp::Reverse(range.end - range.start));
@@ -136,6 +157,16 @@ mod tests {
             pages(500, 501),
         ];
         assert_eq!(region.staying, stays);
+    }
+
+    #[test]
+    fn what_stays_is_not_filled() {
+        let mut leaving = [process(&[pages(0, 100)])];
+        let needed = [(1, pages(10, 20)), (1, pages(30, 60)), (2, pages(10, 20))];
+        assert_eq!(without_left(needed.to_vec(), &leaving), needed);
+        leave_some(&mut leaving, || needed.to_vec(), policy(3));
+        let missing = without_left(needed.to_vec(), &leaving);
+        assert_eq!(missing, [(1, pages(13, 20)), (2, pages(10, 20))]);
     }
 
     #[test]

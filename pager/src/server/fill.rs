@@ -28,7 +28,7 @@ const MEMORY_PATIENCE: Duration = Duration::from_secs(10);
 /// A process that has asked for so many pages since it woke needs more of them, and soon.
 const NEEDY: u64 = 64;
 /// Time between two looks whether the node is still busy.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The background's progress.
 #[derive(Debug)]

@@ -191,7 +191,7 @@ impl Sleeper {
             frozen,
             memory_bytes: light::bytes_out(moved.stats()),
             image_bytes: moved.stats().image_bytes,
-            working_set_bytes: moved.working_set_bytes(),
+            working_set_bytes: moved.working_set_bytes() + moved.stats().left_bytes,
             left_bytes: moved.stats().left_bytes,
             unread_bytes: moved.stats().unread_bytes,
         };
