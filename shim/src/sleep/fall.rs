@@ -14,7 +14,7 @@ use podmotion_model::{chain::Chain, manifest::Platform, value::Share};
 
 use super::{
     manifest, placeholder::PlaceholderError, quota, status::Identity, still::Target,
-    trouble::Trouble,
+    trouble::Trouble, turn,
 };
 use crate::gate::{Ends, Flow, Standstill};
 
@@ -78,6 +78,7 @@ impl Attempt<'_> {
     /// decision.
     pub fn run(&self) -> Result<Fallen, Trouble> {
         let started = Instant::now();
+        let _turn = turn::take(self.images, self.control)?;
         let needed = self.target.facts.cgroup.anonymous_memory();
         let _reserved = quota::reserve(self.images, needed.unwrap_or_default(), self.quota)?;
         self.target

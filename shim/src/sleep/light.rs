@@ -27,6 +27,7 @@ use super::{
     signals::Signals,
     still::{FREEZE, Target},
     trouble::Trouble,
+    turn,
 };
 use crate::gate::Ends;
 
@@ -83,6 +84,10 @@ impl Attempt<'_> {
     pub fn run(mut self) -> Result<Fallen, Box<Failed>> {
         let started = Instant::now();
         let mut pager = self.pager.take();
+        let _turn = match turn::take(self.directory, self.control) {
+            Ok(turn) => turn,
+            Err(trouble) => return Err(Failed::new(pager, trouble)),
+        };
         let needed = self.target.facts.cgroup.anonymous_memory();
         let reserved = quota::reserve(self.directory, needed.unwrap_or_default(), self.quota);
         let _reserved = match reserved {

@@ -45,6 +45,7 @@ mod still;
 mod stop;
 pub mod tally;
 mod trouble;
+mod turn;
 
 use std::time::Duration;
 

@@ -24,7 +24,7 @@ use super::{
 };
 
 /// Held while somebody counts.
-const LOCK: &str = ".lock";
+pub(super) const LOCK: &str = ".lock";
 
 /// Begins the name of what is still to be written.
 const RESERVED: &str = ".reserved-";

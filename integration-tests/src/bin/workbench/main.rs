@@ -116,7 +116,8 @@ fn run(command: &Command) -> Result<bool> {
         } => {
             let pages = plot.then(plot::Pages::open).transpose()?;
             let (good, figures) = on_stage(output, |_| bench::run(*quick))?;
-            if let Some(pages) = pages {
+            // Pages have all figures of one run, or those of an earlier one.
+            if let Some(pages) = pages.filter(|_| good) {
                 pages.show(&figures)?;
             }
             Ok(good)
