@@ -38,6 +38,8 @@ pub(crate) struct Movable {
     pub(crate) shared: bool,
     /// It is registered with a userfaultfd already: ours, or it stays.
     pub(crate) armed: bool,
+    /// Some of it is in huge pages.
+    pub(crate) huge: bool,
 }
 
 const STAYS: [&str; 13] = [
@@ -93,6 +95,7 @@ struct Candidate {
     plain: bool,
     anonymous: u64,
     shared: u64,
+    huge: u64,
 }
 
 fn parse(smaps: &str) -> Result<Vec<Movable>, String> {
@@ -103,6 +106,7 @@ fn parse(smaps: &str) -> Result<Vec<Movable>, String> {
         match key.strip_suffix(':') {
             None => current = header(key, value).ok_or_else(|| line.to_owned())?,
             Some("Anonymous") => current.anonymous = kilobytes(value)?,
+            Some("AnonHugePages") => current.huge = kilobytes(value)?,
             Some("Shared_Clean" | "Shared_Dirty" | "KSM") => current.shared += kilobytes(value)?,
             Some("Swap") => current.anonymous += kilobytes(value)?,
             Some("VmFlags") => {
@@ -113,6 +117,7 @@ fn parse(smaps: &str) -> Result<Vec<Movable>, String> {
                         range: current.range.clone(),
                         shared: current.shared > 0,
                         armed: has(ARMED),
+                        huge: current.huge > 0,
                     });
                 }
             }
@@ -223,6 +228,14 @@ mod tests {
     fn a_mapping_without_pages_of_its_own_stays() {
         let smaps = mapping("1000-2000", "rw-p", 0, "", "rd wr").replace(" 8 kB", " 0 kB");
         assert!(parse(&smaps).unwrap().is_empty());
+    }
+
+    #[test]
+    fn huge_pages_are_noticed() {
+        let plain = mapping("1000-2000", "rw-p", 0, "", "rd wr");
+        assert!(!parse(&plain).unwrap()[0].huge);
+        let huge = plain.replace("Swap: ", "AnonHugePages:      2048 kB\nSwap: ");
+        assert!(parse(&huge).unwrap()[0].huge);
     }
 
     #[test]

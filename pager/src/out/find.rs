@@ -144,6 +144,7 @@ pub(super) fn regions(
         range,
         shared,
         armed,
+        huge,
     } in movable
     {
         if armed && !ours {
@@ -175,9 +176,12 @@ pub(super) fn regions(
         stats.scanned_bytes += bytes(&populated);
         stats.staying_bytes += bytes(&staying);
         if !populated.is_empty() {
-            let huge = pagemap
-                .huge(&range)
-                .map_err(proc("read the page table of", pid))?;
+            // To look for them takes as long as to look for pages.
+            let huge = match huge {
+                true => pagemap.huge(&range),
+                false => Ok(Vec::new()),
+            }
+            .map_err(proc("read the page table of", pid))?;
             regions.push(Region {
                 range,
                 populated,

@@ -97,20 +97,14 @@ impl Worker {
         }
         self.stop_compressing();
         let now = Instant::now();
-        match PageBuffer::new(CHUNK) {
-            Ok(buffer) => {
-                self.chunk = Some(buffer);
-                self.mode = Mode::Filling(Background {
-                    policy,
-                    started: now,
-                    last_fault: now,
-                    last_chunk: now,
-                    bytes: 0,
-                    not_before: now + policy.head_start,
-                });
-            }
-            Err(source) => self.fail(ServerError::system("get memory", None)(source)),
-        }
+        self.mode = Mode::Filling(Background {
+            policy,
+            started: now,
+            last_fault: now,
+            last_chunk: now,
+            bytes: 0,
+            not_before: now + policy.head_start,
+        });
     }
 
     /// Fills those pages of `plan` that are missing. Returns what is not in the books yet.
@@ -127,6 +121,9 @@ impl Worker {
     fn prefetch_all(&mut self, plan: &[(i32, Range<u64>)]) -> Result<Vec<Piece>, ServerError> {
         let bytes = |pieces: &[Piece]| pieces.iter().map(|piece| piece.bytes).sum::<u64>();
         let pieces = self.missing_of(plan);
+        if pieces.is_empty() {
+            return Ok(Vec::new());
+        }
         let filled = self.fill_ahead(&pieces)?;
         self.stats.prefetch_bytes += bytes(&filled);
         if bytes(&filled) == bytes(&pieces) {
@@ -170,8 +167,10 @@ impl Worker {
 
     /// Fills the next chunk: one long run, or several short ones.
     pub(super) fn background(&mut self) -> Result<(), ServerError> {
-        let Some(mut buffer) = self.chunk.take() else {
-            return Ok(());
+        let mut buffer = match self.chunk.take() {
+            Some(buffer) => buffer,
+            // Not before the wake, which would take longer for it.
+            None => PageBuffer::new(CHUNK).map_err(ServerError::system("get memory", None))?,
         };
         let (mut left, mut filled) = (buffer.len(), 0);
         while left > 0 {
