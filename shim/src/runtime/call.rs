@@ -107,7 +107,9 @@ async fn collect(
         }
     };
     let mut rest = [0; 4096];
-    while let Ok(count @ 1..) = output.try_read(&mut rest) {
+    // Not by way of the receiver: it reads only when epoll has told of what is there, which can be after the end of the
+    // process is known.
+    while let Ok(count @ 1..) = nix::unistd::read(&output, &mut rest) {
         bytes.extend_from_slice(&rest[..count]);
     }
     (result, bytes)
@@ -134,7 +136,32 @@ fn last_logged_error(log: &Path, from: u64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_process_said_last_is_not_lost() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"invalid argument").unwrap();
+        let (ended, exit) = oneshot::channel();
+        let ends = Exit {
+            pid: 7,
+            status: 1,
+            at: std::time::SystemTime::now(),
+        };
+        ended.send(ends).unwrap();
+        let reader = OwnedFd::from(reader);
+        sys::set_nonblocking(&reader).unwrap();
+        let output = pipe::Receiver::from_owned_fd_unchecked(reader).unwrap();
+        // The writer is open: somebody else has it too.
+        let (exit, said) = collect(exit, Some(output)).await;
+        assert_eq!(
+            (exit.unwrap().status, &said[..]),
+            (1, &b"invalid argument"[..])
+        );
+        drop(writer);
+    }
 
     #[test]
     fn last_error_of_this_call_only() {
