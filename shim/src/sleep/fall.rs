@@ -13,8 +13,8 @@ use podmotion_criu_driver::{
 use podmotion_model::{chain::Chain, manifest::Platform, value::Share};
 
 use super::{
-    manifest, placeholder::PlaceholderError, quota, status::Identity, still::Target,
-    trouble::Trouble, turn,
+    look, manifest, placeholder::PlaceholderError, quota, signals::Signals, status::Identity,
+    still::Target, trouble::Trouble, turn,
 };
 use crate::gate::{Ends, Flow, Standstill};
 
@@ -81,8 +81,10 @@ impl Attempt<'_> {
         let _turn = turn::take(self.images, self.control)?;
         let needed = self.target.facts.cgroup.anonymous_memory();
         let _reserved = quota::reserve(self.images, needed.unwrap_or_default(), self.quota)?;
-        self.target
-            .stand_still(Ends::Gone, |_, ports| self.dump(started, ports, None))
+        self.target.stand_still(Ends::Gone, |_, ports| {
+            Signals::at_standstill(&look::processes(self.target.facts)?)?;
+            self.dump(started, ports, None)
+        })
     }
 
     /// Of a container that stands still, and whose memory is in its processes but for what is

@@ -104,7 +104,7 @@ impl Attempt<'_> {
             if self.control.aborted() {
                 return Err(Trouble::Aborted);
             }
-            let signals = Signals::at_standstill(&look::processes(self.target.facts)?);
+            let signals = Signals::at_standstill(&look::processes(self.target.facts)?)?;
             let ready = match pager.take() {
                 Some(pager) => pager,
                 None => create(self.directory)?,

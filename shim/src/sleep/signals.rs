@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::time::Duration;
 
+use super::trouble::Trouble;
+
 /// How often a sleeping container's processes are looked at.
 pub const INTERVAL: Duration = Duration::from_secs(2);
 
@@ -37,10 +39,16 @@ pub struct Signals {
 
 impl Signals {
     /// What these processes have waiting, which stand still from now on.
-    pub fn at_standstill(processes: &[i32]) -> Self {
+    ///
+    /// # Errors
+    /// [`Trouble::Traffic`] where one of them was stopped before it could take what it has been sent: asleep it would not
+    /// take it either, and in deep sleep nobody would see that it is there.
+    pub fn at_standstill(processes: &[i32]) -> Result<Self, Trouble> {
         let mut signals = Self::default();
-        signals.have_come(processes);
-        signals
+        match signals.have_come(processes) {
+            true => Err(Trouble::Traffic("a signal is on its way")),
+            false => Ok(signals),
+        }
     }
 
     /// Whether one of these processes, which stand still, has been sent a signal since, or had one that it would have

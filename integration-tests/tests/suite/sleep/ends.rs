@@ -1,9 +1,13 @@
 //! A container is stopped and deleted, whatever it does at that moment.
 
+use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use podmotion_integration_tests::{App, Census, Container, Node, Runtime};
 
 use crate::Body;
@@ -11,6 +15,10 @@ use crate::Body;
 pub(super) const TESTS: &[(&str, Body)] = &[
     ("sleep::ends::killed_asleep", killed_asleep),
     ("sleep::ends::terminated_asleep", terminated_asleep),
+    (
+        "sleep::ends::asked_to_sleep_with_a_signal_on_its_way",
+        signal_on_its_way,
+    ),
     ("sleep::ends::deleted_falling_asleep", falling_asleep),
     ("sleep::ends::deleted_waking", waking),
 ];
@@ -64,6 +72,42 @@ fn terminated_asleep(node: &Node, _: Runtime) -> Result<()> {
     discarded.sleep()?;
     ensure!(end(&discarded, libc::SIGTERM)? == 128 + 15);
     drop(discarded);
+    Census::wait_as_before(&before)
+}
+
+/// Asleep it would not take it, and nobody would send it another one.
+fn signal_on_its_way(node: &Node, _: Runtime) -> Result<()> {
+    let before = before(node)?;
+    let awake = counter(node)?;
+    let terminated = end(&awake, libc::SIGTERM)?;
+    drop(awake);
+    let container = counter(node)?;
+    let pid = Pid::from_raw(container.pid()?.try_into()?);
+    // As if the processors had others to run.
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let cgroup = cgroups
+        .lines()
+        .find_map(|line| line.split_once(":freezer:/"));
+    let (_, cgroup) = cgroup.context("it has no freezer")?;
+    let cgroup = Path::new("/sys/fs/cgroup/freezer").join(cgroup);
+    let state = cgroup
+        .parent()
+        .context("a cgroup above it")?
+        .join("freezer.state");
+    fs::write(&state, "FROZEN")?;
+    while fs::read_to_string(&state)?.trim() != "FROZEN" {
+        // The kernel gets on with it when it is asked.
+        thread::yield_now();
+    }
+    kill(pid, Signal::SIGTERM)?;
+    let refused = container.sleeper().try_sleep();
+    fs::write(&state, "THAWED")?;
+    let exit = container.wait()?;
+    let refused = format!("{:#}", refused.err().context("it slept")?);
+    ensure!(refused.contains("a signal is on its way"), "{refused}");
+    ensure!(exit.status == terminated, "exit status {}", exit.status);
+    ensure!(container.delete_task()? == exit);
+    drop(container);
     Census::wait_as_before(&before)
 }
 
