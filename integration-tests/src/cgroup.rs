@@ -242,12 +242,26 @@ pub fn is_frozen(group: &str) -> Result<bool> {
         .map(|events| events.lines().any(|line| line == "frozen 1"))
 }
 
+/// Has the processes of a group stand still; returns once they do.
+pub fn freeze(group: &str) -> Result<()> {
+    set_freezer(group, "FROZEN", "1")?;
+    while !is_frozen(group)? {
+        // That of version 1 gets on with it when it is asked.
+        thread::yield_now();
+    }
+    Ok(())
+}
+
 /// Lets the processes of a group run, whoever has frozen it.
 pub fn thaw(group: &str) -> Result<()> {
-    let version1 = format!("/sys/fs/cgroup/freezer{group}/freezer.state");
-    let (path, value) = match fs::exists(&version1) {
-        Ok(true) => (version1, "THAWED"),
-        _ => (format!("/sys/fs/cgroup{group}/cgroup.freeze"), "0"),
+    set_freezer(group, "THAWED", "0")
+}
+
+fn set_freezer(group: &str, version1: &str, version2: &str) -> Result<()> {
+    let state = format!("/sys/fs/cgroup/freezer{group}/freezer.state");
+    let (path, value) = match fs::exists(&state) {
+        Ok(true) => (state, version1),
+        _ => (format!("/sys/fs/cgroup{group}/cgroup.freeze"), version2),
     };
     fs::write(&path, value).with_context(|| format!("write {value} to {path}"))
 }

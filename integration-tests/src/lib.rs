@@ -66,8 +66,8 @@ pub use app::{App, Network, Stdin, Stdout};
 pub use capture::Capture;
 pub use census::{Census, Difference, fds, rss_anon_kib, status_number};
 pub use cgroup::{
-    CgroupDriver, cgroup_folders, cgroup_of, cpu_quota, is_frozen, memory_limit, memory_usage,
-    set_memory_limit, thaw,
+    CgroupDriver, cgroup_folders, cgroup_of, cpu_quota, freeze, is_frozen, memory_limit,
+    memory_usage, set_memory_limit, thaw,
 };
 pub use client::{Client, Response};
 pub use cluster::{

@@ -94,12 +94,17 @@ impl DumpControl {
 
     /// Whether [`abort`](Self::abort) was called.
     pub fn aborted(&self) -> bool {
+        self.aborted_within(Duration::ZERO)
+    }
+
+    /// The same, after waiting for that so long at most.
+    pub fn aborted_within(&self, time: Duration) -> bool {
         let mut fds = [rustix::event::PollFd::new(
             &*self.abort,
             rustix::event::PollFlags::IN,
         )];
-        let now = rustix::event::Timespec::default();
-        rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+        let time = rustix::event::Timespec::try_from(time).unwrap_or_default();
+        rustix::event::poll(&mut fds, Some(&time)).is_ok_and(|ready| ready > 0)
     }
 }
 

@@ -85,8 +85,8 @@ impl Console {
         let Some(at) = before.iter().position(is_trouble) else {
             return end.join("\n");
         };
-        let trouble: Vec<_> = before[at..].iter().take(TAIL).cloned().collect();
-        [&trouble, end].concat().join("\n")
+        let trouble = &before[at..before.len().min(at + TAIL)];
+        [trouble, end].concat().join("\n")
     }
 }
 

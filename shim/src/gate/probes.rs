@@ -162,7 +162,7 @@ impl Gate {
         let mut youngest = None;
         for (flow, age) in &sockets.unanswered {
             // One that has ended too: it may have had its answer after the sockets were looked at.
-            if self.probe(*flow)?.is_none() {
+            if self.probes_of(*flow)?.is_empty() {
                 youngest = Some(youngest.map_or(*age, |least: Duration| least.min(*age)));
             }
         }
@@ -173,26 +173,25 @@ impl Gate {
     /// ended.
     pub fn has_probe(&self, flows: &[Flow]) -> Result<bool, GateError> {
         for flow in flows {
-            if self.probe(*flow)?.is_some_and(|probe| probe.time != 0) {
+            if self.probes_of(*flow)?.iter().any(|probe| probe.time != 0) {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// What is noted of this connection, if it is that of a probe which reaches the application.
-    fn probe(&self, flow: Flow) -> Result<Option<ProbeValue>, GateError> {
+    /// What is noted of this connection as that of a probe which reaches the application: from outside, over loopback.
+    fn probes_of(&self, flow: Flow) -> Result<Vec<ProbeValue>, GateError> {
         let keys = [
             ProbeKey::from_outside(flow.local, flow.remote),
             ProbeKey::over_loopback(self.cookie, flow.local, flow.remote),
         ];
+        let mut found = Vec::new();
         for key in keys {
             let probe = self.maps.probes.get(&key)?;
-            if let Some(probe) = probe.filter(|probe| probe.steered_to == 0) {
-                return Ok(Some(probe));
-            }
+            found.extend(probe.filter(|probe| probe.steered_to == 0));
         }
-        Ok(None)
+        Ok(found)
     }
 
     /// Has the connection that this process is about to open within the pod, from `client`, which is

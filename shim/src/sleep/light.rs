@@ -84,14 +84,13 @@ impl Attempt<'_> {
     pub fn run(mut self) -> Result<Fallen, Box<Failed>> {
         let started = Instant::now();
         let mut pager = self.pager.take();
-        let _turn = match turn::take(self.directory, self.control) {
-            Ok(turn) => turn,
-            Err(trouble) => return Err(Failed::new(pager, trouble)),
-        };
-        let needed = self.target.facts.cgroup.anonymous_memory();
-        let reserved = quota::reserve(self.directory, needed.unwrap_or_default(), self.quota);
-        let _reserved = match reserved {
-            Ok(reserved) => reserved,
+        let turn_and_room = turn::take(self.directory, self.control).and_then(|turn| {
+            let needed = self.target.facts.cgroup.anonymous_memory();
+            let room = quota::reserve(self.directory, needed.unwrap_or_default(), self.quota)?;
+            Ok((room, turn))
+        });
+        let _turn_and_room = match turn_and_room {
+            Ok(both) => both,
             Err(trouble) => return Err(Failed::new(pager, trouble)),
         };
         if let Some(pager) = &mut pager {

@@ -11,7 +11,6 @@ use std::{
     fs::File,
     io,
     num::NonZero,
-    os::fd::AsFd,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -20,7 +19,6 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
-    poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 use podmotion_criu_driver::{DumpControl, images};
 
@@ -85,7 +83,7 @@ fn take_one_of(
         if Instant::now() >= deadline {
             return Ok(None);
         }
-        if is_called_off(control, AGAIN) {
+        if control.aborted_within(AGAIN) {
             return Err(Trouble::Aborted);
         }
     }
@@ -105,13 +103,6 @@ fn lock(file: &File, number: usize, kind: libc::c_int) -> io::Result<bool> {
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
         Err(cause) => Err(cause.into()),
     }
-}
-
-/// Waits for that, but not for longer.
-fn is_called_off(control: &DumpControl, within: Duration) -> bool {
-    let mut fds = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
-    let within = PollTimeout::try_from(within).unwrap_or(PollTimeout::ZERO);
-    poll(&mut fds, within).is_ok_and(|ready| ready > 0)
 }
 
 #[cfg(test)]

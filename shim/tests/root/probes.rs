@@ -15,7 +15,10 @@ use nix::sys::socket::{
 use podmotion_bpf::loader::{load_and_pin, unpin};
 use podmotion_bpf::{Maps, PortFlags, ProbeKey};
 
-use crate::gate::{Gate, GateError, NodeRules, sockets::Wanted};
+use crate::gate::{
+    Gate, GateError, NodeRules,
+    sockets::{Sockets, Wanted},
+};
 use crate::kubelet::{Connection, Likeness, admit};
 use crate::rig::{A, B, LIMITS, Net, PORT, address, held, maps, pins, wait_wanted};
 
@@ -135,21 +138,48 @@ pub fn probes_are_not_use() {
     }
 }
 
-pub fn a_probe_that_waits_for_its_answer_is_no_request() {
-    let net = Net::new();
+/// An application that a kubelet waits for.
+struct Asked {
+    gate: Gate,
+    listener: TcpListener,
+    kubelet: Connection,
+    /// The application's end.
+    probe: TcpStream,
+    seen: Sockets,
+}
+
+fn asked(net: &Net) -> Asked {
     let mut gate = Gate::open(net.pod.fd(), pins(), LIMITS).unwrap();
     gate.set_ports(A, &BTreeSet::from([PORT])).unwrap();
     admit(pins());
     let server = address("10.9.0.1", PORT);
-    let listener = listen(&net, server);
+    let listener = listen(net, server);
     let mut kubelet = Connection::open(&net.client, server);
     let (mut probe, _) = listener.accept().unwrap();
     kubelet.write(b"healthy?");
     probe.read_exact(&mut [0; 8]).unwrap();
     let seen = gate.sockets(&held(), Wanted::Own).unwrap();
     assert_eq!(seen.unanswered.len(), 1, "{seen:?}");
+    Asked {
+        gate,
+        listener,
+        kubelet,
+        probe,
+        seen,
+    }
+}
+
+pub fn a_probe_that_waits_for_its_answer_is_no_request() {
+    let net = Net::new();
+    let Asked {
+        gate,
+        listener,
+        seen,
+        kubelet: _kubelet,
+        probe: _probe,
+    } = asked(&net);
     assert_eq!(gate.youngest_request(&seen).unwrap(), None);
-    let mut client = net.connect(false, server);
+    let mut client = net.connect(false, listener.local_addr().unwrap());
     let (mut request, _) = listener.accept().unwrap();
     client.write_all(b"please").unwrap();
     request.read_exact(&mut [0; 6]).unwrap();
@@ -160,17 +190,13 @@ pub fn a_probe_that_waits_for_its_answer_is_no_request() {
 
 pub fn a_probe_that_is_answered_while_one_looks_is_no_request() {
     let net = Net::new();
-    let mut gate = Gate::open(net.pod.fd(), pins(), LIMITS).unwrap();
-    gate.set_ports(A, &BTreeSet::from([PORT])).unwrap();
-    admit(pins());
-    let server = address("10.9.0.1", PORT);
-    let listener = listen(&net, server);
-    let mut kubelet = Connection::open(&net.client, server);
-    let (mut probe, _) = listener.accept().unwrap();
-    kubelet.write(b"healthy?");
-    probe.read_exact(&mut [0; 8]).unwrap();
-    let seen = gate.sockets(&held(), Wanted::Own).unwrap();
-    assert_eq!(seen.unanswered.len(), 1, "{seen:?}");
+    let Asked {
+        gate,
+        listener: _listener,
+        mut kubelet,
+        mut probe,
+        seen,
+    } = asked(&net);
     probe.write_all(b"yes").unwrap();
     kubelet.read(&mut [0; 3]);
     kubelet.close();

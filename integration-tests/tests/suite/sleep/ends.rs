@@ -1,14 +1,12 @@
 //! A container is stopped and deleted, whatever it does at that moment.
 
-use std::fs;
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use podmotion_integration_tests::{App, Census, Container, Node, Runtime};
+use podmotion_integration_tests::{App, Census, Container, Node, Runtime, freeze, thaw};
 
 use crate::Body;
 
@@ -48,6 +46,11 @@ fn end(container: &Container, signal: i32) -> Result<u32> {
     Ok(exit.status)
 }
 
+/// The exit status of one that is awake when it is told to end.
+fn terminated(node: &Node) -> Result<u32> {
+    end(&counter(node)?, libc::SIGTERM)
+}
+
 fn killed_asleep(node: &Node, _: Runtime) -> Result<()> {
     let before = before(node)?;
     let container = counter(node)?;
@@ -59,9 +62,7 @@ fn killed_asleep(node: &Node, _: Runtime) -> Result<()> {
 
 fn terminated_asleep(node: &Node, _: Runtime) -> Result<()> {
     let before = before(node)?;
-    let awake = counter(node)?;
-    let status = end(&awake, libc::SIGTERM)?;
-    drop(awake);
+    let status = terminated(node)?;
     let container = counter(node)?;
     container.sleep()?;
     // It is woken for its handler.
@@ -78,34 +79,20 @@ fn terminated_asleep(node: &Node, _: Runtime) -> Result<()> {
 /// Asleep it would not take it, and nobody would send it another one.
 fn signal_on_its_way(node: &Node, _: Runtime) -> Result<()> {
     let before = before(node)?;
-    let awake = counter(node)?;
-    let terminated = end(&awake, libc::SIGTERM)?;
-    drop(awake);
+    let status = terminated(node)?;
     let container = counter(node)?;
     let pid = Pid::from_raw(container.pid()?.try_into()?);
     // As if the processors had others to run.
-    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    let cgroup = cgroups
-        .lines()
-        .find_map(|line| line.split_once(":freezer:/"));
-    let (_, cgroup) = cgroup.context("it has no freezer")?;
-    let cgroup = Path::new("/sys/fs/cgroup/freezer").join(cgroup);
-    let state = cgroup
-        .parent()
-        .context("a cgroup above it")?
-        .join("freezer.state");
-    fs::write(&state, "FROZEN")?;
-    while fs::read_to_string(&state)?.trim() != "FROZEN" {
-        // The kernel gets on with it when it is asked.
-        thread::yield_now();
-    }
+    let cgroup = container.cgroup()?;
+    let (above, _) = cgroup.rsplit_once('/').context("a group above it")?;
+    freeze(above)?;
     kill(pid, Signal::SIGTERM)?;
     let refused = container.sleeper().try_sleep();
-    fs::write(&state, "THAWED")?;
+    thaw(above)?;
     let exit = container.wait()?;
     let refused = format!("{:#}", refused.err().context("it slept")?);
     ensure!(refused.contains("a signal is on its way"), "{refused}");
-    ensure!(exit.status == terminated, "exit status {}", exit.status);
+    ensure!(exit.status == status, "exit status {}", exit.status);
     ensure!(container.delete_task()? == exit);
     drop(container);
     Census::wait_as_before(&before)
@@ -125,9 +112,7 @@ fn waking(node: &Node, _: Runtime) -> Result<()> {
 
 fn at_many_moments(node: &Node, busy: fn(&Container)) -> Result<()> {
     let before = before(node)?;
-    let awake = counter(node)?;
-    let terminated = end(&awake, libc::SIGTERM)?;
-    drop(awake);
+    let terminated = terminated(node)?;
     for n in 0..10 {
         let container = counter(node)?;
         let (signal, status) = match n % 2 {
