@@ -58,6 +58,8 @@ pub struct Observation {
     pub shared_pid_namespace: bool,
     /// It is paused.
     pub paused: bool,
+    /// The signal that has told it to end, if one has.
+    pub terminating: Option<u32>,
     /// Execs in progress.
     pub execs: usize,
     /// Somebody is attached to it.
@@ -145,6 +147,9 @@ pub fn decide(settings: &Settings, seen: &Observation) -> Decision {
     let poll = scaledown.clamp(POLL.0, POLL.1);
 
     // What ends with an event.
+    if let Some(signal) = seen.terminating {
+        return Decision::until_event(AwakeReason::Terminating { signal });
+    }
     let busy = [
         (seen.execs > 0, AwakeReason::Exec),
         (seen.attached, AwakeReason::Attached),

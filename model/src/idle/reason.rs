@@ -22,6 +22,11 @@ pub enum AwakeReason {
     SharedPidNamespace,
     /// It has a terminal.
     Terminal,
+    /// It was told to end, and has not yet: asleep it would not.
+    Terminating {
+        /// The signal that told it.
+        signal: u32,
+    },
     /// An exec is in progress.
     Exec,
     /// Somebody is attached to it.
@@ -92,6 +97,7 @@ impl AwakeReason {
             Self::HostNetwork => "host-network",
             Self::SharedPidNamespace => "shared-pid-namespace",
             Self::Terminal => "terminal",
+            Self::Terminating { .. } => "terminating",
             Self::Exec => "exec",
             Self::Attached => "attached",
             Self::Paused => "paused",
@@ -132,6 +138,10 @@ impl AwakeReason {
                  that targets this one shares its namespace until it has ended."
             }
             Self::Terminal => "Run it without `tty`.",
+            Self::Terminating { .. } => {
+                "Wait for its end: it has its grace period for itself. One that goes on after such a \
+                 signal sleeps again when it has been restarted."
+            }
             Self::Exec => "End the exec, such as a shell that was left open.",
             Self::Attached => "Detach.",
             Self::Paused => "Resume it.",
@@ -200,6 +210,7 @@ impl fmt::Display for AwakeReason {
             Self::HostNetwork => f.write_str("it uses the node's network"),
             Self::SharedPidNamespace => f.write_str("it shares its PID namespace"),
             Self::Terminal => f.write_str("it has a terminal"),
+            Self::Terminating { signal } => write!(f, "signal {signal} has told it to end"),
             Self::Exec => f.write_str("an exec is in progress"),
             Self::Attached => f.write_str("somebody is attached to it"),
             Self::Paused => f.write_str("it is paused"),

@@ -140,7 +140,7 @@ fn activity_in_the_future_counts_as_activity() {
 #[test]
 fn what_never_sleeps_is_not_asked_again() {
     type Change = fn(&mut Observation);
-    let changes: [(Change, AwakeReason); 8] = [
+    let changes: [(Change, AwakeReason); 9] = [
         (|seen| seen.sandbox = true, AwakeReason::Sandbox),
         (|seen| seen.host_network = true, AwakeReason::HostNetwork),
         (
@@ -148,6 +148,10 @@ fn what_never_sleeps_is_not_asked_again() {
             AwakeReason::SharedPidNamespace,
         ),
         (|seen| seen.terminal = true, AwakeReason::Terminal),
+        (
+            |seen| seen.terminating = Some(15),
+            AwakeReason::Terminating { signal: 15 },
+        ),
         (|seen| seen.execs = 2, AwakeReason::Exec),
         (|seen| seen.attached = true, AwakeReason::Attached),
         (|seen| seen.paused = true, AwakeReason::Paused),
@@ -403,6 +407,7 @@ fn names_are_kebab_case_and_unique() {
         AwakeReason::HostNetwork,
         AwakeReason::SharedPidNamespace,
         AwakeReason::Terminal,
+        AwakeReason::Terminating { signal: 15 },
         AwakeReason::Exec,
         AwakeReason::Attached,
         AwakeReason::Paused,

@@ -144,6 +144,8 @@ pub struct Sleeper {
     wakers: Vec<oneshot::Sender<Result<(), Refusal>>>,
     execs: usize,
     paused: bool,
+    /// The signal that has told it to end.
+    terminating: Option<u32>,
     awake_since: Duration,
     last_use: Option<Duration>,
     cpu: CpuMeter,
@@ -236,6 +238,7 @@ impl Sleeper {
             wakers: Vec::new(),
             execs: 0,
             paused: false,
+            terminating: None,
             awake_since: Duration::ZERO,
             last_use: None,
             cpu: CpuMeter::default(),
@@ -297,6 +300,7 @@ impl Sleeper {
         self.pid = known.pid;
         self.known = Some(known.clone());
         self.facts = None;
+        self.terminating = None;
         self.awake_since = monotonic();
         if self.cold.is_some() {
             return self.started_anew(known);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use podmotion_integration_tests::{App, Census, Container, Node, Runtime, freeze, thaw};
+use podmotion_integration_tests::{App, Census, Container, Network, Node, Runtime, freeze, thaw};
 
 use crate::Body;
 
@@ -16,6 +16,10 @@ pub(super) const TESTS: &[(&str, Body)] = &[
     (
         "sleep::ends::asked_to_sleep_with_a_signal_on_its_way",
         signal_on_its_way,
+    ),
+    (
+        "sleep::ends::told_to_end_it_does_not_sleep_before_it_has",
+        told_to_end,
     ),
     ("sleep::ends::deleted_falling_asleep", falling_asleep),
     ("sleep::ends::deleted_waking", waking),
@@ -94,6 +98,38 @@ fn signal_on_its_way(node: &Node, _: Runtime) -> Result<()> {
     ensure!(refused.contains("a signal is on its way"), "{refused}");
     ensure!(exit.status == status, "exit status {}", exit.status);
     ensure!(container.delete_task()? == exit);
+    drop(container);
+    Census::wait_as_before(&before)
+}
+
+/// What it does in its grace period can take longer than its idle time and look idle.
+fn told_to_end(node: &Node, _: Runtime) -> Result<()> {
+    let before = before(node)?;
+    let program = "
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
+print('ready', flush=True)
+signal.sigwait([signal.SIGTERM])
+signal.sigwait([signal.SIGUSR1])
+sys.exit(7)
+";
+    let app = App::new(["python3", "-c", program]).network(Network::Own);
+    let container = node.run(app.ports(&[8080]).annotation("scaledown-duration", "1s"))?;
+    container.stdout()?.wait_for("ready")?;
+    container.wait_state("asleep")?;
+    container.kill(libc::SIGTERM)?;
+    let told = container.sleeper().wait_reason("terminating")?;
+    // Twice its idle time without a try.
+    thread::sleep(Duration::from_secs(2));
+    let refused = container.sleeper().try_sleep();
+    let refused = format!("{:#}", refused.err().context("it slept")?);
+    ensure!(
+        refused.contains("signal 15 has told it to end"),
+        "{refused}"
+    );
+    let status = container.status()?;
+    ensure!(status.counters == told.counters, "{status:?}");
+    ensure!(end(&container, libc::SIGUSR1)? == 7);
     drop(container);
     Census::wait_as_before(&before)
 }

@@ -38,7 +38,9 @@ impl Driver {
         all: bool,
     ) -> Result<(), ContainerError> {
         if exec_id.is_none() {
-            return self.runtime.kill(signal, all).await.map_err(kill_error);
+            self.runtime.kill(signal, all).await.map_err(kill_error)?;
+            self.sleeper.signalled(signal);
+            return Ok(());
         }
         let process = self.process(exec_id)?;
         if process.exited().is_some() {

@@ -181,6 +181,7 @@ impl Sleeper {
             host_network: self.uses_host_network(),
             shared_pid_namespace: fixed.shared_pid_namespace || Lease::strong_count(&self.lent) > 1,
             paused: self.paused,
+            terminating: self.terminating,
             execs: self.execs,
             attached: false,
             filling: false,
