@@ -59,9 +59,15 @@ pub(super) const TESTS: &[(&str, Body)] = &[
 ];
 
 const PROGRAM: &str = include_str!("probed.py");
-/// A pod whose containers sleep after a second.
+/// A pod whose containers sleep after a second. They ask for some of a processor: of one that asks for none Kubernetes
+/// makes the weight so small (2 of 1024) that Linux gives it nothing at all for seconds where others compute, and then its
+/// probes fail, whether it ever slept or not.
 fn sleepy(containers: Vec<Value>) -> Value {
-    let mut pod = pod(containers);
+    let resources = json!({"requests": {"cpu": "100m"}});
+    let containers = containers.into_iter();
+    let mut pod = pod(containers
+        .map(|container| container.with("resources", resources.clone()))
+        .collect());
     pod["metadata"]["annotations"] = json!({
         "komodor.com/podmotion-scaledown-duration": "1s",
     });

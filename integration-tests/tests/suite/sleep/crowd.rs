@@ -11,8 +11,8 @@ use super::visit;
 use crate::Body;
 
 pub(super) const TESTS: &[(&str, Body)] = &[(
-    "sleep::crowd::all_woken_at_once_are_answered",
-    all_woken_at_once_are_answered,
+    "sleep::crowd::all_fall_asleep_at_once_and_are_answered_at_once",
+    all_fall_asleep_at_once_and_are_answered_at_once,
 )];
 
 /// Containers, and in the long variant.
@@ -21,7 +21,7 @@ const CONTAINERS_IN_A_SOAK: usize = 100;
 /// What each holds, in MiB.
 const MEGABYTES: u32 = 10;
 
-fn all_woken_at_once_are_answered(node: &Node, _: Runtime) -> Result<()> {
+fn all_fall_asleep_at_once_and_are_answered_at_once(node: &Node, _: Runtime) -> Result<()> {
     let count = if soak() {
         CONTAINERS_IN_A_SOAK
     } else {
@@ -31,9 +31,7 @@ fn all_woken_at_once_are_answered(node: &Node, _: Runtime) -> Result<()> {
         .map(|_| counter(node, "never", MEGABYTES))
         .collect::<Result<_>>()?;
     for round in 1..=2 {
-        for container in &containers {
-            container.sleep()?;
-        }
+        at_once(&containers, Container::sleep)?;
         let answers = at_once(&containers, |container| visit(container.address(8080)?))?;
         ensure!(answers.iter().all(|answer| *answer == round), "{answers:?}");
     }
@@ -43,8 +41,9 @@ fn all_woken_at_once_are_answered(node: &Node, _: Runtime) -> Result<()> {
     for (container, whole) in containers.iter().zip(wholes) {
         ensure!(whole.body.contains("\"mem_ok\": true"), "{whole:?}");
         let status = container.status()?;
+        let counters = &status.counters;
         ensure!(
-            status.counters.wakes == 2 && status.last_error.is_empty(),
+            (counters.sleeps, counters.wakes) == (2, 2) && status.last_error.is_empty(),
             "{status:?}"
         );
     }

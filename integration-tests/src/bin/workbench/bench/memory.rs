@@ -1,16 +1,12 @@
 //! Sleep and wake of applications that hold memory, and the same by plain runc, in turns.
 
-use std::fs::File;
-use std::io::IoSliceMut;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{App, Client, Container, Depth, Node, PATIENCE};
-use rustix::fs::{Advice, fadvise};
-use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use podmotion_integration_tests::{App, Client, Container, Depth, Node};
 
+use super::evict::evict;
 use super::figure::{Figure, Target};
 use super::idle;
 use super::plain::Plain;
@@ -67,6 +63,8 @@ const WORKING_SET_MB: &str = "5";
 
 /// Requests to an application that is awake, to tell its own time from that of its wake.
 const AWAKE: u64 = 50;
+/// How long it has nothing to do before some of them, as before a wake: its memory is then no more in the processor's caches.
+const REST: Duration = Duration::from_millis(100);
 
 /// Wakes after which it is known which pages each wake needs, for longer than what is measured then takes.
 const LEARNING: u64 = 60;
@@ -115,6 +113,8 @@ struct Measured {
     light: Ours,
     /// The same request to the same application, awake.
     awake: Samples,
+    /// And after a rest.
+    rested: Samples,
     /// The same, with an image that is not in the page cache.
     disk: Ours,
     /// The same, with an image that is compressed, and beside it in turns with a plain one.
@@ -162,12 +162,18 @@ pub fn measure(node: &Node, scale: &Scale, progress: &Progress) -> Result<Vec<Fi
         measured.disk.round(&light, count, Images::OnDisk)?;
     }
     let mut next = rounds.max(wakes) + rounds + 2;
-    for number in 0..AWAKE {
-        let response = Client::default().get(light.address(PORT)?, "/")?;
-        measured.awake.add_time(response.first_byte);
-        check(&response.body, next + number)?;
+    for (rest, samples) in [
+        (Duration::ZERO, &mut measured.awake),
+        (REST, &mut measured.rested),
+    ] {
+        for number in 0..AWAKE {
+            thread::sleep(rest);
+            let response = Client::default().get(light.address(PORT)?, "/")?;
+            samples.add_time(response.first_byte);
+            check(&response.body, next + number)?;
+        }
+        next += AWAKE;
     }
-    next += AWAKE;
     if is_smallest(mb) {
         measured.compressed(node, &light, rounds, next, progress)?;
     }
@@ -300,43 +306,6 @@ impl Theirs {
     }
 }
 
-/// Has the page cache let go of the pages of a container in light sleep. The other files of its image are
-/// small, and not read when it wakes.
-fn evict(container: &Container) -> Result<()> {
-    let name = format!("{}.memory/pages.img", container.id());
-    let path = Path::new("/var/lib/podmotion/checkpoints").join(name);
-    let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-    // What is not on disk yet stays.
-    file.sync_all()
-        .with_context(|| format!("write {} to disk", path.display()))?;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        fadvise(&file, 0, None, Advice::DontNeed)
-            .with_context(|| format!("let go of {}", path.display()))?;
-        if !is_cached(&file).with_context(|| format!("look at {}", path.display()))? {
-            return Ok(());
-        }
-        // The kernel passes over pages that it is doing something with, and tells nobody when that is done.
-        ensure!(
-            Instant::now() < deadline,
-            "{} stays in the page cache",
-            path.display()
-        );
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Whether the first page of a file can be read without its disk.
-fn is_cached(file: &File) -> rustix::io::Result<bool> {
-    let mut byte = [0];
-    let buffers = &mut [IoSliceMut::new(&mut byte)];
-    match preadv2(file, buffers, 0, ReadWriteFlags::NOWAIT) {
-        Ok(read) => Ok(read > 0),
-        Err(Errno::AGAIN) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 /// Whether the answer is of the process that was put away, with its memory.
 pub fn check(body: &str, count: u64) -> Result<()> {
     let answer: serde_json::Value = serde_json::from_str(body).context("parse the answer")?;
@@ -351,6 +320,7 @@ fn figures(mb: u32, measured: Measured, first: Samples) -> Vec<Figure> {
     let Measured {
         light,
         awake,
+        rested,
         disk,
         compressed,
         beside_compressed,
@@ -382,6 +352,7 @@ fn figures(mb: u32, measured: Measured, first: Samples) -> Vec<Figure> {
     let mut figures = vec![
         light_wake,
         detail("the same request, awake", awake),
+        detail("the same request, awake, after a rest", rested),
         detail("to running again", light.restore),
         detail("of it, what was needed before", light.prefetch),
         detail("of it, thawing", light.thaw),

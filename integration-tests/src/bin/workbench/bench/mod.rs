@@ -2,6 +2,7 @@
 
 mod awake;
 mod crowd;
+mod evict;
 mod figure;
 mod gate;
 mod idle;
