@@ -19,8 +19,6 @@ mod unread;
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
-use std::thread::{self, ScopedJoinHandle};
 use std::time::Instant;
 
 use podmotion_inject::{Process, Seized};
@@ -36,7 +34,7 @@ use crate::image::ImageError;
 use crate::pager::{Moved, NotMoved, Pager};
 use crate::pins::pinned;
 use crate::runs::RunMap;
-use crate::server::{Outcome, Server, ServerError, View};
+use crate::server::{Outcome, Server, ServerError};
 use crate::stats::{FillPolicy, OutStats};
 use crate::sys::keep::pidfd_open;
 
@@ -156,6 +154,11 @@ impl Pager {
         stats: &mut OutStats,
     ) -> Result<(Server, Vec<Leaving>), OutError> {
         let started = Instant::now();
+        // First: where it is, nothing else can be registered.
+        let mut same = match self.watch.take() {
+            Some(watch) => watch.end(self.pages.sums()),
+            None => HashMap::new(),
+        };
         // It takes as long as finding what can leave, on another processor.
         self.get_ready()?;
         let views = match &self.server {
@@ -167,12 +170,17 @@ impl Pager {
                 .unwrap_or_default(),
             None => Vec::new(),
         };
-        let (mut same, spaces) = self.take_up(seized, &views)?;
-        stats.setup_time = started.elapsed();
-
-        let started = Instant::now();
+        // All of them: those that share an address space need not share descriptors.
+        for process in seized.processes() {
+            let (pid, threads) = (process.pid(), process.threads().collect::<Vec<_>>());
+            if !threads.is_empty()
+                && let Some(what) = pinned(pid, &threads).map_err(proc("look at", pid))?
+            {
+                return Err(OutError::Pinned { pid, what });
+            }
+        }
         let mut leaving = Vec::new();
-        for pid in spaces {
+        for pid in address_spaces(seized)? {
             let view = views.iter().find(|view| view.pid == pid);
             let regions = regions(find_process(seized, pid)?, view.is_some(), stats)?;
             leaving.push(Leaving {
@@ -187,6 +195,20 @@ impl Pager {
         self.working_set.leave_out();
         stats.left_bytes = leave_some(&mut leaving, || self.working_set.plan(), self.stay);
         stats.scan_time = started.elapsed();
+
+        let started = Instant::now();
+        // Kept in the pager until nothing can go wrong: an error must not drop it.
+        if let Some(starting) = self.starting.take() {
+            self.server = Some(starting.ready()?);
+        }
+        let server = self.server.as_ref().ok_or(ServerError::Ended)?;
+        for process in &leaving {
+            let known = views.iter().any(|view| view.pid == process.pid);
+            if !known && !process.regions.is_empty() {
+                give(server, seized, process.pid)?;
+            }
+        }
+        stats.setup_time = started.elapsed();
 
         let started = Instant::now();
         if let Err(error) = self.copy(&mut leaving, given_up, stats) {
@@ -233,52 +255,6 @@ impl Pager {
         }
         stats.register_time = started.elapsed();
         Ok((server, leaving))
-    }
-
-    /// Ends what was watched: where it is, nothing else can be registered. Meanwhile, on another processor, has every
-    /// address space answered for that is not yet. Returns what nobody has written to, by process, and a process of each
-    /// address space.
-    fn take_up(
-        &mut self,
-        seized: &mut Seized,
-        views: &[View],
-    ) -> Result<(HashMap<i32, RunMap>, Vec<i32>), OutError> {
-        let sums = Arc::clone(self.pages.sums());
-        let watch = self.watch.take();
-        thread::scope(|scope| {
-            let ending = watch.map(|watch| scope.spawn(move || watch.end(&sums)));
-            let spaces = self.give_all(seized, views);
-            let same = match ending.map(ScopedJoinHandle::join) {
-                None => HashMap::new(),
-                Some(Ok(same)) => same,
-                Some(Err(panic)) => std::panic::resume_unwind(panic),
-            };
-            Ok((same, spaces?))
-        })
-    }
-
-    fn give_all(&mut self, seized: &mut Seized, views: &[View]) -> Result<Vec<i32>, OutError> {
-        // All of them: those that share an address space need not share descriptors.
-        for process in seized.processes() {
-            let (pid, threads) = (process.pid(), process.threads().collect::<Vec<_>>());
-            if !threads.is_empty()
-                && let Some(what) = pinned(pid, &threads).map_err(proc("look at", pid))?
-            {
-                return Err(OutError::Pinned { pid, what });
-            }
-        }
-        let spaces = address_spaces(seized)?;
-        // Kept in the pager until nothing can go wrong: an error must not drop it.
-        if let Some(starting) = self.starting.take() {
-            self.server = Some(starting.ready()?);
-        }
-        let server = self.server.as_ref().ok_or(ServerError::Ended)?;
-        for &pid in &spaces {
-            if !views.iter().any(|view| view.pid == pid) {
-                give(server, seized, pid)?;
-            }
-        }
-        Ok(spaces)
     }
 
     fn copy(

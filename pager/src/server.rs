@@ -42,7 +42,7 @@ use crate::runs::RunMap;
 use crate::sys::keep;
 use crate::working_set::PageOf;
 use crate::{FillPolicy, FillStats};
-pub(crate) use worker::{Start, View, Worker};
+pub(crate) use worker::{Start, Worker};
 
 /// What the thread could not do.
 #[derive(Debug, thiserror::Error)]
