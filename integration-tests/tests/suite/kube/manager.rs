@@ -51,7 +51,7 @@ fn rules() -> Value {
 }
 
 /// A manager of the first node, which says who it is with a service account's token.
-fn manager(cluster: &Cluster, flags: &[&str]) -> Result<Manager> {
+pub(super) fn manager(cluster: &Cluster, flags: &[&str]) -> Result<Manager> {
     let config = kubeconfig(cluster)?;
     let config = config.to_str().context("a path of letters")?;
     let arguments = [&["--node-name=node-1"], flags].concat();

@@ -35,6 +35,9 @@ pub(super) const TESTS: &[(&str, Body)] = &[
     ("kube::failures::kubelet_killed", |cluster| {
         run(cluster, "kubelet_killed")
     }),
+    ("kube::failures::manager_killed", |cluster| {
+        run(cluster, "manager_killed")
+    }),
     ("kube::failures::disk_full", |cluster| {
         run(cluster, "disk_full")
     }),

@@ -1,15 +1,17 @@
 //! The faults themselves, with the real thing each.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use podmotion_integration_tests::{Client, Cluster, KubePod, Node, set_memory_limit};
+use anyhow::{Context, Result, anyhow, ensure};
+use podmotion_integration_tests::{Client, Cluster, KubePod, Manager, Node, set_memory_limit};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::super::manager::manager;
 use super::PORT;
 use crate::sleep::{SmallDisk, kill_criu};
 
@@ -20,6 +22,7 @@ pub(super) struct Scene<'a> {
     mend: fn(&Scene<'_>, &KubePod<'_>) -> Result<()>,
     disk: Option<SmallDisk>,
     rules: Option<Rules>,
+    manager: Cell<Option<Manager>>,
 }
 
 impl<'a> Scene<'a> {
@@ -30,6 +33,7 @@ impl<'a> Scene<'a> {
             mend: |_, _| Ok(()),
             disk: None,
             rules: None,
+            manager: Cell::new(None),
         }
     }
 
@@ -91,6 +95,22 @@ pub(super) fn kubelet_killed(cluster: &Cluster) -> Result<Scene<'_>> {
     Ok(Scene::new(cluster, |scene, _| {
         scene.cluster.restart_kubelet()
     }))
+}
+
+pub(super) fn manager_killed(cluster: &Cluster) -> Result<Scene<'_>> {
+    const FLAGS: &[&str] = &["--status-labels"];
+    Ok(Scene {
+        manager: Cell::new(Some(manager(cluster, FLAGS)?)),
+        ..Scene::new(cluster, |scene, pod| {
+            scene.manager.take().context("no manager")?.kill()?;
+            let manager = manager(scene.cluster, FLAGS)?;
+            manager.wait("the pod", |seen| {
+                Ok((!seen.mentions(pod.name())).then(|| anyhow!("it has no figures")))
+            })?;
+            scene.manager.set(Some(manager));
+            Ok(())
+        })
+    })
 }
 
 pub(super) fn disk_full(cluster: &Cluster) -> Result<Scene<'_>> {

@@ -146,6 +146,16 @@ pub(super) const FAULTS: &[Fault] = &[
         set: strike::kubelet_killed,
     },
     Fault {
+        name: "manager_killed",
+        what: "The manager is killed and started again",
+        fates: GOES_ON,
+        in_depth: any,
+        seen: "Nothing: it only shows what the shims do. Until it is there again the node has no metrics and its pods' labels \
+               stay as they are; then both are right at once.",
+        takes_long: false,
+        set: strike::manager_killed,
+    },
+    Fault {
         name: "disk_full",
         what: "The disk of the images is full",
         fates: [
