@@ -25,7 +25,9 @@
 
 mod compressed;
 mod compressor;
+mod draft;
 mod places;
+mod reader;
 mod store;
 
 use std::io;
@@ -33,8 +35,10 @@ use std::path::{Path, PathBuf};
 
 pub use compressor::{CompressError, discard};
 pub(crate) use compressor::{Compressor, Done as Compression, Plan};
+pub(crate) use draft::Draft;
 pub(crate) use places::{Place, Places};
-pub(crate) use store::{Pages, Reader, checksum, is_zero};
+pub(crate) use reader::Reader;
+pub(crate) use store::{Pages, SLACK, checksum, is_zero};
 
 /// Name of the file with the content.
 pub const PAGES: &str = "pages.img";

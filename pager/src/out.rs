@@ -11,6 +11,7 @@
 //! Killed before the line, the processes have lost nothing. Killed behind it, what is missing is in
 //! the image, and whoever touches it waits, since the keeper has the descriptors.
 
+mod error;
 mod find;
 mod locks;
 mod stay;
@@ -18,11 +19,13 @@ mod take;
 mod unread;
 
 use std::collections::HashMap;
-use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use podmotion_inject::{Process, Seized};
 
+pub use error::OutError;
+pub(crate) use error::proc;
 use find::{Leaving, address_spaces, regions};
 use stay::{leave_some, without_left};
 use take::withdraw;
@@ -30,81 +33,13 @@ use take::withdraw;
 use crate::copy::{CHUNK, Done, Job, copy};
 use crate::descriptor;
 use crate::huge::HugePages;
-use crate::image::ImageError;
 use crate::pager::{Moved, NotMoved, Pager};
 use crate::pins::pinned;
 use crate::runs::RunMap;
 use crate::server::{Outcome, Server, ServerError};
 use crate::stats::{FillPolicy, OutStats};
 use crate::sys::keep::pidfd_open;
-
-/// Memory could not be moved out.
-#[derive(Debug, thiserror::Error)]
-pub enum OutError {
-    /// The image could not be written.
-    #[error("the image cannot be written")]
-    Image(#[from] ImageError),
-    /// The thread that fills memory failed.
-    #[error("memory could not be filled again")]
-    Server(#[from] ServerError),
-    /// A system call could not be run in a process.
-    #[error("{operation} process {pid}")]
-    Inject {
-        /// What was tried.
-        operation: &'static str,
-        /// The process.
-        pid: i32,
-        /// What went wrong.
-        #[source]
-        source: podmotion_inject::Error,
-    },
-    /// A system call that was run in a process failed.
-    #[error("{operation} process {pid}")]
-    Refused {
-        /// What was tried.
-        operation: &'static str,
-        /// The process.
-        pid: i32,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
-    /// The system refused something about a process.
-    #[error("{operation} process {pid}")]
-    Proc {
-        /// What was tried.
-        operation: &'static str,
-        /// The process.
-        pid: i32,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
-    /// A device, the kernel or the program itself relies on memory staying where it is now.
-    #[error("process {pid} has {what}, which needs its memory to stay in place")]
-    Pinned {
-        /// The process.
-        pid: i32,
-        /// The descriptor or mapping that shows it.
-        what: String,
-    },
-    /// The process has seccomp filters that cannot be passed.
-    #[error("process {pid} has seccomp filters, and the kernel does not let a tracer pass them")]
-    Seccomp {
-        /// The process.
-        pid: i32,
-    },
-    /// It was given up while memory was copied.
-    #[error("given up")]
-    GivenUp,
-    /// No memory for a buffer.
-    #[error("get memory for a buffer")]
-    Memory {
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
-}
+use crate::watch::Watched;
 
 /// Whether memory need not be moved any more.
 pub type GivenUp<'a> = dyn Fn() -> bool + Sync + 'a;
@@ -155,10 +90,12 @@ impl Pager {
     ) -> Result<(Server, Vec<Leaving>), OutError> {
         let started = Instant::now();
         // First: where it is, nothing else can be registered.
-        let mut same = match self.watch.take() {
+        let mut watched = match self.watch.take() {
             Some(watch) => watch.end(self.pages.sums()),
             None => HashMap::new(),
         };
+        let ahead = watched.values().flat_map(|watched| &watched.ahead);
+        self.pages.accept(ahead.map(|page| (page.slot, page.sum)));
         // It takes as long as finding what can leave, on another processor.
         self.get_ready()?;
         let views = match &self.server {
@@ -183,12 +120,18 @@ impl Pager {
         for pid in address_spaces(seized)? {
             let view = views.iter().find(|view| view.pid == pid);
             let regions = regions(find_process(seized, pid)?, view.is_some(), stats)?;
+            let (same, ahead, uffd) = match watched.remove(&pid) {
+                Some(Watched { same, ahead, uffd }) => (same, ahead, uffd),
+                None => (RunMap::new(self.page), Vec::new(), None),
+            };
             leaving.push(Leaving {
                 pid,
                 regions,
                 missing: view.map_or_else(|| RunMap::new(self.page), |view| view.missing.clone()),
                 known: RunMap::new(self.page),
-                same: same.remove(&pid).unwrap_or_else(|| RunMap::new(self.page)),
+                same,
+                ahead,
+                uffd,
                 left: Vec::new(),
             });
         }
@@ -202,10 +145,13 @@ impl Pager {
             self.server = Some(starting.ready()?);
         }
         let server = self.server.as_ref().ok_or(ServerError::Ended)?;
-        for process in &leaving {
+        for process in &mut leaving {
             let known = views.iter().any(|view| view.pid == process.pid);
             if !known && !process.regions.is_empty() {
-                give(server, seized, process.pid)?;
+                match process.uffd.take() {
+                    Some(uffd) => hand_over(server, process.pid, &uffd)?,
+                    None => give(server, seized, process.pid)?,
+                }
             }
         }
         stats.setup_time = started.elapsed();
@@ -306,6 +252,16 @@ impl Pager {
                 stats.unchanged_bytes += run.end - run.start;
                 process.known.insert(run);
             }
+            let ahead = process.ahead.iter();
+            let written: Vec<u64> = ahead
+                .filter(|page| process.known.get(page.address) == Some(page.slot))
+                .map(|page| page.address)
+                .collect();
+            stats.unchanged_bytes -= written.len() as u64 * self.page;
+            stats.written_bytes += written.len() as u64 * self.page;
+            let pid = process.pid;
+            self.working_set
+                .confirm(written.into_iter().map(|address| (pid, address)));
         }
         for Done {
             process,
@@ -379,9 +335,16 @@ impl Pager {
 fn give(server: &Server, seized: &mut Seized, pid: i32) -> Result<(), OutError> {
     let process = find_process(seized, pid)?;
     let number = descriptor::create(process)?;
-    let adopted = server.call(move |worker| worker.adopt(pid, number));
+    let adopted = server.call(move |worker| worker.adopt(pid, pid, number));
     descriptor::close(process, number)?;
     adopted??;
+    Ok(())
+}
+
+/// Gives the server a copy of a userfaultfd that the process was given earlier and this one has.
+fn hand_over(server: &Server, pid: i32, uffd: &OwnedFd) -> Result<(), OutError> {
+    let (own, number) = (std::process::id().cast_signed(), uffd.as_raw_fd());
+    server.call(move |worker| worker.adopt(pid, own, number))??;
     Ok(())
 }
 
@@ -391,12 +354,4 @@ fn find_process(seized: &mut Seized, pid: i32) -> Result<&mut Process, OutError>
         pid,
         source,
     })
-}
-
-pub(crate) fn proc(operation: &'static str, pid: i32) -> impl FnOnce(io::Error) -> OutError {
-    move |source| OutError::Proc {
-        operation,
-        pid,
-        source,
-    }
 }

@@ -3,11 +3,12 @@
 //!
 //! ```text
 //!   processes    running -- stopped -- running ------------------------- stopped --
-//!                           protect    compare with the image            what was
-//!                                      whatever is not written to        written to?
+//!                           protect    compare with the image,           what was
+//!                                      write what differs to it          written to?
 //! ```
 //!
-//! A page that was protected, then found to be as in the image, and then not written to, is as in the image. The kernel
+//! A page that was protected, then found to be as in the image or written to it, and then not written to by the process,
+//! is as in the image. The kernel
 //! takes the protection off at the first write, by itself: nobody waits for an answer (`UFFD_FEATURE_WP_ASYNC` and
 //! `PAGEMAP_SCAN`, Linux 6.7, Documentation/admin-guide/mm/pagemap.rst).
 //!
@@ -21,18 +22,22 @@
 //! 3. *Nothing depends on it.* When it ends, however it ends, the processes go on as if it had not been there.
 //!
 //! Huge pages are not protected: a write would split them.
+//!
+//! What else can be done while the processes run is done too: each is given the userfaultfd that its memory is registered
+//! with when it leaves.
 
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use podmotion_inject::Seized;
+use podmotion_inject::{Process, Seized};
 
 use crate::copy::CHUNK;
 use crate::descriptor;
-use crate::image::checksum;
+use crate::image::{Draft, SLACK, checksum, is_zero};
 use crate::maps;
 use crate::out::{OutError, proc};
 use crate::pager::Pager;
@@ -43,10 +48,14 @@ use crate::sys::memory::{self, PageBuffer};
 use crate::sys::pagemap::Pagemap;
 use crate::sys::uffd::Uffd;
 
+/// Bytes of changed pages that are written ahead at most: no more than what may be free in an image.
+const AHEAD: u64 = SLACK;
+
 /// What processes are to be compared with.
 pub struct Watching {
     page: u64,
     sums: Arc<Vec<u64>>,
+    draft: Option<Draft>,
     processes: Vec<Candidate>,
 }
 
@@ -62,8 +71,9 @@ struct Candidate {
 #[derive(Debug)]
 pub struct Watch {
     page: u64,
-    /// What the slots of `same` refer to.
+    /// What the image had when it began.
     sums: Arc<Vec<u64>>,
+    draft: Option<Draft>,
     spaces: Vec<Space>,
 }
 
@@ -72,19 +82,42 @@ pub struct Watch {
 struct Space {
     pid: i32,
     uffd: Uffd,
+    /// For the next sleep.
+    next: Option<OwnedFd>,
     pagemap: Pagemap,
     /// Registered.
     ranges: Vec<Range<u64>>,
     /// What the image has of them.
     known: RunMap,
-    /// Of that, what was as in the image when it was compared.
+    /// What was in the image when it was compared, or has been written to it then.
     same: RunMap,
+    /// What has been written to it then.
+    ahead: Vec<Ahead>,
+}
+
+/// A page that has been written to the image before its process stands still.
+#[derive(Debug)]
+pub(crate) struct Ahead {
+    pub(crate) address: u64,
+    pub(crate) slot: u64,
+    pub(crate) sum: u64,
+}
+
+/// What a watch has to say of a process that stands still now.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    /// Pages that are in the image as they are.
+    pub(crate) same: RunMap,
+    /// Those of them that were written to it while it was watched.
+    pub(crate) ahead: Vec<Ahead>,
+    /// A new userfaultfd of its address space.
+    pub(crate) uffd: Option<OwnedFd>,
 }
 
 impl Pager {
     /// What its processes are to be compared with before the next sleep. None where the kernel cannot note writes, or
     /// there is nothing to compare with.
-    pub fn watching(&self) -> Option<Watching> {
+    pub fn watching(&mut self) -> Option<Watching> {
         if self.server.is_some() || !can_watch() {
             return None;
         }
@@ -96,9 +129,15 @@ impl Pager {
                 ranges: Vec::new(),
             })
             .collect();
-        (!processes.is_empty()).then(|| Watching {
+        if processes.is_empty() {
+            return None;
+        }
+        // Before the checksums are shared. Without one, what has changed is written later.
+        let draft = self.pages.lend((AHEAD / self.page) as usize).ok().flatten();
+        Some(Watching {
             page: self.page,
             sums: Arc::clone(self.pages.sums()),
+            draft,
             processes,
         })
     }
@@ -145,6 +184,7 @@ impl Watching {
         let mut watch = Watch {
             page: self.page,
             sums: self.sums,
+            draft: self.draft,
             spaces: Vec::new(),
         };
         for Candidate { pid, known, ranges } in self.processes {
@@ -159,20 +199,25 @@ impl Watching {
             {
                 continue;
             }
-            let number = descriptor::create_for_watching(process)?;
-            let taken = pidfd_open(pid).and_then(|handle| pidfd_getfd(handle, number));
-            descriptor::close(process, number)?;
-            let uffd = Uffd::from(taken.map_err(proc("take the userfaultfd of", pid))?);
+            let made = descriptor::create_for_watching(process)?;
+            let uffd = Uffd::from(taken(process, made)?);
             uffd.handshake_for_watching()
                 .map_err(proc("watch the memory of", pid))?;
             let pagemap = Pagemap::open(pid).map_err(proc("open the page table of", pid))?;
+            let next = match descriptor::create(process) {
+                // Then the sleep says why.
+                Err(OutError::Refused { .. }) => None,
+                made => Some(taken(process, made?)?),
+            };
             let mut space = Space {
                 pid,
                 uffd,
+                next,
                 pagemap,
                 ranges: Vec::new(),
                 known,
                 same: RunMap::new(self.page),
+                ahead: Vec::new(),
             };
             ranges.into_iter().for_each(|range| space.protect(range));
             watch.spaces.push(space);
@@ -181,15 +226,24 @@ impl Watching {
     }
 }
 
+/// Takes descriptor `number` out of a stopped process.
+fn taken(process: &mut Process, number: RawFd) -> Result<OwnedFd, OutError> {
+    let pid = process.pid();
+    let taken = pidfd_open(pid).and_then(|handle| pidfd_getfd(handle, number));
+    descriptor::close(process, number)?;
+    taken.map_err(proc("take the userfaultfd of", pid))
+}
+
 impl Watch {
-    /// Compares what was not written to with the image, while the processes run, for as long as there is time.
+    /// Compares what was not written to with the image, while the processes run, for as long as there is time, and writes
+    /// some of what differs to it.
     ///
     /// # Errors
     /// When there is no memory for a buffer. What was compared by then counts.
     pub fn compare(&mut self, until: Instant) -> io::Result<()> {
         let mut buffer = PageBuffer::new(CHUNK as usize)?;
         for space in &mut self.spaces {
-            space.compare(self.page, &self.sums, &mut buffer, until);
+            space.compare(self.page, &self.sums, &mut self.draft, &mut buffer, until);
         }
         Ok(())
     }
@@ -201,14 +255,14 @@ impl Watch {
 
     /// What is as in the image with these checksums, by process. All threads have been stopped, and nothing is
     /// protected or registered afterwards.
-    pub(crate) fn end(mut self, sums: &Arc<Vec<u64>>) -> HashMap<i32, RunMap> {
+    pub(crate) fn end(mut self, sums: &Arc<Vec<u64>>) -> HashMap<i32, Watched> {
         let spaces = std::mem::take(&mut self.spaces);
         if !Arc::ptr_eq(sums, &self.sums) {
             return HashMap::new();
         }
         spaces
             .into_iter()
-            .map(|space| (space.pid, space.unwritten(self.page)))
+            .map(|space| (space.pid, space.end(self.page)))
             .collect()
     }
 }
@@ -233,7 +287,14 @@ impl Space {
         }
     }
 
-    fn compare(&mut self, page: u64, sums: &[u64], buffer: &mut PageBuffer, until: Instant) {
+    fn compare(
+        &mut self,
+        page: u64,
+        sums: &[u64],
+        draft: &mut Option<Draft>,
+        buffer: &mut PageBuffer,
+        until: Instant,
+    ) {
         for range in &self.ranges {
             let unwritten = self.pagemap.unwritten(range).unwrap_or_default();
             let runs = unwritten.into_iter().flat_map(|run| self.known.within(run));
@@ -249,11 +310,18 @@ impl Space {
                     let pages = into[..read].chunks_exact(page as usize);
                     for (number, content) in (0..).zip(pages) {
                         let start = start + number * page;
-                        let slot = run.slot + (start - run.start) / page;
-                        if sums.get(slot as usize) == Some(&checksum(content)) {
-                            let end = start + page;
-                            self.same.insert(Run { start, end, slot });
+                        let mut slot = run.slot + (start - run.start) / page;
+                        let sum = checksum(content);
+                        if sums.get(slot as usize) != Some(&sum) {
+                            match written(draft, content) {
+                                Some(new) => slot = new,
+                                None => continue,
+                            }
+                            let address = start;
+                            self.ahead.push(Ahead { address, slot, sum });
                         }
+                        let end = start + page;
+                        self.same.insert(Run { start, end, slot });
                     }
                 }
             }
@@ -261,14 +329,43 @@ impl Space {
     }
 
     /// Of what was as in the image, that which nobody has written to since.
-    fn unwritten(self, page: u64) -> RunMap {
-        let mut still = RunMap::new(page);
+    fn end(mut self, page: u64) -> Watched {
+        let mut same = RunMap::new(page);
         for range in &self.ranges {
             for run in self.pagemap.unwritten(range).unwrap_or_default() {
-                self.same.within(run).for_each(|run| still.insert(run));
+                self.same.within(run).for_each(|run| same.insert(run));
             }
         }
-        still
+        let mut ahead = std::mem::take(&mut self.ahead);
+        ahead.retain(|page| same.get(page.address) == Some(page.slot));
+        let uffd = self.next.take().filter(|_| is_of(self.pid, &same));
+        Watched { same, ahead, uffd }
+    }
+}
+
+/// Whether a process still has the address space of which `same` has not been written to: it can run another program by now.
+/// What it has mapped then is not registered, which the kernel tells of.
+fn is_of(pid: i32, same: &RunMap) -> bool {
+    let now = Pagemap::open(pid);
+    let (Some(run), Ok(now)) = (same.iter().next(), now) else {
+        return false;
+    };
+    let page = run.start..run.start + same.page();
+    now.unwritten(&page).is_ok_and(|found| !found.is_empty())
+}
+
+/// The slot of what has been written. None where there is no room for more.
+fn written(draft: &mut Option<Draft>, content: &[u8]) -> Option<u64> {
+    if is_zero(content) {
+        return None;
+    }
+    match draft.as_mut()?.write(content) {
+        Ok(slot) => slot,
+        // It is tried again when it must succeed.
+        Err(_) => {
+            *draft = None;
+            None
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The pages file: slots taken, written, read and given back.
+//! The pages file: slots taken, written and given back.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -7,23 +7,22 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use twox_hash::XxHash3_64;
 
-use super::compressed::{Compressed, decompress};
-use super::places::{Piece, Places};
+use super::draft::Lent;
+use super::places::Places;
 use super::{COMPRESSED, ImageError, PAGES, Plan, discard};
 use crate::runs::RunMap;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"PODMPGS\n");
+pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"PODMPGS\n");
 /// Version of the file.
-const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 1;
 /// The header has the first slot to itself.
 const FIRST_SLOT: u64 = 1;
 /// Bytes of free slots that may stay at the end of the file.
-const SLACK: u64 = 2 << 20;
+pub(crate) const SLACK: u64 = 2 << 20;
 /// Size of a block of `stat`, whatever the file system has.
 pub(super) const BLOCK: u64 = 512;
 
@@ -55,6 +54,8 @@ pub(crate) struct Pages {
     sums: Arc<Vec<u64>>,
     /// Slots that may be written to, by their first.
     free: BTreeMap<u64, u64>,
+    /// Slots that a draft may be written to.
+    pub(super) lent: Lent,
     places: Arc<RwLock<Places>>,
 }
 
@@ -85,6 +86,7 @@ impl Pages {
             id,
             sums: Arc::new(vec![checksum(&header)]),
             free: BTreeMap::new(),
+            lent: Lent::default(),
             places: Arc::default(),
         })
     }
@@ -92,6 +94,11 @@ impl Pages {
     /// Identity of the file.
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Bytes of a page.
+    pub(super) fn page(&self) -> u64 {
+        self.page
     }
 
     /// The checksum of each slot.
@@ -132,6 +139,9 @@ impl Pages {
     /// Takes slots for pages with these checksums, free ones first. The caller writes the content,
     /// or the slots are lost until the next [`keep`](Self::keep).
     pub(crate) fn take(&mut self, sums: &[u64]) -> Vec<Range<u64>> {
+        for slots in self.lent.returned() {
+            self.free.insert(slots.start, slots.end);
+        }
         let mut taken: Vec<Range<u64>> = Vec::new();
         let mut rest = sums;
         // Readers keep those that they were given.
@@ -162,7 +172,21 @@ impl Pages {
         taken
     }
 
-    /// Makes every slot free that none of `maps` names, and the file nearly as short as that allows. To
+    /// Takes slots that were lent and have been written to, with their checksums. They are lost until the next
+    /// [`keep`](Self::keep) if nobody needs them.
+    pub(crate) fn accept(&mut self, written: impl Iterator<Item = (u64, u64)>) {
+        let mut written = written.peekable();
+        if written.peek().is_none() {
+            return;
+        }
+        let sums = Arc::make_mut(&mut self.sums);
+        for (slot, sum) in written {
+            self.lent.accept(slot);
+            sums[slot as usize] = sum;
+        }
+    }
+
+    /// Makes every slot free that none of `maps` names and that is not lent, and the file nearly as short as that allows. To
     /// be called when `maps` is all that is needed.
     pub(crate) fn keep<'a>(
         &mut self,
@@ -171,7 +195,12 @@ impl Pages {
         self.free.clear();
         let mut places = write(&self.places);
         let mut next = FIRST_SLOT;
-        for slots in self.named(maps) {
+        let mut needed = self.named(maps);
+        needed.extend_from_slice(self.lent.slots());
+        // The others are free now, as is all else that nobody needs.
+        drop(self.lent.returned());
+        needed.sort_unstable_by_key(|slots| slots.start);
+        for slots in needed {
             if next < slots.start {
                 self.free.insert(next, slots.start);
                 places.forget(next..slots.start);
@@ -239,188 +268,10 @@ impl Pages {
     }
 }
 
-fn read(places: &RwLock<Places>) -> RwLockReadGuard<'_, Places> {
+pub(super) fn read(places: &RwLock<Places>) -> RwLockReadGuard<'_, Places> {
     places.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write(places: &RwLock<Places>) -> RwLockWriteGuard<'_, Places> {
+pub(super) fn write(places: &RwLock<Places>) -> RwLockWriteGuard<'_, Places> {
     places.write().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The image, to read, with the checksums of one moment.
-#[derive(Debug)]
-pub(crate) struct Reader {
-    file: File,
-    path: PathBuf,
-    page: u64,
-    id: u64,
-    sums: Arc<Vec<u64>>,
-    places: Arc<RwLock<Places>>,
-    /// There from the moment on that anything is in it.
-    compressed: Option<Compressed>,
-    /// Bytes of pages that were decompressed.
-    decompressed: AtomicU64,
-}
-
-impl Reader {
-    /// Opens the file with this identity.
-    pub(crate) fn open(
-        directory: &Path,
-        page: u64,
-        id: u64,
-        sums: Arc<Vec<u64>>,
-        places: Arc<RwLock<Places>>,
-    ) -> Result<Self, ImageError> {
-        let path = directory.join(PAGES);
-        let file = File::open(&path).map_err(ImageError::io("open", &path))?;
-        let mut header = vec![0; page as usize];
-        let compressed = match read(&places).has_records() {
-            true => Some(Compressed::open(directory, page, id, false)?),
-            false => None,
-        };
-        let reader = Self {
-            file,
-            path,
-            page,
-            id,
-            sums,
-            places,
-            compressed,
-            decompressed: AtomicU64::new(0),
-        };
-        reader.read_into(0, &mut header)?;
-        let number = |at: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&header[at * 8..at * 8 + 8]);
-            u64::from_le_bytes(bytes)
-        };
-        let found = [0, 1, 2, 3].map(number);
-        if found != [MAGIC, VERSION, page, id] {
-            return Err(ImageError::Foreign {
-                path: reader.path,
-                reason: "it is not the one that was written".to_owned(),
-            });
-        }
-        Ok(reader)
-    }
-
-    /// The error for content that the file does not have.
-    pub(crate) fn without(&self, what: String) -> ImageError {
-        ImageError::Short {
-            path: self.path.clone(),
-            what,
-        }
-    }
-
-    /// The file has changed, and these are the checksums from now on.
-    pub(crate) fn set_sums(&mut self, sums: Arc<Vec<u64>>) {
-        self.sums = sums;
-    }
-
-    pub(crate) fn page(&self) -> u64 {
-        self.page
-    }
-
-    /// Identity of the pages file.
-    pub(crate) fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// Where content is. Nobody may change it while this is held.
-    pub(crate) fn places(&self) -> RwLockReadGuard<'_, Places> {
-        read(&self.places)
-    }
-
-    /// To say where content is from now on. Waits for whoever reads.
-    pub(crate) fn places_mut(&self) -> RwLockWriteGuard<'_, Places> {
-        write(&self.places)
-    }
-
-    /// Something is going to be compressed.
-    pub(crate) fn can_read(&mut self, compressed: Compressed) {
-        self.compressed = Some(compressed);
-    }
-
-    /// Bytes of pages that were decompressed until now.
-    pub(crate) fn decompressed_bytes(&self) -> u64 {
-        self.decompressed.load(Ordering::Relaxed)
-    }
-
-    /// Reads slots from `slot` on into `into`, a whole number of pages, and checks each.
-    pub(crate) fn read_into(&self, slot: u64, into: &mut [u8]) -> Result<(), ImageError> {
-        let page = self.page as usize;
-        let end = slot + into.len() as u64 / self.page;
-        let places = self.places();
-        let (mut next, mut rest) = (slot, &mut *into);
-        while next < end {
-            let piece = places.piece(next..end);
-            let (Piece::Plain { slots } | Piece::Records { slots, .. }) = piece;
-            let (now, later) = rest.split_at_mut(slots as usize * page);
-            match piece {
-                Piece::Plain { .. } => self.read_plain(next, now)?,
-                Piece::Records { offset, bytes, .. } => {
-                    self.read_records(&places, next, offset, bytes, now)?;
-                }
-            }
-            (next, rest) = (next + slots, later);
-        }
-        drop(places);
-        for (slot, page) in (slot..).zip(into.chunks_exact(page)) {
-            if self.sums.get(slot as usize) != Some(&checksum(page)) {
-                return Err(self.corrupt(slot));
-            }
-        }
-        Ok(())
-    }
-
-    fn read_plain(&self, slot: u64, into: &mut [u8]) -> Result<(), ImageError> {
-        match self.file.read_exact_at(into, slot * self.page) {
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(self.without(slots(slot, into.len() as u64 / self.page)))
-            }
-            read => read.map_err(ImageError::io("read", &self.path)),
-        }
-    }
-
-    /// Slots from `slot` on, whose records are the `bytes` from `offset` on.
-    fn read_records(
-        &self,
-        places: &Places,
-        slot: u64,
-        offset: u64,
-        bytes: u64,
-        into: &mut [u8],
-    ) -> Result<(), ImageError> {
-        let pages = into.len() as u64 / self.page;
-        let Some(compressed) = &self.compressed else {
-            return Err(self.without(slots(slot, pages)));
-        };
-        let mut records = vec![0; bytes as usize];
-        compressed.read(offset, &mut records, || slots(slot, pages))?;
-        let mut rest = &records[..];
-        for (slot, page) in (slot..).zip(into.chunks_exact_mut(self.page as usize)) {
-            let Piece::Records { bytes, .. } = places.piece(slot..slot + 1) else {
-                return Err(self.corrupt(slot));
-            };
-            let (record, later) = rest.split_at(bytes as usize);
-            if !decompress(record, page) {
-                return Err(self.corrupt(slot));
-            }
-            rest = later;
-        }
-        let pages = into.len() as u64;
-        self.decompressed.fetch_add(pages, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn corrupt(&self, slot: u64) -> ImageError {
-        ImageError::Corrupt {
-            path: self.path.clone(),
-            what: format!("slot {slot}"),
-        }
-    }
-}
-
-fn slots(first: u64, count: u64) -> String {
-    format!("slots {first} to {}", first + count - 1)
 }

@@ -126,6 +126,43 @@ fn slots_that_are_named_are_never_taken_again() {
 }
 
 #[test]
+fn slots_that_are_lent_are_nobody_elses_until_they_are_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pages = image(dir.path());
+    let content = vec![77; page() as usize];
+    let mut draft = pages.lend(3).unwrap().unwrap();
+    assert!(pages.lend(1).unwrap().is_none(), "lent twice");
+    let slots = [11, 12, 13].map(|slot| {
+        assert_eq!(draft.write(&content).unwrap(), Some(slot));
+        slot
+    });
+    assert_eq!(draft.write(&content).unwrap(), None);
+    assert_eq!(pages.take(&[1]), [14..15]);
+    pages.keep(std::iter::empty()).unwrap();
+    assert_eq!(pages.take(&[1; 12]), [1..11, 14..16]);
+
+    // One is accepted, the others are free as soon as the draft is gone.
+    pages.accept(std::iter::once((slots[1], checksum(&content))));
+    drop(draft);
+    assert_eq!(pages.take(&[1; 3]), [11..12, 13..14, 16..17]);
+    let mut needed = RunMap::new(page());
+    needed.insert(Run {
+        start: page(),
+        end: 2 * page(),
+        slot: slots[1],
+    });
+    pages.keep([&needed].into_iter()).unwrap();
+    let mut read = vec![0; page() as usize];
+    let reader = reader(dir.path(), &pages).unwrap();
+    reader.read_into(slots[1], &mut read).unwrap();
+    assert_eq!(read, content);
+    let draft = pages.lend(12).unwrap().unwrap();
+    assert_eq!(pages.take(&[1; 2]), [14..16]);
+    drop(draft);
+    assert_eq!(pages.take(&[1; 2]), [1..3], "lent in vain");
+}
+
+#[test]
 fn zeros_are_recognised_wherever_the_other_byte_is() {
     let mut bytes = vec![0; page() as usize];
     assert!(is_zero(&bytes));

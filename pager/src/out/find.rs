@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::io;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 
 use podmotion_inject::{Process, Seized};
 
@@ -13,6 +14,7 @@ use crate::runs::RunMap;
 use crate::stats::OutStats;
 use crate::sys::kinship;
 use crate::sys::pagemap::Pagemap;
+use crate::watch::Ahead;
 
 /// Pieces of one mapping that are taken away: each costs a system call in the process. What is in
 /// the smaller ones of more than these stays.
@@ -28,6 +30,10 @@ pub(super) struct Leaving {
     pub(super) known: RunMap,
     /// Pages that are as in the image, and need not be read.
     pub(super) same: RunMap,
+    /// Those of them that have been written to the image lately.
+    pub(super) ahead: Vec<Ahead>,
+    /// What its memory can be registered with.
+    pub(super) uffd: Option<OwnedFd>,
     /// Content that is left in place, of what the last wakes have needed.
     pub(super) left: Vec<Range<u64>>,
 }

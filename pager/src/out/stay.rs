@@ -117,6 +117,8 @@ mod tests {
             missing: RunMap::new(page_size()),
             known: RunMap::new(page_size()),
             same: RunMap::new(page_size()),
+            ahead: Vec::new(),
+            uffd: None,
             left: Vec::new(),
         }
     }

@@ -79,6 +79,8 @@ mod tests {
             missing: nothing(),
             known: nothing(),
             same,
+            ahead: Vec::new(),
+            uffd: None,
             left: Vec::new(),
         }
     }

@@ -3,6 +3,7 @@
  *   look N     looks at the first N pages, prints "good" or "bad"
  *   touch N    writes to the first N pages, prints "done"
  *   swap N     has the first N pages and the N behind them change places, without a write; prints "done"
+ *   again      begins again, as another program would; prints "ready"
  *   huge       has all of it in huge pages, prints "done" */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -81,6 +82,9 @@ int main(int count, char **arguments)
 		} else if (sscanf(line, "swap %zu", &n) == 1) {
 			swap(n);
 			printf("done\n");
+		} else if (strcmp(line, "again\n") == 0) {
+			execv("/proc/self/exe", arguments);
+			abort();
 		} else if (strcmp(line, "huge\n") == 0) {
 			/* MADV_COLLAPSE, Linux 6.1. */
 			n = pages * words * 8;

@@ -14,7 +14,7 @@ use crate::Case;
 use crate::cage::Cage;
 use crate::compress::compressed;
 use crate::victim::{Random, compiled, directory, moved, soak};
-use crate::watch::watch;
+use crate::watch::set_watch;
 
 pub const CASES: &[Case] = &[("no_byte_differs_in_a_tortured_process", no_byte_differs)];
 
@@ -118,7 +118,7 @@ fn torture(mut random: Random) {
             panic!("it was killed");
         }
         if random.below(2) == 0 {
-            pager.set_watch(watch(&cage, &pager));
+            set_watch(&cage, &mut pager);
             sleep(Duration::from_millis(random.below(200)));
         }
         let out = moved(cage.sleep(pager));

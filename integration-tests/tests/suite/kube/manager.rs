@@ -51,11 +51,27 @@ fn rules() -> Value {
 }
 
 /// A manager of the first node, which says who it is with a service account's token.
-pub(super) fn manager(cluster: &Cluster, flags: &[&str]) -> Result<Manager> {
-    let config = kubeconfig(cluster)?;
-    let config = config.to_str().context("a path of letters")?;
-    let arguments = [&["--node-name=node-1"], flags].concat();
-    Manager::start_with(cluster.node(), &arguments, &[("KUBECONFIG", config)])
+fn manager(cluster: &Cluster, flags: &[&str]) -> Result<Manager> {
+    Account::new(cluster)?.start(cluster, flags)
+}
+
+/// A service account for managers.
+pub(super) struct Account {
+    kubeconfig: PathBuf,
+}
+
+impl Account {
+    pub(super) fn new(cluster: &Cluster) -> Result<Self> {
+        let kubeconfig = kubeconfig(cluster)?;
+        Ok(Self { kubeconfig })
+    }
+
+    /// A manager of the first node with it.
+    pub(super) fn start(&self, cluster: &Cluster, flags: &[&str]) -> Result<Manager> {
+        let config = self.kubeconfig.to_str().context("a path of letters")?;
+        let arguments = [&["--node-name=node-1"], flags].concat();
+        Manager::start_with(cluster.node(), &arguments, &[("KUBECONFIG", config)])
+    }
 }
 
 fn kubeconfig(cluster: &Cluster) -> Result<PathBuf> {

@@ -3,20 +3,35 @@
 use super::*;
 use crate::sleep::{look, signals};
 
-/// Whether a signal that came through containerd tells the container to end. To one in a pod the kubelet sends what its
-/// image names for that, whichever it is, and no other; elsewhere programs take some as a wish to read their files again,
-/// or to say what they are doing.
-fn tells_to_end(signal: u32, in_pod: bool) -> bool {
+/// What a signal that came through containerd means for sleep.
+#[derive(Debug, PartialEq, Eq)]
+enum Meaning {
+    /// It only asks whether there is a process.
+    Nothing,
+    Use,
+    /// The container is to end.
+    End,
+}
+
+/// To a container in a pod the kubelet sends what its image names for its end, whichever signal that is, and no other.
+/// Elsewhere programs take some as a wish to read their files again, or to say what they are doing.
+fn meaning(signal: u32, in_pod: bool) -> Meaning {
     let always = [libc::SIGTERM, libc::SIGINT, libc::SIGKILL].map(libc::c_int::cast_unsigned);
-    always.contains(&signal) || (in_pod && signal != 0)
+    match signal {
+        0 => Meaning::Nothing,
+        _ if in_pod || always.contains(&signal) => Meaning::End,
+        _ => Meaning::Use,
+    }
 }
 
 impl Sleeper {
     /// Its process was sent `signal` through containerd. Where that tells it to end it does not sleep before it has: what
     /// it does until then can take long and look idle, and at the end of its grace period it is killed.
     pub fn signalled(&mut self, signal: u32) {
-        if tells_to_end(signal, !self.new.identity.pod_name.is_empty()) {
-            self.terminating = Some(signal);
+        match meaning(signal, !self.new.identity.pod_name.is_empty()) {
+            Meaning::Nothing => return,
+            Meaning::Use => {}
+            Meaning::End => self.terminating = Some(signal),
         }
         self.used();
         self.check_soon();
@@ -58,16 +73,26 @@ impl Sleeper {
 mod tests {
     use super::*;
 
+    fn told(signal: libc::c_int, in_pod: bool) -> Meaning {
+        meaning(signal.cast_unsigned(), in_pod)
+    }
+
     #[test]
     fn in_a_pod_any_signal_tells_to_end() {
-        let told = |signal: libc::c_int, in_pod| tells_to_end(signal.cast_unsigned(), in_pod);
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGKILL] {
-            assert!(told(signal, false) && told(signal, true), "{signal}");
+            assert_eq!(told(signal, false), Meaning::End, "{signal}");
+            assert_eq!(told(signal, true), Meaning::End, "{signal}");
         }
         // httpd's image names WINCH, haproxy's USR1, nginx's QUIT.
         for signal in [libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGWINCH] {
-            assert!(!told(signal, false) && told(signal, true), "{signal}");
+            assert_eq!(told(signal, false), Meaning::Use, "{signal}");
+            assert_eq!(told(signal, true), Meaning::End, "{signal}");
         }
-        assert!(!told(0, true), "it only asks whether there is a process");
+    }
+
+    #[test]
+    fn who_asks_whether_there_is_a_process_does_not_use_it() {
+        assert_eq!(told(0, false), Meaning::Nothing);
+        assert_eq!(told(0, true), Meaning::Nothing);
     }
 }

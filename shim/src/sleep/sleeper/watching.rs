@@ -40,7 +40,7 @@ impl Sleeper {
 
     /// Nobody looks at it meanwhile, so that nobody else stops it.
     fn watch(&mut self) {
-        let watching = self.pager.as_ref().and_then(Pager::watching);
+        let watching = self.pager.as_mut().and_then(Pager::watching);
         let (Some(facts), Some(watching)) = (self.facts.clone(), watching) else {
             return;
         };

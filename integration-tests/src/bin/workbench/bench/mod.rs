@@ -32,6 +32,8 @@ pub struct Plan {
     crowd: usize,
     /// Pods of a cluster that sleep.
     pods: usize,
+    /// Sleeps of a pod by itself.
+    by_itself: u64,
     /// Runs of the load generator for each kind of load and runtime.
     loads: usize,
     /// Length of one, in seconds.
@@ -60,6 +62,7 @@ const FULL: Plan = Plan {
     sleeps: 100,
     crowd: 100,
     pods: 100,
+    by_itself: 20,
     loads: 4,
     load_seconds: 2,
 };
@@ -80,6 +83,7 @@ const QUICK: Plan = Plan {
     sleeps: 10,
     crowd: 10,
     pods: 5,
+    by_itself: 3,
     loads: 2,
     load_seconds: 1,
 };
@@ -117,7 +121,7 @@ pub fn run(quick: bool) -> Result<(bool, Value)> {
     }
     results.take("the shim", shim::measure(&node, &progress));
     results.take("a crowd", crowd::measure(&node, plan.crowd, &progress));
-    let measured = pods::measure(versions, plan.pods, &progress);
+    let measured = pods::measure(versions, plan.pods, plan.by_itself, &progress);
     results.take("a deployment", measured);
     results.take("awake", awake::measure(&node, plan, &progress));
     results.take("the gate", gate::measure(&node, plan, &progress));

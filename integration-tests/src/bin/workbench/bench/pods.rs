@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use podmotion_integration_tests::{
     Cluster, Depth, Image, Node, OwnProcess, Sleeper, Versions, cgroup_of, container_id,
     own_processes,
@@ -14,29 +14,42 @@ use podmotion_integration_tests::{
 use serde_json::{Value, json};
 
 use super::crowd::{Kept, wake_all};
-use super::figure::Figure;
+use super::figure::{Figure, Target};
+use super::idle::ByItself;
 use super::memory::PORT;
 use crate::numbers::{Samples, ms};
 use crate::report::Progress;
 
 const NAME: &str = "pods";
+/// The pod that is alone.
+const ONE: &str = "one";
+/// What it holds, in MiB.
+const ONE_MB: u32 = 50;
+/// Most milliseconds for a light sleep of it that is not the first.
+const SECOND_SLEEP_MS: f64 = 10.0;
 /// For how long is watched what the processor does.
 const WATCHED: Duration = Duration::from_secs(20);
 /// How often they are woken.
 const ROUNDS: u64 = 3;
 
-/// Measures with that many pods.
-pub fn measure(versions: Versions, count: usize, progress: &Progress) -> Result<Vec<Figure>> {
+/// Measures with that many pods, and before with a single one that sleeps `rounds` times.
+pub fn measure(
+    versions: Versions,
+    count: usize,
+    rounds: u64,
+    progress: &Progress,
+) -> Result<Vec<Figure>> {
     progress.begin(&format!("{count} pods: Kubernetes"));
     let cluster = Cluster::start(Node::start(versions)?)?;
     cluster.sleep(Depth::Light)?;
+    let mut figures = one_by_itself(&cluster, rounds, progress)?;
     progress.detail(&format!("{count} pods: start"));
     cluster.kubectl().apply(&deployment(count))?;
     let name = format!("deployment/{NAME}");
     cluster
         .kubectl()
         .run(&["rollout", "status", &name, "--timeout=900s"])?;
-    let pods = Pod::all(&cluster)?;
+    let pods = Pod::all(&cluster, NAME)?;
     ensure!(pods.len() == count, "{} pods", pods.len());
     let asleep = |what: &str| -> Result<()> {
         for (number, pod) in pods.iter().enumerate() {
@@ -60,7 +73,7 @@ pub fn measure(versions: Versions, count: usize, progress: &Progress) -> Result<
     progress.end(&format!("{count} pods asleep, with probes every second"));
 
     let detail = |what: &str, bytes: f64| Figure::new(format!("  {what}"), "MB", bytes / 1e6);
-    Ok(vec![
+    figures.extend([
         Figure::new(
             "a pod asleep keeps, everything counted",
             "MB",
@@ -85,7 +98,56 @@ pub fn measure(versions: Versions, count: usize, progress: &Progress) -> Result<
             "ms",
             last,
         ),
-    ])
+    ]);
+    Ok(figures)
+}
+
+/// A pod that holds 50 MiB and sleeps by itself, where nothing else happens than what a node does anyway. A machine that
+/// is left alone altogether has its processors taken away by its host again and again, and each step takes longer.
+fn one_by_itself(cluster: &Cluster, rounds: u64, progress: &Progress) -> Result<Vec<Figure>> {
+    let kubectl = cluster.kubectl();
+    kubectl.apply(&json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": ONE,
+            "labels": {"bench": ONE},
+            "annotations": {"komodor.com/podmotion-scaledown-duration": "2s"},
+        },
+        "spec": {
+            "runtimeClassName": "podmotion",
+            "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": 1,
+            "containers": [app(ONE_MB)],
+        },
+    }))?;
+    let name = format!("pod/{ONE}");
+    kubectl.run(&["wait", "--for=condition=Ready", &name, "--timeout=60s"])?;
+    let pods = Pod::all(cluster, ONE)?;
+    let [pod] = &pods[..] else {
+        bail!("{} pods of one", pods.len());
+    };
+    let times = ByItself::measure(&pod.sleeper, pod.address, rounds, |number| {
+        progress.detail(&format!("a pod asleep by itself, {number} of {rounds}"));
+    })?;
+    kubectl.run(&["delete", &name])?;
+    let name = format!("{ONE_MB} MB, light sleep by itself, in a cluster");
+    let [sleep, frozen] = times.figures(&name);
+    Ok(vec![sleep.target(Target::AtMost(SECOND_SLEEP_MS)), frozen])
+}
+
+/// The Python server, with so many MiB.
+fn app(mb: u32) -> Value {
+    json!({
+        "name": "app",
+        "image": Image::Apps.reference(),
+        "imagePullPolicy": "Never",
+        "command": ["python3", "/apps/counter.py"],
+        "env": [
+            {"name": "PORT", "value": PORT.to_string()},
+            {"name": "MEM_MB", "value": mb.to_string()},
+        ],
+    })
 }
 
 fn deployment(count: usize) -> Value {
@@ -95,11 +157,13 @@ fn deployment(count: usize) -> Value {
         probe[kind] = what;
         probe
     };
-    let starting = || {
-        let mut probe = probe("tcpSocket", json!({"port": PORT}));
-        probe["failureThreshold"] = json!(600);
-        probe
-    };
+    let mut starting = probe("tcpSocket", json!({"port": PORT}));
+    // All at once they are slow to start, on any machine.
+    starting["failureThreshold"] = json!(600);
+    let mut container = app(0);
+    container["startupProbe"] = starting;
+    container["readinessProbe"] = probe("httpGet", json!({"path": "/mem", "port": PORT}));
+    container["livenessProbe"] = probe("tcpSocket", json!({"port": PORT}));
     json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -116,17 +180,7 @@ fn deployment(count: usize) -> Value {
                     "runtimeClassName": "podmotion",
                     "automountServiceAccountToken": false,
                     "terminationGracePeriodSeconds": 1,
-                    "containers": [{
-                        "name": "app",
-                        "image": Image::Apps.reference(),
-                        "imagePullPolicy": "Never",
-                        "command": ["python3", "/apps/counter.py"],
-                        "env": [{"name": "PORT", "value": PORT.to_string()}],
-                        // All at once they are slow to start, on any machine.
-                        "startupProbe": starting(),
-                        "readinessProbe": probe("httpGet", json!({"path": "/mem", "port": PORT})),
-                        "livenessProbe": probe("tcpSocket", json!({"port": PORT})),
-                    }],
+                    "containers": [container],
                 },
             },
         },
@@ -141,8 +195,8 @@ struct Pod {
 }
 
 impl Pod {
-    fn all(cluster: &Cluster) -> Result<Vec<Self>> {
-        let selector = format!("--selector=bench={NAME}");
+    fn all(cluster: &Cluster, label: &str) -> Result<Vec<Self>> {
+        let selector = format!("--selector=bench={label}");
         let pods = cluster.kubectl().get(&["pods", &selector])?;
         let pods = pods["items"].as_array().context("no list of pods")?;
         pods.iter()

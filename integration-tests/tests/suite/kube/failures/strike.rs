@@ -2,73 +2,64 @@
 
 use std::cell::Cell;
 use std::fs;
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use podmotion_integration_tests::{Client, Cluster, KubePod, Manager, Node, set_memory_limit};
+use podmotion_integration_tests::{Client, Cluster, KubePod, set_memory_limit};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::super::manager::manager;
+use super::super::manager::Account;
 use super::PORT;
 use crate::sleep::{SmallDisk, kill_criu};
 
-/// What a fault needs, and how it comes.
+type Act<'a> = Box<dyn Fn(&KubePod<'_>) -> Result<()> + 'a>;
+
+/// How a fault comes and goes. It has what it needs for that.
 pub(super) struct Scene<'a> {
-    cluster: &'a Cluster,
-    strike: fn(&Scene<'_>, &KubePod<'_>) -> Result<()>,
-    mend: fn(&Scene<'_>, &KubePod<'_>) -> Result<()>,
-    disk: Option<SmallDisk>,
-    rules: Option<Rules>,
-    manager: Cell<Option<Manager>>,
+    strike: Act<'a>,
+    mend: Act<'a>,
 }
 
 impl<'a> Scene<'a> {
-    fn new(cluster: &'a Cluster, strike: fn(&Scene<'_>, &KubePod<'_>) -> Result<()>) -> Self {
+    /// A fault that ends by itself.
+    fn new(strike: impl Fn(&KubePod<'_>) -> Result<()> + 'a) -> Self {
         Self {
-            cluster,
-            strike,
-            mend: |_, _| Ok(()),
-            disk: None,
-            rules: None,
-            manager: Cell::new(None),
+            strike: Box::new(strike),
+            mend: Box::new(|_| Ok(())),
         }
     }
 
     /// Lets it happen.
     pub(super) fn strike(&self, pod: &KubePod<'_>) -> Result<()> {
-        (self.strike)(self, pod)
+        (self.strike)(pod)
     }
 
     /// Ends it, for what would not end by itself.
     pub(super) fn mend(&self, pod: &KubePod<'_>) -> Result<()> {
-        (self.mend)(self, pod)
-    }
-
-    fn node(&self) -> &Node {
-        self.cluster.node()
+        (self.mend)(pod)
     }
 }
 
 /// The shim of a pod.
-fn shim_of(scene: &Scene<'_>, pod: &KubePod<'_>) -> Result<Pid> {
+fn shim_of(cluster: &Cluster, pod: &KubePod<'_>) -> Result<Pid> {
     let sleeper = pod.container("app")?.sleeper;
-    let shims = scene.node().shims()?;
+    let shims = cluster.node().shims()?;
     let shim = shims.iter().find(|shim| sleeper.is_of(&shim.command));
     Pid::from_raw(shim.context("no shim")?.pid).context("no pid")
 }
 
 pub(super) fn shim_killed(cluster: &Cluster) -> Result<Scene<'_>> {
-    Ok(Scene::new(cluster, |scene, pod| {
-        kill_process(shim_of(scene, pod)?, Signal::KILL).context("kill the shim")
+    Ok(Scene::new(|pod| {
+        kill_process(shim_of(cluster, pod)?, Signal::KILL).context("kill the shim")
     }))
 }
 
 pub(super) fn shim_stopped(cluster: &Cluster) -> Result<Scene<'_>> {
-    Ok(Scene::new(cluster, |scene, pod| {
-        let shim = shim_of(scene, pod)?;
+    Ok(Scene::new(|pod| {
+        let shim = shim_of(cluster, pod)?;
         kill_process(shim, Signal::STOP).context("stop the shim")?;
         // The time is the fault.
         thread::sleep(Duration::from_secs(5));
@@ -77,40 +68,37 @@ pub(super) fn shim_stopped(cluster: &Cluster) -> Result<Scene<'_>> {
 }
 
 pub(super) fn criu_killed(cluster: &Cluster) -> Result<Scene<'_>> {
-    Ok(Scene::new(cluster, |scene, pod| {
-        let shim = shim_of(scene, pod)?.as_raw_pid();
+    Ok(Scene::new(|pod| {
+        let shim = shim_of(cluster, pod)?.as_raw_pid();
         // Where it has ended already the fault has come too late.
         kill_criu(shim).map(drop)
     }))
 }
 
 pub(super) fn containerd_killed(cluster: &Cluster) -> Result<Scene<'_>> {
-    Ok(Scene::new(cluster, |scene, _| {
-        scene.node().kill9()?;
-        scene.node().start_again()
+    Ok(Scene::new(|_| {
+        cluster.node().kill9()?;
+        cluster.node().start_again()
     }))
 }
 
 pub(super) fn kubelet_killed(cluster: &Cluster) -> Result<Scene<'_>> {
-    Ok(Scene::new(cluster, |scene, _| {
-        scene.cluster.restart_kubelet()
-    }))
+    Ok(Scene::new(|_| cluster.restart_kubelet()))
 }
 
 pub(super) fn manager_killed(cluster: &Cluster) -> Result<Scene<'_>> {
-    const FLAGS: &[&str] = &["--status-labels"];
-    Ok(Scene {
-        manager: Cell::new(Some(manager(cluster, FLAGS)?)),
-        ..Scene::new(cluster, |scene, pod| {
-            scene.manager.take().context("no manager")?.kill()?;
-            let manager = manager(scene.cluster, FLAGS)?;
-            manager.wait("the pod", |seen| {
-                Ok((!seen.mentions(pod.name())).then(|| anyhow!("it has no figures")))
-            })?;
-            scene.manager.set(Some(manager));
-            Ok(())
-        })
-    })
+    let account = Account::new(cluster)?;
+    let start = move || account.start(cluster, &["--status-labels"]);
+    let running = Cell::new(Some(start()?));
+    Ok(Scene::new(move |pod| {
+        running.take().context("no manager")?.kill()?;
+        let manager = start()?;
+        manager.wait("the pod", |seen| {
+            Ok((!seen.mentions(pod.name())).then(|| anyhow!("it has no figures")))
+        })?;
+        running.set(Some(manager));
+        Ok(())
+    }))
 }
 
 pub(super) fn disk_full(cluster: &Cluster) -> Result<Scene<'_>> {
@@ -119,32 +107,31 @@ pub(super) fn disk_full(cluster: &Cluster) -> Result<Scene<'_>> {
         "size=96m",
         "checkpoint.backoff_initial = \"10ms\"",
     )?;
+    let filler = disk.folder().join("filler");
+    let leftover = filler.clone();
     Ok(Scene {
-        disk: Some(disk),
-        mend: |scene, _| match fs::remove_file(filler(scene)?) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).context("remove what fills the disk")
-            }
-            _ => Ok(()),
-        },
-        ..Scene::new(cluster, |scene, _| {
-            let mut file = fs::File::create(filler(scene)?).context("make a file")?;
+        strike: Box::new(move |_| {
+            let mut file = fs::File::create(&filler).context("make a file")?;
             let full = std::io::copy(&mut std::io::repeat(1), &mut file);
             let code = full.err().and_then(|error| error.raw_os_error());
             ensure!(code == Some(libc::ENOSPC), "the disk is not full: {code:?}");
             Ok(())
-        })
+        }),
+        mend: Box::new(move |_| {
+            // It is there for as long as this.
+            let _ = &disk;
+            match fs::remove_file(&leftover) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(error).context("remove what fills the disk")
+                }
+                _ => Ok(()),
+            }
+        }),
     })
 }
 
-/// What takes all room.
-fn filler(scene: &Scene<'_>) -> Result<PathBuf> {
-    let disk = scene.disk.as_ref().context("no disk")?;
-    Ok(disk.folder().join("filler"))
-}
-
-pub(super) fn memory_limit_too_low(cluster: &Cluster) -> Result<Scene<'_>> {
-    Ok(Scene::new(cluster, |_, pod| {
+pub(super) fn memory_limit_too_low(_: &Cluster) -> Result<Scene<'_>> {
+    Ok(Scene::new(|pod| {
         // Less than its 30 MB of data.
         let group = pod.container("app")?.cgroup()?;
         set_memory_limit(&group, Some(12 << 20))?;
@@ -154,7 +141,7 @@ pub(super) fn memory_limit_too_low(cluster: &Cluster) -> Result<Scene<'_>> {
     }))
 }
 
-/// Rules in the node's own tables, as kube-proxy writes them for a service with one pod behind it.
+/// Rules in the node's own tables, as kube-proxy writes them for a service with one pod behind it. They go with it.
 struct Rules;
 
 const SERVICE: &str = "10.96.0.77";
@@ -189,50 +176,57 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn kube_proxy_rules(cluster: &Cluster) -> Result<Scene<'_>> {
-    let rules = Rules;
-    // A machine without a default route.
-    run(Command::new("ip").args(["route", "add", SERVICE, "dev", "kube0"]))?;
-    for chain in ["KUBE-SERVICES", "KUBE-SEP-TEST", "KUBE-MARK-MASQ"] {
-        iptables(&["-N", chain])?;
+impl Rules {
+    fn new() -> Result<Self> {
+        let rules = Self;
+        // A machine without a default route.
+        run(Command::new("ip").args(["route", "add", SERVICE, "dev", "kube0"]))?;
+        for chain in ["KUBE-SERVICES", "KUBE-SEP-TEST", "KUBE-MARK-MASQ"] {
+            iptables(&["-N", chain])?;
+        }
+        for chain in ["OUTPUT", "PREROUTING"] {
+            iptables(&["-I", chain, "-j", "KUBE-SERVICES"])?;
+        }
+        iptables(&["-A", "KUBE-MARK-MASQ", "-j", "MARK", "--or-mark", "0x4000"])?;
+        Ok(rules)
     }
-    for chain in ["OUTPUT", "PREROUTING"] {
-        iptables(&["-I", chain, "-j", "KUBE-SERVICES"])?;
+
+    /// Has the service lead to this pod.
+    fn lead_to(&self, pod: SocketAddr) -> Result<()> {
+        iptables(&["-F", "KUBE-SERVICES"])?;
+        iptables(&["-F", "KUBE-SEP-TEST"])?;
+        let port = PORT.to_string();
+        let service = ["-d", SERVICE, "-p", "tcp", "--dport", port.as_str()];
+        iptables(
+            &[
+                &["-A", "KUBE-SERVICES"],
+                &service[..],
+                &["-j", "KUBE-SEP-TEST"],
+            ]
+            .concat(),
+        )?;
+        let source = pod.ip().to_string();
+        iptables(&["-A", "KUBE-SEP-TEST", "-s", &source, "-j", "KUBE-MARK-MASQ"])?;
+        let target = pod.to_string();
+        iptables(&[
+            "-A",
+            "KUBE-SEP-TEST",
+            "-p",
+            "tcp",
+            "-j",
+            "DNAT",
+            "--to-destination",
+            &target,
+        ])
     }
-    iptables(&["-A", "KUBE-MARK-MASQ", "-j", "MARK", "--or-mark", "0x4000"])?;
-    Ok(Scene {
-        rules: Some(rules),
-        ..Scene::new(cluster, |scene, pod| {
-            ensure!(scene.rules.is_some(), "no rules");
-            let pod = pod.address(PORT)?;
-            iptables(&["-F", "KUBE-SERVICES"])?;
-            iptables(&["-F", "KUBE-SEP-TEST"])?;
-            let port = PORT.to_string();
-            let service = ["-d", SERVICE, "-p", "tcp", "--dport", port.as_str()];
-            iptables(
-                &[
-                    &["-A", "KUBE-SERVICES"],
-                    &service[..],
-                    &["-j", "KUBE-SEP-TEST"],
-                ]
-                .concat(),
-            )?;
-            let source = pod.ip().to_string();
-            iptables(&["-A", "KUBE-SEP-TEST", "-s", &source, "-j", "KUBE-MARK-MASQ"])?;
-            let target = pod.to_string();
-            iptables(&[
-                "-A",
-                "KUBE-SEP-TEST",
-                "-p",
-                "tcp",
-                "-j",
-                "DNAT",
-                "--to-destination",
-                &target,
-            ])?;
-            let answer = Client::default().get(format!("{SERVICE}:{PORT}").parse()?, "/mem")?;
-            ensure!(answer.status == 200, "{answer:?}");
-            Ok(())
-        })
-    })
+}
+
+pub(super) fn kube_proxy_rules(_: &Cluster) -> Result<Scene<'_>> {
+    let rules = Rules::new()?;
+    Ok(Scene::new(move |pod| {
+        rules.lead_to(pod.address(PORT)?)?;
+        let answer = Client::default().get(format!("{SERVICE}:{PORT}").parse()?, "/mem")?;
+        ensure!(answer.status == 200, "{answer:?}");
+        Ok(())
+    }))
 }
