@@ -26,20 +26,18 @@ pub fn run() -> Result<()> {
         }
     };
     check("format", cargo().args(["fmt", "--all", "--check"]));
-    check(
-        "lints",
-        cargo().args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            // What draws is left out otherwise.
-            "--features",
-            "podmotion-integration-tests/plot",
-            "--",
-            "-D",
-            "warnings",
-        ]),
-    );
+    // Tests that need root are none of those that cargo runs by itself, so they are named.
+    for targets in [&["--all-targets"][..], &["--test", "*"]] {
+        check(
+            "lints",
+            cargo()
+                .args(["clippy", "--workspace"])
+                .args(targets)
+                // What draws is left out otherwise.
+                .args(["--features", "podmotion-integration-tests/plot"])
+                .args(["--", "-D", "warnings"]),
+        );
+    }
     check(
         "generated files",
         cargo().args([

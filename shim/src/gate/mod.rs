@@ -120,6 +120,7 @@ pub struct Gate {
     pins: PathBuf,
     netns: OwnedFd,
     cookie: u64,
+    inquiry: sockets::Inquiry,
     maps: Maps,
     links: Vec<Link>,
     eth_ifindex: u32,
@@ -176,6 +177,7 @@ impl Gate {
             pins: pins.into(),
             netns,
             cookie,
+            inquiry: sockets::Inquiry::new(cookie),
             maps,
             links: Vec::new(),
             eth_ifindex,
@@ -301,11 +303,11 @@ impl Gate {
 
     /// Looks at the sockets of the pod's network namespace that are among `held`.
     pub fn sockets(
-        &self,
+        &mut self,
         held: &sockets::Held,
         wanted: sockets::Wanted,
     ) -> Result<sockets::Sockets, sockets::SocketError> {
-        sockets::list(self.netns.as_fd(), self.cookie, held, wanted)
+        self.inquiry.list(self.netns.as_fd(), held, wanted)
     }
 
     fn take_back(&mut self) -> Vec<GateError> {

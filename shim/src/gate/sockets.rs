@@ -15,10 +15,11 @@ use netlink_packet_sock_diag::constants::{
     TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_RECV,
 };
 use netlink_packet_sock_diag::inet::{InetResponse, InetResponseHeader, nlas::Nla};
+use netlink_sys::Socket;
 use podmotion_bpf::netns::{self, NetnsError};
 use thiserror::Error;
 
-use diag::{dump, requests};
+use diag::{connect, dump, requests};
 
 /// The sockets could not be listed.
 #[derive(Debug, Error)]
@@ -180,17 +181,46 @@ pub enum Wanted {
     Own,
 }
 
-/// Lists the sockets in the network namespace `netns`, whose cookie is `cookie`, that are among `held`.
-pub fn list(
-    netns: BorrowedFd<'_>,
+/// Asks the kernel for the sockets of a network namespace.
+#[derive(Debug)]
+pub struct Inquiry {
+    /// Of the network namespace.
     cookie: u64,
-    held: &Held,
-    wanted: Wanted,
-) -> Result<Sockets, SocketError> {
-    netns::enter(netns, || {
+    /// One of its own, there is no other way to ask. None before the first question, and after one that failed: what may
+    /// still come would be taken for the answer to another.
+    socket: Option<Socket>,
+}
+
+impl Inquiry {
+    /// For the network namespace with this cookie.
+    #[must_use]
+    pub fn new(cookie: u64) -> Self {
+        Self {
+            cookie,
+            socket: None,
+        }
+    }
+
+    /// Lists the sockets in the network namespace, which `netns` is, that are among `held`.
+    pub fn list(
+        &mut self,
+        netns: BorrowedFd<'_>,
+        held: &Held,
+        wanted: Wanted,
+    ) -> Result<Sockets, SocketError> {
+        let socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => netns::enter(netns, connect)??,
+        };
+        let all = self.ask(&socket, held, wanted)?;
+        self.socket = Some(socket);
+        Ok(sort(&all, held))
+    }
+
+    fn ask(&self, socket: &Socket, held: &Held, wanted: Wanted) -> Result<Answers, SocketError> {
         let kinds: &[Kind] = match wanted {
-            Wanted::Own => match own::list(cookie, held)? {
-                Some(all) => return Ok(sort(&all, held)),
+            Wanted::Own => match own::list(socket, self.cookie, held)? {
+                Some(all) => return Ok(all),
                 None => &[Kind::Tcp, Kind::Udp, Kind::Mptcp],
             },
             Wanted::All => &[Kind::Tcp, Kind::Udp, Kind::Mptcp],
@@ -199,11 +229,11 @@ pub fn list(
         let mut all = Answers::new();
         for kind in kinds {
             for request in requests(*kind) {
-                all.push((*kind, dump(&request, *kind)?));
+                all.push((*kind, dump(socket, &request, *kind)?));
             }
         }
-        Ok(sort(&all, held))
-    })?
+        Ok(all)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -246,9 +246,9 @@ pub fn a_second_gate_is_refused_and_a_dead_ones_entries_removed() {
 
 pub fn sockets_are_listed_with_what_waits() {
     let net = Net::new();
-    let gate = net.gate();
+    let mut gate = net.gate();
     let server = address("10.9.0.1", PORT);
-    let list = || {
+    let list = |gate: &mut Gate| {
         let [all, own] = [Wanted::All, Wanted::Own].map(|wanted| {
             let mut found = gate.sockets(&held(), wanted).unwrap();
             found.flows.sort_unstable();
@@ -260,24 +260,24 @@ pub fn sockets_are_listed_with_what_waits() {
         assert_eq!(all, own);
         all
     };
-    assert_eq!(list(), sockets::Sockets::default());
+    assert_eq!(list(&mut gate), sockets::Sockets::default());
     let listener = net.pod.run(|| TcpListener::bind(server).unwrap());
     let listener6 = net
         .pod
         .run(|| TcpListener::bind(address("::", 9090)).unwrap());
     let _udp = net.udp(true, "0.0.0.0:53");
-    let found = list();
+    let found = list(&mut gate);
     assert_eq!(found.ports(), BTreeSet::from([53, PORT, 9090]));
     assert_eq!((found.pending, found.flows.len()), (0, 0));
     // Connected, not accepted.
     let _client = net.connect(false, server);
     let mapped = net.connect(false, address("10.9.0.1", 9090));
-    let found = list();
+    let found = list(&mut gate);
     assert_eq!(found.pending, 2, "{found:?}");
     assert_eq!(found.flows, []);
     let (_accepted, peer) = listener.accept().unwrap();
     let (_accepted6, _) = listener6.accept().unwrap();
-    let found = list();
+    let found = list(&mut gate);
     assert_eq!(found.pending, 0);
     let flows: BTreeSet<_> = found.flows.into_iter().collect();
     let expected = [
@@ -285,6 +285,13 @@ pub fn sockets_are_listed_with_what_waits() {
         Flow::new(address("10.9.0.1", 9090), mapped.local_addr().unwrap()),
     ];
     assert_eq!(flows, BTreeSet::from(expected));
+    // All questions go through one socket.
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = descriptors();
+    for _ in 0..10 {
+        list(&mut gate);
+    }
+    assert_eq!(descriptors(), before);
     // Somebody else's are not the container's.
     let nobody = sockets::held(&[]).unwrap();
     for wanted in [Wanted::All, Wanted::Own] {
@@ -296,7 +303,7 @@ pub fn sockets_are_listed_with_what_waits() {
 /// Connection requests answered while the last step, the client's, is missing.
 pub fn a_connection_that_is_being_opened_waits() {
     let net = Net::new();
-    let gate = net.gate();
+    let mut gate = net.gate();
     let server = address("10.9.0.1", PORT);
     let _listener = net.pod.run(|| TcpListener::bind(server).unwrap());
     // What the pod answers does not arrive.
@@ -326,7 +333,7 @@ pub fn a_connection_that_is_being_opened_waits() {
 
 pub fn listeners_with_mptcp_are_told_apart() {
     let net = Net::new();
-    let gate = net.gate();
+    let mut gate = net.gate();
     let server = address("10.9.0.1", PORT);
     let Some(_listener) = net.pod.run(|| mptcp_listener(server)) else {
         // Nobody can listen so on this kernel.
@@ -341,7 +348,7 @@ pub fn listeners_with_mptcp_are_told_apart() {
 /// They have no other end yet that could be asked for.
 pub fn connections_that_the_pod_opens_are_listed_from_the_first_packet_on() {
     let net = Net::new();
-    let gate = net.gate();
+    let mut gate = net.gate();
     let far = address("10.9.0.2", PORT);
     net.pod.lose("10.9.0.2");
     std::thread::scope(|scope| {
@@ -365,7 +372,7 @@ pub fn connections_that_the_pod_opens_are_listed_from_the_first_packet_on() {
 /// A client has gone for good, and the application has not looked yet.
 pub fn a_connection_that_was_reset_is_none() {
     let net = Net::new();
-    let gate = net.gate();
+    let mut gate = net.gate();
     let server = address("10.9.0.1", PORT);
     let listener = net.pod.run(|| TcpListener::bind(server).unwrap());
     let client = net.connect(false, server);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -99,7 +99,7 @@ fn bound(local: SocketAddr) -> TcpStream {
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
     setsockopt(&socket, sockopt::ReuseAddr, &true).unwrap();
     bind(socket.as_raw_fd(), &SockaddrStorage::from(local)).unwrap();
-    TcpStream::from(OwnedFd::from(socket))
+    TcpStream::from(socket)
 }
 
 fn connected(socket: TcpStream, server: SocketAddr) -> TcpStream {
@@ -172,7 +172,7 @@ fn asked(net: &Net) -> Asked {
 pub fn a_probe_that_waits_for_its_answer_is_no_request() {
     let net = Net::new();
     let Asked {
-        gate,
+        mut gate,
         listener,
         seen,
         kubelet: _kubelet,

@@ -39,7 +39,7 @@ pub(super) fn listening() -> Vec<u8> {
     of_both(&request(AF_INET, Kind::Tcp, StateFlags::LISTEN))
 }
 
-/// The TCP socket with these ends, in the calling thread's network namespace. None where the kernel finds none, or one
+/// The TCP socket with these ends, in the network namespace of `socket`. None where the kernel finds none, or one
 /// that only listens there.
 pub(super) fn one(
     socket: &Socket,
@@ -70,16 +70,15 @@ pub(super) fn one(
     }
 }
 
-/// A socket to ask through.
+/// A socket to ask through, in the calling thread's network namespace.
 pub(super) fn connect() -> Result<Socket, SocketError> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG).map_err(SocketError::Netlink)?;
     socket.bind_auto().map_err(SocketError::Netlink)?;
     Ok(socket)
 }
 
-/// The sockets that are asked for, in the calling thread's network namespace.
-pub(super) fn dump(request: &[u8], kind: Kind) -> Result<Vec<Entry>, SocketError> {
-    let socket = connect()?;
+/// The sockets that are asked for, in the network namespace of `socket`. When it fails there can be more to read.
+pub(super) fn dump(socket: &Socket, request: &[u8], kind: Kind) -> Result<Vec<Entry>, SocketError> {
     socket.send(request, 0).map_err(SocketError::Netlink)?;
     let mut found = Vec::new();
     loop {

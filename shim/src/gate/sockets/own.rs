@@ -12,23 +12,27 @@ use std::collections::hash_map::Entry as Place;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
+use netlink_sys::Socket;
 use podmotion_bpf::netns;
 use rustix::net::{ipproto, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use super::diag::{connect, dump, listening, one, requests};
+use super::diag::{dump, listening, one, requests};
 use super::{Answers, Held, Kind, SocketError};
 
 /// From so many sockets on a walk is faster.
 const MOST: usize = 256;
 
-/// What [`sort`](super::sort) sorts, of the network namespace with this cookie, which the calling thread is in; none where
-/// it takes a walk.
-pub(super) fn list(cookie: u64, held: &Held) -> Result<Option<Answers>, SocketError> {
+/// What [`sort`](super::sort) sorts, of the network namespace with this cookie, which `kernel` is in; none where it takes a
+/// walk.
+pub(super) fn list(
+    kernel: &Socket,
+    cookie: u64,
+    held: &Held,
+) -> Result<Option<Answers>, SocketError> {
     if held.places.len() > MOST {
         return Ok(None);
     }
-    let kernel = connect()?;
     let mut processes = HashMap::new();
     let (mut tcp, mut udp) = (Vec::new(), false);
     for (&inode, &(pid, number)) in &held.places {
@@ -48,7 +52,7 @@ pub(super) fn list(cookie: u64, held: &Held) -> Result<Option<Answers>, SocketEr
                 let Some((local, remote)) = ends(&socket) else {
                     return Ok(None);
                 };
-                match one(&kernel, local, remote)? {
+                match one(kernel, local, remote)? {
                     Some(entry) if u64::from(entry.header.inode) == inode => tcp.push(entry),
                     _ => return Ok(None),
                 }
@@ -58,11 +62,11 @@ pub(super) fn list(cookie: u64, held: &Held) -> Result<Option<Answers>, SocketEr
     }
     let mut all = vec![
         (Kind::Tcp, tcp),
-        (Kind::Tcp, dump(&listening(), Kind::Tcp)?),
+        (Kind::Tcp, dump(kernel, &listening(), Kind::Tcp)?),
     ];
     if udp {
         for request in requests(Kind::Udp) {
-            all.push((Kind::Udp, dump(&request, Kind::Udp)?));
+            all.push((Kind::Udp, dump(kernel, &request, Kind::Udp)?));
         }
     }
     Ok(Some(all))
