@@ -54,6 +54,29 @@ pub(crate) fn movable(pid: i32) -> io::Result<Vec<Movable>> {
         .map_err(|line| io::Error::new(io::ErrorKind::InvalidData, format!("line {line:?}")))
 }
 
+/// Whether what process `pid` has mapped at `address` is registered with a userfaultfd.
+pub(crate) fn is_armed(pid: i32, address: u64) -> io::Result<bool> {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    Ok(armed_at(&smaps, address))
+}
+
+fn armed_at(smaps: &str, address: u64) -> bool {
+    let mut there = false;
+    for line in smaps.lines() {
+        let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        match key.strip_suffix(':') {
+            None => {
+                there = header(key, value).is_some_and(|mapping| mapping.range.contains(&address));
+            }
+            Some("VmFlags") if there => {
+                return value.split_ascii_whitespace().any(|flag| flag == ARMED);
+            }
+            Some(_) => {}
+        }
+    }
+    false
+}
+
 /// Pages that others read without running: the arguments and the environment, which `ps` and many
 /// more get from `/proc/PID/cmdline` and `environ`. The kernel does not wait for a missing page then
 /// (`access_remote_vm`), it reads nothing.
@@ -191,6 +214,15 @@ mod tests {
         assert_eq!(stat([0, 0, 0, 0]), Some(Vec::new()), "none");
         assert_eq!(stat([0, u64::MAX, 0, 0]), Some(Vec::new()), "not true");
         assert_eq!(parse_read_by_others("1 (a) S 0", 0x1000), None);
+    }
+
+    #[test]
+    fn what_is_registered_is_told_by_its_address() {
+        let first = mapping("7f0000-7f2000", "rw-p", 0, "", "rd wr um ac");
+        let second = mapping("7f2000-7f4000", "rw-p", 0, "", "rd wr ac");
+        let smaps = first + &second;
+        assert!(armed_at(&smaps, 0x7f_0000) && armed_at(&smaps, 0x7f_1fff));
+        assert!(!armed_at(&smaps, 0x7f_2000) && !armed_at(&smaps, 0x7f_4000));
     }
 
     #[test]

@@ -200,13 +200,17 @@ impl Pager {
         })
     }
 
-    /// Address spaces that were forked while memory was missing have no process that is known;
-    /// they are filled before anything is moved again.
+    /// Address spaces that were forked while memory was missing have no process that is known, nor have those whose
+    /// process has left them; they are filled before anything is moved again.
     pub(crate) fn finish_forks(&mut self) -> Result<(), FillFailed> {
         let Some(server) = self.server.take() else {
             return Ok(());
         };
-        match server.call(|worker| worker.views().is_some()) {
+        let are_known = server.call(|worker| {
+            worker.forget_strangers();
+            worker.views().is_some()
+        });
+        match are_known {
             Ok(true) => {
                 self.server = Some(server);
                 Ok(())

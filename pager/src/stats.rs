@@ -123,6 +123,8 @@ pub struct FillStats {
     pub prefetch_bytes: u64,
     /// Of them, those that had to be decompressed.
     pub prefetch_decompressed_bytes: u64,
+    /// Of them, those that the disk was asked for before anybody waited for it.
+    pub prefetch_asked_bytes: u64,
     /// Time for that.
     pub prefetch_time: Duration,
     /// Faults that were answered with content.

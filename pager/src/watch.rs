@@ -8,9 +8,8 @@
 //! ```
 //!
 //! A page that was protected, then found to be as in the image or written to it, and then not written to by the process,
-//! is as in the image. The kernel
-//! takes the protection off at the first write, by itself: nobody waits for an answer (`UFFD_FEATURE_WP_ASYNC` and
-//! `PAGEMAP_SCAN`, Linux 6.7, Documentation/admin-guide/mm/pagemap.rst).
+//! is as in the image. The kernel takes the protection off at the first write, by itself: nobody waits for an answer
+//! (`UFFD_FEATURE_WP_ASYNC` and `PAGEMAP_SCAN`, Linux 6.7, Documentation/admin-guide/mm/pagemap.rst).
 //!
 //! Invariants:
 //!
@@ -19,7 +18,9 @@
 //!    ([`pinned`]); who gets at a page later takes its protection off with that.
 //! 2. *A page that is protected is the one that was compared.* What is mapped elsewhere, or anew, is not registered, and
 //!    the kernel refuses to tell of it (`PM_SCAN_CHECK_WPASYNC`): then all of the range counts as written.
-//! 3. *Nothing depends on it.* When it ends, however it ends, the processes go on as if it had not been there.
+//! 3. *An address space is that of the process still.* One that runs another program by now has a new one, in which nothing
+//!    is registered, while the old one can go on in another process.
+//! 4. *Nothing depends on it.* When it ends, however it ends, the processes go on as if it had not been there.
 //!
 //! Huge pages are not protected: a write would split them.
 //!
@@ -262,7 +263,7 @@ impl Watch {
         }
         spaces
             .into_iter()
-            .map(|space| (space.pid, space.end(self.page)))
+            .filter_map(|space| Some((space.pid, space.end(self.page)?)))
             .collect()
     }
 }
@@ -328,23 +329,27 @@ impl Space {
         }
     }
 
-    /// Of what was as in the image, that which nobody has written to since.
-    fn end(mut self, page: u64) -> Watched {
+    /// Of what was as in the image, that which nobody has written to since. None where its process has left the address
+    /// space.
+    fn end(mut self, page: u64) -> Option<Watched> {
         let mut same = RunMap::new(page);
         for range in &self.ranges {
             for run in self.pagemap.unwritten(range).unwrap_or_default() {
                 self.same.within(run).for_each(|run| same.insert(run));
             }
         }
+        if !is_of(self.pid, &same) {
+            return None;
+        }
         let mut ahead = std::mem::take(&mut self.ahead);
         ahead.retain(|page| same.get(page.address) == Some(page.slot));
-        let uffd = self.next.take().filter(|_| is_of(self.pid, &same));
-        Watched { same, ahead, uffd }
+        let uffd = self.next.take();
+        Some(Watched { same, ahead, uffd })
     }
 }
 
-/// Whether a process still has the address space of which `same` has not been written to: it can run another program by now.
-/// What it has mapped then is not registered, which the kernel tells of.
+/// Whether a process has the address space of which `same` has not been written to. What it has mapped in another one is not
+/// registered, which the kernel tells of.
 fn is_of(pid: i32, same: &RunMap) -> bool {
     let now = Pagemap::open(pid);
     let (Some(run), Ok(now)) = (same.iter().next(), now) else {

@@ -1,11 +1,15 @@
 //! The pages file, to read. What is read is what was written, or an error.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use rustix::fs::{Advice, fadvise};
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::compressed::{Compressed, decompress};
 use super::places::{Piece, Places};
@@ -111,8 +115,29 @@ impl Reader {
         self.decompressed.load(Ordering::Relaxed)
     }
 
+    /// Begins to read slots from `slot` on from the disk, `bytes` of them, where they are not in memory. An error shows
+    /// when they are read.
+    pub(crate) fn will_need(&self, slot: u64, bytes: u64) {
+        let _ = fadvise(
+            &self.file,
+            slot * self.page,
+            NonZero::new(bytes),
+            Advice::WillNeed,
+        );
+    }
+
     /// Reads slots from `slot` on into `into`, a whole number of pages, and checks each.
     pub(crate) fn read_into(&self, slot: u64, into: &mut [u8]) -> Result<(), ImageError> {
+        self.read_into_or(slot, into, || ())
+    }
+
+    /// The same. Where it takes waiting for the disk, `far` is called before.
+    pub(crate) fn read_into_or(
+        &self,
+        slot: u64,
+        into: &mut [u8],
+        mut far: impl FnMut(),
+    ) -> Result<(), ImageError> {
         let page = self.page as usize;
         let end = slot + into.len() as u64 / self.page;
         let places = self.places();
@@ -122,7 +147,7 @@ impl Reader {
             let (Piece::Plain { slots } | Piece::Records { slots, .. }) = piece;
             let (now, later) = rest.split_at_mut(slots as usize * page);
             match piece {
-                Piece::Plain { .. } => self.read_plain(next, now)?,
+                Piece::Plain { .. } => self.read_plain(next, now, &mut far)?,
                 Piece::Records { offset, bytes, .. } => {
                     self.read_records(&places, next, offset, bytes, now)?;
                 }
@@ -138,8 +163,20 @@ impl Reader {
         Ok(())
     }
 
-    fn read_plain(&self, slot: u64, into: &mut [u8]) -> Result<(), ImageError> {
-        match self.file.read_exact_at(into, slot * self.page) {
+    fn read_plain(
+        &self,
+        slot: u64,
+        into: &mut [u8],
+        far: &mut impl FnMut(),
+    ) -> Result<(), ImageError> {
+        let offset = slot * self.page;
+        let whole = &mut [IoSliceMut::new(into)];
+        // Some file systems always say that it takes waiting, or that they do not know.
+        match preadv2(&self.file, whole, offset, ReadWriteFlags::NOWAIT) {
+            Ok(read) if read == into.len() => return Ok(()),
+            _ => far(),
+        }
+        match self.file.read_exact_at(into, offset) {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(self.without(slots(slot, into.len() as u64 / self.page)))
             }

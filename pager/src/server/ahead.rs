@@ -2,8 +2,11 @@
 //!
 //! Only what goes as it should is done here. Whatever else there is to it, such as a page that is there already or
 //! a mapping that is gone, is left to [`Worker::put`], which comes afterwards.
+//!
+//! Where the image is not in memory any more, all that is still to be read is asked for before anybody waits for some of it: a
+//! disk is quick with many requests at once, and slow with one after the other.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use super::ServerError;
@@ -33,6 +36,10 @@ struct Shared<'a> {
     held: &'a [Held],
     pieces: &'a [Piece],
     next: AtomicUsize,
+    /// The disk is asked for all that is still to be read.
+    asked: AtomicBool,
+    /// So many bytes.
+    asked_bytes: AtomicU64,
 }
 
 impl Worker {
@@ -50,6 +57,8 @@ impl Worker {
             held: &self.held,
             pieces: &pieces,
             next: AtomicUsize::new(0),
+            asked: AtomicBool::new(false),
+            asked_bytes: AtomicU64::new(0),
         };
         let works = thread::scope(|scope| {
             let helper = || {
@@ -67,6 +76,7 @@ impl Worker {
             });
             [Some(own), other]
         });
+        self.stats.prefetch_asked_bytes += shared.asked_bytes.into_inner();
         let (mut filled, mut result) = (Vec::new(), Ok(()));
         for work in works.into_iter().flatten() {
             filled.extend(work.done);
@@ -104,16 +114,31 @@ impl Shared<'_> {
     fn take_turns(&self, done: &mut Vec<Piece>) -> Result<(), ServerError> {
         let mut buffer =
             PageBuffer::new(PIECE as usize).map_err(ServerError::system("get memory", None))?;
-        while let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(piece) = self.pieces.get(number) else {
+                return Ok(());
+            };
             let content = &mut buffer[..piece.bytes as usize];
-            self.reader.read_into(piece.slot, content)?;
+            self.reader
+                .read_into_or(piece.slot, content, || self.ask_for(number))?;
             if let Ok(Copied::Bytes(bytes)) = self.held[piece.index].uffd.copy(piece.start, content)
                 && bytes == piece.bytes
             {
                 done.push(*piece);
             }
         }
-        Ok(())
+    }
+
+    /// Asks the disk for this piece and all behind it.
+    fn ask_for(&self, number: usize) {
+        if self.asked.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        for piece in &self.pieces[number..] {
+            self.reader.will_need(piece.slot, piece.bytes);
+            self.asked_bytes.fetch_add(piece.bytes, Ordering::Relaxed);
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::fill::Background;
 use crate::FillStats;
 use crate::changes::Change;
 use crate::image::{Places, Reader};
+use crate::maps;
 use crate::runs::RunMap;
 use crate::space::Space;
 use crate::sys::keep::{self, Keeper};
@@ -154,6 +155,19 @@ impl Worker {
             reported: Vec::new(),
             gone: false,
         });
+    }
+
+    /// Processes that have left their address space while memory was missing, for another program, are not its processes
+    /// any more. All threads have been stopped, or what is found is no more true than before.
+    pub(crate) fn forget_strangers(&mut self) {
+        for held in &mut self.held {
+            let missing = held.space.missing().iter().next();
+            if let (Some(pid), Some(run)) = (held.space.pid, missing)
+                && !maps::is_armed(pid, run.start).unwrap_or(false)
+            {
+                held.space.pid = None;
+            }
+        }
     }
 
     /// What is missing of each process that is still there. None when there are address spaces

@@ -1,14 +1,17 @@
 //! What a sleep and a wake leave, and what they do not.
 
 use std::fs;
+use std::io::IoSliceMut;
 use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use podmotion_pager::{
-    FillPolicy, ImageError, NotMoved, OutError, Pager, Resumed, StayPolicy, WORKING_SET,
+    FillPolicy, ImageError, NotMoved, OutError, PAGES, Pager, Resumed, StayPolicy, WORKING_SET,
 };
+use rustix::fs::{Advice, fadvise};
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use crate::Case;
 use crate::cage::Cage;
@@ -22,10 +25,18 @@ pub const CASES: &[Case] = &[
         not_written_again,
     ),
     ("what_is_missing_is_not_moved_again", not_moved_again),
+    (
+        "another_program_in_a_process_that_had_memory_missing_is_not_taken_for_it",
+        another_program,
+    ),
     ("nothing_stays_registered_after_the_fill", nothing_stays),
     (
         "the_working_set_is_filled_before_the_wake",
         working_set_first,
+    ),
+    (
+        "a_disk_is_asked_for_the_working_set_all_at_once",
+        asked_at_once,
     ),
     (
         "what_wakes_need_is_left_in_place_until_they_do_not",
@@ -218,6 +229,22 @@ fn nothing_stays() {
     assert_eq!(holder.ask("check"), "good");
 }
 
+/// Its address space was another process's too, and is still there with pages missing.
+fn another_program() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 30);
+    assert_eq!(holder.ask("touch 3000"), "done");
+    assert_eq!(holder.ask("share"), "done");
+    let out = moved(cage.sleep(Pager::create(directory.path()).unwrap()));
+    let filling = cage.wake_with(out, ONLY_ASKED_FOR).unwrap();
+    assert_eq!(holder.ask("again"), "ready");
+    let (pager, _) = filling.pause().unwrap();
+    let out = moved(cage.sleep(pager));
+    cage.wake(out).unwrap().wait().unwrap();
+    assert_eq!(holder.ask("check"), "good");
+}
+
 fn working_set_first() {
     let directory = directory();
     let cage = Cage::new();
@@ -242,6 +269,45 @@ fn working_set_first() {
         }
     }
     assert!(fs::exists(directory.path().join(WORKING_SET)).unwrap());
+}
+
+fn asked_at_once() {
+    let directory = directory();
+    let cage = Cage::new();
+    let mut holder = Holder::start(&cage, 30);
+    let mut pager = Pager::create(directory.path()).unwrap();
+    let mut asked = Vec::new();
+    for on_disk in [false, false, true] {
+        let out = moved(cage.sleep(pager));
+        if on_disk {
+            evict(&directory.path().join(PAGES));
+        }
+        let filling = cage.wake(out).unwrap();
+        assert_eq!(holder.ask("look 500"), "good");
+        let stats;
+        (pager, stats) = filling.wait().unwrap();
+        asked.push(stats.prefetch_asked_bytes);
+    }
+    assert_eq!(asked[..2], [0, 0]);
+    assert!(asked[2] > MEGABYTE, "{asked:?}");
+    assert_eq!(holder.ask("check"), "good");
+}
+
+/// Has the page cache let go of a file.
+fn evict(path: &Path) {
+    let file = fs::File::open(path).unwrap();
+    // What is not on disk yet stays, and what the kernel is doing something with.
+    file.sync_all().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let cached = || {
+        let mut byte = [0];
+        let buffer = &mut [IoSliceMut::new(&mut byte)];
+        preadv2(&file, buffer, 4096, ReadWriteFlags::NOWAIT).is_ok()
+    };
+    while cached() {
+        assert!(Instant::now() < deadline);
+        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+    }
 }
 
 fn left_in_place() {

@@ -3,9 +3,12 @@
  *   look N     looks at the first N pages, prints "good" or "bad"
  *   touch N    writes to the first N pages, prints "done"
  *   swap N     has the first N pages and the N behind them change places, without a write; prints "done"
+ *   share      has another process share its memory, which does nothing; prints "done"
  *   again      begins again, as another program would; prints "ready"
  *   huge       has all of it in huge pages, prints "done" */
 #define _GNU_SOURCE
+#include <sched.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,6 +60,14 @@ static void swap(size_t n)
 	}
 }
 
+static int wait_for_ever(void *unused)
+{
+	(void)unused;
+	while (pause() < 0)
+		;
+	return 0;
+}
+
 int main(int count, char **arguments)
 {
 	char line[64];
@@ -81,6 +92,11 @@ int main(int count, char **arguments)
 			printf("done\n");
 		} else if (sscanf(line, "swap %zu", &n) == 1) {
 			swap(n);
+			printf("done\n");
+		} else if (strcmp(line, "share\n") == 0) {
+			static char stack[16384] __attribute__((aligned(16)));
+			if (clone(wait_for_ever, stack + sizeof stack, CLONE_VM | SIGCHLD, NULL) < 0)
+				abort();
 			printf("done\n");
 		} else if (strcmp(line, "again\n") == 0) {
 			execv("/proc/self/exe", arguments);

@@ -36,6 +36,10 @@ pub const CASES: &[Case] = &[
         "another_program_in_the_process_that_was_watched_sleeps_too",
         another_program,
     ),
+    (
+        "what_another_process_keeps_of_the_program_before_is_not_taken_for_the_new_ones",
+        program_before,
+    ),
     ("pages_that_change_places_while_watched_are_read", swapped),
     ("who_is_watched_keeps_huge_pages", huge),
     ("nothing_stays_registered_after_the_watch", nothing_stays),
@@ -189,6 +193,17 @@ fn another_program() {
         "{stats:?}"
     );
     assert!(holder.status("RssAnon:") < 1024);
+    cage.wake(out).unwrap().wait().unwrap();
+    assert_eq!(holder.ask("check"), "good");
+}
+
+/// The address space that was watched is still there, with other content at the same addresses.
+fn program_before() {
+    let (_directory, cage, mut holder, pager) = changed(3000);
+    assert_eq!(holder.ask("share"), "done");
+    assert_eq!(holder.ask("again"), "ready");
+    let out = moved(cage.sleep(pager));
+    assert_eq!(out.stats().unread_bytes, 0);
     cage.wake(out).unwrap().wait().unwrap();
     assert_eq!(holder.ask("check"), "good");
 }

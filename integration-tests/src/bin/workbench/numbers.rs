@@ -40,11 +40,6 @@ impl Samples {
             .unwrap_or_default()
     }
 
-    /// The same as shares of `whole`, in percent.
-    pub fn percent_of(&self, whole: f64) -> Self {
-        Self(self.0.iter().map(|value| value / whole * 100.0).collect())
-    }
-
     pub fn max(&self) -> f64 {
         self.0.iter().copied().fold(0.0, f64::max)
     }
@@ -118,11 +113,6 @@ mod tests {
         assert_eq!(samples(&hundred).p99(), 99.0);
         assert_eq!(samples(&[3.0, 7.5, 2.0]).p99(), 7.5);
         assert_eq!(samples(&[]).p99(), 0.0);
-    }
-
-    #[test]
-    fn shares_of_what_was_before() {
-        assert_eq!(samples(&[3.0, 5.0]).percent_of(4.0).0, [75.0, 125.0]);
     }
 
     #[test]

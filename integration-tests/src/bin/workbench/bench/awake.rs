@@ -1,6 +1,6 @@
-//! What many sleeps have left in a container that is awake: its throughput before and after them, beside one that never
-//! slept meanwhile. Two containers of the same program differ by more than what is looked for, and so does the same one from
-//! one minute to the next.
+//! What many sleeps have left in a container that is awake: its throughput before and after them, as a share of that of one
+//! that never slept, in the same moment. Two containers of the same program differ by more than what is looked for, and so
+//! does the same one from one minute to the next.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::report::Progress;
 /// What is read from one end to the other, in MiB.
 const READ_MB: u32 = 200;
 /// How often it is read.
-const READS: usize = 20;
+const READS: usize = 40;
 /// Seconds of load at a time: both containers have their turn within the same moment.
 const LOAD_SECONDS: u32 = 1;
 /// What throughput has to be kept.
@@ -39,7 +39,7 @@ pub fn measure(node: &Node, plan: &Plan, progress: &Progress) -> Result<Vec<Figu
     cycles(&servers[0], plan.sleeps, "/page.html", progress)?;
     let after = in_turns(&servers, rounds, requests)?;
     let what = "nginx requests on kept connections";
-    let mut figures = vec![figure(what, &before, &after)];
+    let mut figures = vec![figure(what, before, after)];
     drop(servers);
 
     // An allocator that asks for huge pages: what comes back is ordinary pages at first.
@@ -52,17 +52,17 @@ pub fn measure(node: &Node, plan: &Plan, progress: &Progress) -> Result<Vec<Figu
         cycles(&readers[0], plan.sleeps / 10, "/", progress)?;
         let after = in_turns(&readers, READS, read_all)?;
         let what = format!("{READ_MB} MB read, {what} pages");
-        figures.push(figure(&what, &before, &after));
+        figures.push(figure(&what, before, after));
     }
     progress.end(&format!("throughput after {} sleeps", plan.sleeps));
     Ok(figures)
 }
 
-/// Each: the one that slept, and the one that did not.
-fn figure(what: &str, before: &[Samples; 2], after: &[Samples; 2]) -> Figure {
-    let kept = |index: usize| after[index].percent_of(before[index].p50());
-    Figure::new(format!("after many sleeps, {what}"), "% of before", kept(0))
-        .beside("never slept", kept(1))
+/// What the one that slept does of what the other one does.
+fn figure(what: &str, before: Samples, after: Samples) -> Figure {
+    let name = format!("after many sleeps, {what}");
+    Figure::new(name, "% of one that never slept", after)
+        .beside("before them", before)
         .target(Target::Keeps(KEPT))
 }
 
@@ -88,20 +88,22 @@ fn cycles(container: &Container, count: u64, path: &str, progress: &Progress) ->
         .map(drop)
 }
 
-/// The same of both, several times; who comes first takes turns.
+/// The same of both, several times: what the first one does in percent of the second. Who comes first takes turns.
 fn in_turns(
     pair: &[Container; 2],
     rounds: usize,
     measure: impl Fn(&Container) -> Result<f64>,
-) -> Result<[Samples; 2]> {
-    let mut samples = [Samples::default(), Samples::default()];
+) -> Result<Samples> {
+    let mut shares = Samples::default();
     for round in 0..rounds {
+        let mut rates = [0.0; 2];
         for turn in 0..2 {
             let index = (round + turn) % 2;
-            samples[index].add(measure(&pair[index])?);
+            rates[index] = measure(&pair[index])?;
         }
+        shares.add(rates[0] / rates[1] * 100.0);
     }
-    Ok(samples)
+    Ok(shares)
 }
 
 /// MB a second.

@@ -61,7 +61,7 @@ impl ByItself {
     pub fn figures(self, name: &str) -> [Figure; 2] {
         [
             Figure::new(format!("{name}, decision to memory free"), "ms", self.sleep),
-            Figure::new("  of it, stood still", "ms", self.frozen),
+            Figure::new(format!("  {name}, stood still"), "ms", self.frozen),
         ]
     }
 }

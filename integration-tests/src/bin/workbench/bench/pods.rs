@@ -131,7 +131,7 @@ fn one_by_itself(cluster: &Cluster, rounds: u64, progress: &Progress) -> Result<
         progress.detail(&format!("a pod asleep by itself, {number} of {rounds}"));
     })?;
     kubectl.run(&["delete", &name])?;
-    let name = format!("{ONE_MB} MB, light sleep by itself, in a cluster");
+    let name = format!("a pod with {ONE_MB} MB, light sleep by itself");
     let [sleep, frozen] = times.figures(&name);
     Ok(vec![sleep.target(Target::AtMost(SECOND_SLEEP_MS)), frozen])
 }

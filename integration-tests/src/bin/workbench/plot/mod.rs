@@ -156,6 +156,11 @@ const WAKES: &[Way] = &[
 const SLEEPS: &[Way] = &[
     Way {
         name: "light",
+        figure: "light sleep by itself, decision to memory free",
+        beside: false,
+    },
+    Way {
+        name: "light, asked for",
         figure: "light sleep, decision to memory free",
         beside: false,
     },
