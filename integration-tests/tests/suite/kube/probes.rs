@@ -159,6 +159,13 @@ fn probes(cluster: &Cluster, pod: &KubePod<'_>, result: &str) -> Result<u64> {
     Ok(total)
 }
 
+/// Its only probe has been answered for it. Where the first one passed in the moment in which it fell asleep, the second has
+/// woken it to learn its answer.
+fn is_known(sleeper: &Sleeper) -> Result<()> {
+    let answered = |status: &Status| status.probes.answered > 0;
+    sleeper.wait_until("a probe answered", answered).map(drop)
+}
+
 /// Sleeps once it could, and the kubelet's probes are answered for it until there were `more`.
 fn sleeps_through(sleeper: &Sleeper, more: u64) -> Result<Status> {
     let before = sleeper.wait_state("asleep")?;
@@ -412,7 +419,9 @@ fn a_hook_reaches_the_application(cluster: &Cluster) -> Result<()> {
     let mut manifest = sleepy(vec![app]);
     manifest["spec"]["volumes"] = json!([{"name": "witness", "hostPath": {"path": witness}}]);
     let pod = cluster.run(&manifest)?;
-    sleeps_through(&sleeper(&pod)?, 2)?;
+    let sleeper = sleeper(&pod)?;
+    is_known(&sleeper)?;
+    sleeps_through(&sleeper, 2)?;
     pod.delete()?;
     let said = std::fs::read_to_string(witness.join("log")).context("read the witness")?;
     std::fs::remove_dir_all(&witness).context("remove the witness")?;
@@ -424,6 +433,7 @@ fn a_kubelet_in_a_pod_is_a_client(cluster: &Cluster) -> Result<()> {
     let ready = startup(&http("/ready", 8080));
     let pod = cluster.run(&sleepy(vec![app(&[]).with("readinessProbe", ready)]))?;
     let sleeper = sleeper(&pod)?;
+    is_known(&sleeper)?;
     let before = sleeps_through(&sleeper, 2)?;
     // Awake for as long as it likes.
     let other = cluster.run(&self::pod(vec![counter("app", 8080)]))?;
