@@ -278,6 +278,10 @@ impl Cluster {
 /// Starts the control plane, with its files in a new folder called `name`. One at a time.
 fn start_control(tools: &Tools, name: &str) -> Result<(Control, PathBuf)> {
     let folder = Machine::get()?.work().join(name);
+    if folder.exists() {
+        // Of one that was there before.
+        fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+    }
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     network::own_address()?;
     let control = Control::start(tools, &folder)?;

@@ -19,6 +19,8 @@ use crate::report::Progress;
 const READ_MB: u32 = 200;
 /// How often it is read.
 const READS: usize = 40;
+/// So many times as many loads as for the comparison of runtimes: less is looked for here.
+const LOADS: usize = 6;
 /// Seconds of load at a time: both containers have their turn within the same moment.
 const LOAD_SECONDS: u32 = 1;
 /// What throughput has to be kept.
@@ -33,7 +35,7 @@ pub fn measure(node: &Node, plan: &Plan, progress: &Progress) -> Result<Vec<Figu
         gate::server(node, Runtime::Podmotion)?,
         gate::server(node, Runtime::Podmotion)?,
     ];
-    let rounds = plan.loads * plan.load_seconds as usize;
+    let rounds = LOADS * plan.loads;
     let requests = |server: &Container| load.run(server, Kind::Requests);
     let before = in_turns(&servers, rounds, requests)?;
     cycles(&servers[0], plan.sleeps, "/page.html", progress)?;

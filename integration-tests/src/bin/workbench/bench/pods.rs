@@ -32,17 +32,11 @@ const WATCHED: Duration = Duration::from_secs(20);
 /// How often they are woken.
 const ROUNDS: u64 = 3;
 
-/// Measures with that many pods, and before with a single one that sleeps `rounds` times.
-pub fn measure(
-    versions: Versions,
-    count: usize,
-    rounds: u64,
-    progress: &Progress,
-) -> Result<Vec<Figure>> {
+/// Measures with that many pods.
+pub fn measure(versions: Versions, count: usize, progress: &Progress) -> Result<Vec<Figure>> {
     progress.begin(&format!("{count} pods: Kubernetes"));
     let cluster = Cluster::start(Node::start(versions)?)?;
     cluster.sleep(Depth::Light)?;
-    let mut figures = one_by_itself(&cluster, rounds, progress)?;
     progress.detail(&format!("{count} pods: start"));
     cluster.kubectl().apply(&deployment(count))?;
     let name = format!("deployment/{NAME}");
@@ -73,7 +67,7 @@ pub fn measure(
     progress.end(&format!("{count} pods asleep, with probes every second"));
 
     let detail = |what: &str, bytes: f64| Figure::new(format!("  {what}"), "MB", bytes / 1e6);
-    figures.extend([
+    Ok(vec![
         Figure::new(
             "a pod asleep keeps, everything counted",
             "MB",
@@ -98,13 +92,15 @@ pub fn measure(
             "ms",
             last,
         ),
-    ]);
-    Ok(figures)
+    ])
 }
 
-/// A pod that holds 50 MiB and sleeps by itself, where nothing else happens than what a node does anyway. A machine that
-/// is left alone altogether has its processors taken away by its host again and again, and each step takes longer.
-fn one_by_itself(cluster: &Cluster, rounds: u64, progress: &Progress) -> Result<Vec<Figure>> {
+/// Measures with a single pod that holds 50 MiB and sleeps by itself, where nothing else happens than what a node does anyway. A
+/// machine that is left alone altogether has its processors taken away by its host again and again, and each step takes longer.
+pub fn measure_one(versions: Versions, rounds: u64, progress: &Progress) -> Result<Vec<Figure>> {
+    progress.begin("a pod: Kubernetes");
+    let cluster = Cluster::start(Node::start(versions)?)?;
+    cluster.sleep(Depth::Light)?;
     let kubectl = cluster.kubectl();
     kubectl.apply(&json!({
         "apiVersion": "v1",
@@ -123,14 +119,14 @@ fn one_by_itself(cluster: &Cluster, rounds: u64, progress: &Progress) -> Result<
     }))?;
     let name = format!("pod/{ONE}");
     kubectl.run(&["wait", "--for=condition=Ready", &name, "--timeout=60s"])?;
-    let pods = Pod::all(cluster, ONE)?;
+    let pods = Pod::all(&cluster, ONE)?;
     let [pod] = &pods[..] else {
         bail!("{} pods of one", pods.len());
     };
     let times = ByItself::measure(&pod.sleeper, pod.address, rounds, |number| {
         progress.detail(&format!("a pod asleep by itself, {number} of {rounds}"));
     })?;
-    kubectl.run(&["delete", &name])?;
+    progress.end(&format!("a pod asleep by itself, {rounds} times"));
     let name = format!("a pod with {ONE_MB} MB, light sleep by itself");
     let [sleep, frozen] = times.figures(&name);
     Ok(vec![sleep.target(Target::AtMost(SECOND_SLEEP_MS)), frozen])
