@@ -277,10 +277,14 @@ impl Cluster {
 
 /// Starts the control plane, with its files in a new folder called `name`. One at a time.
 fn start_control(tools: &Tools, name: &str) -> Result<(Control, PathBuf)> {
-    let folder = Machine::get()?.work().join(name);
-    if folder.exists() {
-        // Of one that was there before.
-        fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+    let work = Machine::get()?.work();
+    // There can have been one before.
+    let mut folder = work.join(name);
+    for number in 2.. {
+        if !folder.exists() {
+            break;
+        }
+        folder = work.join(format!("{name}-{number}"));
     }
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     network::own_address()?;

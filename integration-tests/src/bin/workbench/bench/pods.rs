@@ -126,6 +126,8 @@ pub fn measure_one(versions: Versions, rounds: u64, progress: &Progress) -> Resu
     let times = ByItself::measure(&pod.sleeper, pod.address, rounds, |number| {
         progress.detail(&format!("a pod asleep by itself, {number} of {rounds}"));
     })?;
+    // Others count the shims that there are.
+    kubectl.run(&["delete", &name])?;
     progress.end(&format!("a pod asleep by itself, {rounds} times"));
     let name = format!("a pod with {ONE_MB} MB, light sleep by itself");
     let [sleep, frozen] = times.figures(&name);
