@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use podmotion_inject::Process;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use crate::out::OutError;
+use crate::out::{OutError, proc};
 use crate::sys::{keep, page_size, uffd};
 
 const FLAGS: u64 = (libc::O_CLOEXEC | libc::O_NONBLOCK) as u64;
@@ -63,6 +63,14 @@ fn make(process: &mut Process, flags: u64) -> Result<RawFd, OutError> {
         arguments,
     );
     made.map(|number| number as RawFd)
+}
+
+/// Takes a userfaultfd out of the process: it has none afterwards.
+pub(crate) fn take(process: &mut Process, number: RawFd) -> Result<OwnedFd, OutError> {
+    let pid = process.pid();
+    let taken = keep::pidfd_open(pid).and_then(|handle| keep::pidfd_getfd(handle, number));
+    close(process, number)?;
+    taken.map_err(proc("take the userfaultfd of", pid))
 }
 
 /// Closes a descriptor of the process.

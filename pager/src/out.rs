@@ -120,10 +120,9 @@ impl Pager {
         for pid in address_spaces(seized)? {
             let view = views.iter().find(|view| view.pid == pid);
             let regions = regions(find_process(seized, pid)?, view.is_some(), stats)?;
-            let (same, ahead, uffd) = match watched.remove(&pid) {
-                Some(Watched { same, ahead, uffd }) => (same, ahead, uffd),
-                None => (RunMap::new(self.page), Vec::new(), None),
-            };
+            let watched = watched.remove(&pid);
+            let Watched { same, ahead, uffd } =
+                watched.unwrap_or_else(|| Watched::nothing(self.page));
             leaving.push(Leaving {
                 pid,
                 regions,
@@ -148,10 +147,11 @@ impl Pager {
         for process in &mut leaving {
             let known = views.iter().any(|view| view.pid == process.pid);
             if !known && !process.regions.is_empty() {
-                match process.uffd.take() {
-                    Some(uffd) => hand_over(server, process.pid, &uffd)?,
-                    None => give(server, seized, process.pid)?,
-                }
+                let uffd = match process.uffd.take() {
+                    Some(uffd) => uffd,
+                    None => make(seized, process.pid)?,
+                };
+                hand_over(server, process.pid, uffd)?;
             }
         }
         stats.setup_time = started.elapsed();
@@ -331,20 +331,17 @@ impl Pager {
     }
 }
 
-/// Gives a process a userfaultfd and the server a copy, the only one that stays.
-fn give(server: &Server, seized: &mut Seized, pid: i32) -> Result<(), OutError> {
+/// Has a process make a userfaultfd, and takes it.
+fn make(seized: &mut Seized, pid: i32) -> Result<OwnedFd, OutError> {
     let process = find_process(seized, pid)?;
     let number = descriptor::create(process)?;
-    let adopted = server.call(move |worker| worker.adopt(pid, pid, number));
-    descriptor::close(process, number)?;
-    adopted??;
-    Ok(())
+    descriptor::take(process, number)
 }
 
-/// Gives the server a copy of a userfaultfd that the process was given earlier and this one has.
-fn hand_over(server: &Server, pid: i32, uffd: &OwnedFd) -> Result<(), OutError> {
-    let (own, number) = (std::process::id().cast_signed(), uffd.as_raw_fd());
-    server.call(move |worker| worker.adopt(pid, own, number))??;
+/// Gives the server a process's userfaultfd.
+fn hand_over(server: &Server, pid: i32, uffd: OwnedFd) -> Result<(), OutError> {
+    let number = uffd.as_raw_fd();
+    server.call(move |worker| worker.adopt(pid, number))??;
     Ok(())
 }
 

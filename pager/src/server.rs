@@ -16,8 +16,8 @@
 //!
 //! Invariants:
 //! - The thread has a descriptor table that it shares with its keeper and with nobody else
-//!   ([`crate::sys::keep`]). A descriptor of a userfaultfd exists only there. So does what the
-//!   thread does with descriptors: it logs nothing and prints nothing.
+//!   ([`crate::sys::keep`]). A descriptor of a userfaultfd that memory can be missing behind exists only there. So
+//!   does what the thread does with descriptors: it logs nothing and prints nothing.
 //! - Dropping the handle changes nothing for the processes: the thread goes on until all memory is
 //!   back or all address spaces are gone.
 

@@ -30,11 +30,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use podmotion_inject::{Process, Seized};
+use podmotion_inject::Seized;
 
 use crate::copy::CHUNK;
 use crate::descriptor;
@@ -44,7 +44,6 @@ use crate::out::{OutError, proc};
 use crate::pager::Pager;
 use crate::pins::pinned;
 use crate::runs::{Run, RunMap};
-use crate::sys::keep::{pidfd_getfd, pidfd_open};
 use crate::sys::memory::{self, PageBuffer};
 use crate::sys::pagemap::Pagemap;
 use crate::sys::uffd::Uffd;
@@ -113,6 +112,17 @@ pub(crate) struct Watched {
     pub(crate) ahead: Vec<Ahead>,
     /// A new userfaultfd of its address space.
     pub(crate) uffd: Option<OwnedFd>,
+}
+
+impl Watched {
+    /// Nothing, of a process that was not watched.
+    pub(crate) fn nothing(page: u64) -> Self {
+        Self {
+            same: RunMap::new(page),
+            ahead: Vec::new(),
+            uffd: None,
+        }
+    }
 }
 
 impl Pager {
@@ -201,14 +211,14 @@ impl Watching {
                 continue;
             }
             let made = descriptor::create_for_watching(process)?;
-            let uffd = Uffd::from(taken(process, made)?);
+            let uffd = Uffd::from(descriptor::take(process, made)?);
             uffd.handshake_for_watching()
                 .map_err(proc("watch the memory of", pid))?;
             let pagemap = Pagemap::open(pid).map_err(proc("open the page table of", pid))?;
             let next = match descriptor::create(process) {
                 // Then the sleep says why.
                 Err(OutError::Refused { .. }) => None,
-                made => Some(taken(process, made?)?),
+                made => Some(descriptor::take(process, made?)?),
             };
             let mut space = Space {
                 pid,
@@ -225,14 +235,6 @@ impl Watching {
         }
         Ok(watch)
     }
-}
-
-/// Takes descriptor `number` out of a stopped process.
-fn taken(process: &mut Process, number: RawFd) -> Result<OwnedFd, OutError> {
-    let pid = process.pid();
-    let taken = pidfd_open(pid).and_then(|handle| pidfd_getfd(handle, number));
-    descriptor::close(process, number)?;
-    taken.map_err(proc("take the userfaultfd of", pid))
 }
 
 impl Watch {

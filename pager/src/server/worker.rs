@@ -132,11 +132,11 @@ impl Worker {
         self.keeper.as_ref().map_or(0, Keeper::pid)
     }
 
-    /// Takes descriptor `number` of process `owner`, a fresh userfaultfd of process `pid`.
-    pub(crate) fn adopt(&mut self, pid: i32, owner: i32, number: RawFd) -> Result<(), ServerError> {
+    /// Takes a copy of descriptor `number` of this program's own table, a fresh userfaultfd of process `pid`.
+    pub(crate) fn adopt(&mut self, pid: i32, number: RawFd) -> Result<(), ServerError> {
         let failed = |operation| ServerError::system(operation, Some(pid));
         let process = keep::pidfd_open(pid).map_err(failed("get a handle of"))?;
-        let uffd = keep::pidfd_open(owner)
+        let uffd = keep::pidfd_open(std::process::id().cast_signed())
             .and_then(|owner| keep::pidfd_getfd(owner, number))
             .map_err(failed("take the userfaultfd of"))
             .map(Uffd::from)?;

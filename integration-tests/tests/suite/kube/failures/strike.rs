@@ -108,7 +108,6 @@ pub(super) fn disk_full(cluster: &Cluster) -> Result<Scene<'_>> {
         "checkpoint.backoff_initial = \"10ms\"",
     )?;
     let filler = disk.folder().join("filler");
-    let leftover = filler.clone();
     Ok(Scene {
         strike: Box::new(move |_| {
             let mut file = fs::File::create(&filler).context("make a file")?;
@@ -117,16 +116,14 @@ pub(super) fn disk_full(cluster: &Cluster) -> Result<Scene<'_>> {
             ensure!(code == Some(libc::ENOSPC), "the disk is not full: {code:?}");
             Ok(())
         }),
-        mend: Box::new(move |_| {
-            // It is there for as long as this.
-            let _ = &disk;
-            match fs::remove_file(&leftover) {
+        mend: Box::new(
+            move |_| match fs::remove_file(disk.folder().join("filler")) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     Err(error).context("remove what fills the disk")
                 }
                 _ => Ok(()),
-            }
-        }),
+            },
+        ),
     })
 }
 
