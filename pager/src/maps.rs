@@ -50,31 +50,28 @@ const ARMED: &str = "um";
 /// The mappings of process `pid` that can leave, in order. An I/O error when the process is gone,
 /// `InvalidData` when its mappings cannot be understood.
 pub(crate) fn movable(pid: i32) -> io::Result<Vec<Movable>> {
-    parse(&fs::read_to_string(format!("/proc/{pid}/smaps"))?)
-        .map_err(|line| io::Error::new(io::ErrorKind::InvalidData, format!("line {line:?}")))
+    parse(&smaps(pid)?).map_err(not_understood)
+}
+
+fn smaps(pid: i32) -> io::Result<String> {
+    fs::read_to_string(format!("/proc/{pid}/smaps"))
+}
+
+fn not_understood(line: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("line {line:?}"))
 }
 
 /// Whether what process `pid` has mapped at `address` is registered with a userfaultfd.
 pub(crate) fn is_armed(pid: i32, address: u64) -> io::Result<bool> {
-    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
-    Ok(armed_at(&smaps, address))
+    armed_at(&smaps(pid)?, address).map_err(not_understood)
 }
 
-fn armed_at(smaps: &str, address: u64) -> bool {
-    let mut there = false;
-    for line in smaps.lines() {
-        let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        match key.strip_suffix(':') {
-            None => {
-                there = header(key, value).is_some_and(|mapping| mapping.range.contains(&address));
-            }
-            Some("VmFlags") if there => {
-                return value.split_ascii_whitespace().any(|flag| flag == ARMED);
-            }
-            Some(_) => {}
-        }
-    }
-    false
+fn armed_at(smaps: &str, address: u64) -> Result<bool, String> {
+    let mappings = mappings(smaps)?;
+    let there = mappings
+        .iter()
+        .find(|(mapping, _)| mapping.range.contains(&address));
+    Ok(there.is_some_and(|(_, flags)| has(flags, ARMED)))
 }
 
 /// Pages that others read without running: the arguments and the environment, which `ps` and many
@@ -121,7 +118,29 @@ struct Candidate {
     huge: u64,
 }
 
+/// The mappings that can leave.
 fn parse(smaps: &str) -> Result<Vec<Movable>, String> {
+    let leaves = |(mapping, flags): &(Candidate, &str)| {
+        let stays = STAYS.into_iter().any(|flag| has(flags, flag));
+        mapping.plain && has(flags, "rd") && !stays && mapping.anonymous > 0
+    };
+    let mappings = mappings(smaps)?.into_iter().filter(leaves);
+    Ok(mappings
+        .map(|(mapping, flags)| Movable {
+            range: mapping.range,
+            shared: mapping.shared > 0,
+            armed: has(flags, ARMED),
+            huge: mapping.huge > 0,
+        })
+        .collect())
+}
+
+fn has(flags: &str, wanted: &str) -> bool {
+    flags.split_ascii_whitespace().any(|flag| flag == wanted)
+}
+
+/// All mappings, each with its flags.
+fn mappings(smaps: &str) -> Result<Vec<(Candidate, &str)>, String> {
     let mut found = Vec::new();
     let mut current = Candidate::default();
     for line in smaps.lines() {
@@ -132,18 +151,7 @@ fn parse(smaps: &str) -> Result<Vec<Movable>, String> {
             Some("AnonHugePages") => current.huge = kilobytes(value)?,
             Some("Shared_Clean" | "Shared_Dirty" | "KSM") => current.shared += kilobytes(value)?,
             Some("Swap") => current.anonymous += kilobytes(value)?,
-            Some("VmFlags") => {
-                let has = |wanted: &str| value.split_ascii_whitespace().any(|flag| flag == wanted);
-                let stays = STAYS.into_iter().any(has);
-                if current.plain && has("rd") && !stays && current.anonymous > 0 {
-                    found.push(Movable {
-                        range: current.range.clone(),
-                        shared: current.shared > 0,
-                        armed: has(ARMED),
-                        huge: current.huge > 0,
-                    });
-                }
-            }
+            Some("VmFlags") => found.push((std::mem::take(&mut current), value)),
             Some(_) => {}
         }
     }
@@ -221,8 +229,9 @@ mod tests {
         let first = mapping("7f0000-7f2000", "rw-p", 0, "", "rd wr um ac");
         let second = mapping("7f2000-7f4000", "rw-p", 0, "", "rd wr ac");
         let smaps = first + &second;
-        assert!(armed_at(&smaps, 0x7f_0000) && armed_at(&smaps, 0x7f_1fff));
-        assert!(!armed_at(&smaps, 0x7f_2000) && !armed_at(&smaps, 0x7f_4000));
+        let armed = |address| armed_at(&smaps, address).unwrap();
+        assert!(armed(0x7f_0000) && armed(0x7f_1fff));
+        assert!(!armed(0x7f_2000) && !armed(0x7f_4000));
     }
 
     #[test]
